@@ -1,0 +1,2 @@
+//! codexd
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]

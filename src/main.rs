@@ -1,0 +1,2 @@
+//! The `codexd` program.
+fn main() {}
