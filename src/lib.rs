@@ -1,2 +1,8 @@
 //! codexd
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod clock;
+pub mod config;
+pub mod ids;
+pub mod model;
+pub mod threads;

@@ -1,0 +1,55 @@
+//! Time: the wall clock for what people read, the monotonic clock for every deadline.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+use time::format_description::FormatItem;
+use time::macros::format_description;
+
+const ISO_MILLIS: &[FormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// Milliseconds since 1970-01-01T00:00:00Z by the wall clock; 0 for a clock set before that.
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `millis` since 1970 as UTC, ISO 8601 with milliseconds and `Z` (`2026-03-22T15:39:28.123Z`).
+pub fn iso(millis: u64) -> String {
+    let nanos = i128::from(millis) * 1_000_000;
+    OffsetDateTime::from_unix_timestamp_nanos(nanos)
+        .ok()
+        .and_then(|at| at.format(ISO_MILLIS).ok())
+        .unwrap_or_else(|| "9999-12-31T23:59:59.999Z".to_owned())
+}
+
+/// The present time as [`iso`] writes it.
+pub fn now_iso() -> String {
+    iso(unix_millis())
+}
+
+/// Milliseconds since 1970 of a time written by [`iso`] (any RFC 3339 time in UTC is read); `None` if it is none.
+pub fn parse_iso(text: &str) -> Option<u64> {
+    let at = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+    u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn iso_has_three_digits_and_z() {
+        assert_eq!(iso(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(iso(1_774_193_968_123), "2026-03-22T15:39:28.123Z");
+    }
+
+    #[test]
+    fn iso_and_parse_are_inverse() {
+        for millis in [0, 7, 999, 1_000, 1_774_193_968_123] {
+            assert_eq!(parse_iso(&iso(millis)), Some(millis));
+        }
+        assert_eq!(parse_iso("yesterday"), None);
+    }
+}

@@ -1,0 +1,305 @@
+//! The records kept on disk and shown to clients. Absent values are `null`, never left out; fields that a newer
+//! version wrote are kept in `extra` and written back.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+/// Fields this version does not know.
+pub type Extra = Map<String, Value>;
+
+/// Who this daemon is; made once, kept for ever.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// A UUID.
+    pub daemon_id: String,
+    /// Name of the host among its kind.
+    pub node_id: String,
+    /// Root of the repository it works for.
+    pub repo_root: String,
+    /// When the identity was made.
+    pub created_at: String,
+    /// The version given by configuration.
+    pub version: Option<String>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Life of the child process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ChildStatus {
+    /// Never started, or an external one let go.
+    Idle,
+    /// Being started.
+    Starting,
+    /// Running.
+    Running,
+    /// Ended as it was asked to, or with 0.
+    Stopped,
+    /// Could not be started, or ended in another way.
+    Failed,
+    /// Runs elsewhere.
+    External,
+}
+
+/// The child process, or the external app-server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Child {
+    /// `spawn` or `external`.
+    pub strategy: String,
+    /// `app-server` or `exec`.
+    pub mode: String,
+    /// The app-server endpoint.
+    pub endpoint: String,
+    /// Where it is in its life.
+    pub status: ChildStatus,
+    /// The command, null when external.
+    pub command: Option<String>,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its working directory.
+    pub cwd: Option<String>,
+    /// Its process id while it runs.
+    pub pid: Option<u32>,
+    /// When it was last started.
+    pub started_at: Option<String>,
+    /// When it last ended.
+    pub exited_at: Option<String>,
+    /// Its exit code, if it ended by itself.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it, by name.
+    pub signal: Option<String>,
+    /// What last went wrong.
+    pub last_error: Option<String>,
+    /// Which life of the app-server this is, from 1; 0 before the first.
+    #[serde(default)]
+    pub generation: u64,
+    /// How often it was started again since the daemon started.
+    #[serde(default)]
+    pub restarts: u64,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The daemon's own state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DaemonState {
+    /// Whether it runs.
+    pub started: bool,
+    /// When it last started.
+    pub started_at: Option<String>,
+    /// When it last stopped.
+    pub stopped_at: Option<String>,
+    /// When this last changed.
+    pub updated_at: String,
+    /// Its process id while it runs.
+    pub pid: Option<u32>,
+    /// The child.
+    pub child: Child,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SessionPurpose {
+    /// A conversation.
+    Duplex,
+    /// The built-in test.
+    Smoke,
+    /// A worker.
+    Worker,
+}
+
+/// Whether a session takes turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SessionStatus {
+    /// It does.
+    Active,
+    /// It is over.
+    Closed,
+}
+
+/// A session: one thread of the app-server and what it is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// `session-…`.
+    pub session_id: String,
+    /// What it is for.
+    pub purpose: SessionPurpose,
+    /// The app-server's thread.
+    pub thread_id: Option<String>,
+    /// Active or closed.
+    pub status: SessionStatus,
+    /// The app-server endpoint.
+    pub endpoint: String,
+    /// Process id of the child that made the thread.
+    pub child_pid: Option<u32>,
+    /// When it was created.
+    pub created_at: String,
+    /// When it last changed.
+    pub updated_at: String,
+    /// The thread's working directory.
+    pub cwd: Option<String>,
+    /// The thread's model.
+    pub model: Option<String>,
+    /// The model's provider.
+    pub model_provider: Option<String>,
+    /// The service tier.
+    pub service_tier: Option<String>,
+    /// The reasoning effort.
+    pub reasoning_effort: Option<String>,
+    /// The turn in flight.
+    pub current_turn_id: Option<String>,
+    /// The last turn that began.
+    pub last_turn_id: Option<String>,
+    /// Its status in the app-server's words.
+    pub last_turn_status: Option<String>,
+    /// The client's own notes.
+    pub metadata: BTreeMap<String, String>,
+    /// Which life of the app-server has the thread loaded; null when none has.
+    #[serde(default)]
+    pub generation: Option<u64>,
+    /// Why the thread could last not be resumed.
+    #[serde(default)]
+    pub last_error: Option<String>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Life of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RunStatus {
+    /// Waits for its turn.
+    Queued,
+    /// Its process runs.
+    Running,
+    /// Ended with 0.
+    Completed,
+    /// Ended in any other way.
+    Failed,
+}
+
+/// A one-shot `codex exec`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// `run-…`.
+    pub run_id: String,
+    /// The session it was asked for.
+    pub session_id: Option<String>,
+    /// Where it is in its life.
+    pub status: RunStatus,
+    /// Always `codex-exec`.
+    pub adapter: String,
+    /// The prompt.
+    pub prompt: String,
+    /// What it is for.
+    pub purpose: Option<String>,
+    /// The working directory asked for.
+    pub cwd: Option<String>,
+    /// When it was accepted.
+    pub created_at: String,
+    /// When it last changed.
+    pub updated_at: String,
+    /// When its process started.
+    pub started_at: Option<String>,
+    /// When it ended.
+    pub finished_at: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// The last message, or `exit_code:N`.
+    pub summary: Option<String>,
+    /// The client's own notes.
+    pub metadata: BTreeMap<String, String>,
+    /// The whole outcome (see `exec`).
+    pub result: Option<Box<RawValue>>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// Life of a request that Codex made of its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RequestStatus {
+    /// Nobody has answered yet.
+    Pending,
+    /// Answered.
+    Answered,
+    /// Declined at its deadline.
+    Expired,
+    /// Withdrawn by Codex.
+    Cancelled,
+    /// The app-server that asked is gone.
+    Orphaned,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RequestKind {
+    /// To run a command.
+    Command,
+    /// To change files.
+    FileChange,
+    /// Further permissions.
+    Permissions,
+    /// Answers of the user.
+    UserInput,
+    /// A form of an MCP server.
+    Elicitation,
+    /// A tool of the client.
+    ToolCall,
+    /// Something else.
+    Other,
+}
+
+/// Something Codex asked of its client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// `request-…`.
+    pub request_id: String,
+    /// The protocol's method.
+    pub method: String,
+    /// What it asks for.
+    pub kind: RequestKind,
+    /// The session of its thread.
+    pub session_id: Option<String>,
+    /// Its thread.
+    pub thread_id: Option<String>,
+    /// Its turn.
+    pub turn_id: Option<String>,
+    /// Its item.
+    pub item_id: Option<String>,
+    /// Its params, whole.
+    pub params: Box<RawValue>,
+    /// Where it is in its life.
+    pub status: RequestStatus,
+    /// When it was made.
+    pub created_at: String,
+    /// When it last changed.
+    pub updated_at: String,
+    /// When it is declined if nobody answers.
+    pub deadline: Option<String>,
+    /// What was sent to Codex.
+    pub answer: Option<Box<RawValue>>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}

@@ -1,0 +1,76 @@
+//! What clients see of the whole: service and snapshot.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::record::{DaemonState, Identity, Run, Session};
+
+/// The REST service and the event stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceView {
+    /// The API base as configured.
+    pub configured_base_url: String,
+    /// Path of the event stream.
+    pub event_stream_path: String,
+    /// Its whole URL while listening.
+    pub event_stream_url: Option<String>,
+    /// Whether the port is open.
+    pub listening: bool,
+    /// The API base with the address and port it really has.
+    pub resolved_base_url: Option<String>,
+    /// Stream clients connected now.
+    pub websocket_clients: usize,
+}
+
+/// The sessions, with the time of the last change.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRegistry {
+    /// When one of them last changed.
+    pub updated_at: Option<String>,
+    /// In order of creation.
+    pub sessions: Vec<Arc<Session>>,
+}
+
+/// The runs, with the time of the last change.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunRegistry {
+    /// When one of them last changed.
+    pub updated_at: Option<String>,
+    /// In order of creation.
+    pub runs: Vec<Arc<Run>>,
+}
+
+/// The last events.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecentEvents {
+    /// How many are kept.
+    pub max_entries: usize,
+    /// When the last one came.
+    pub updated_at: Option<String>,
+    /// In order of seq.
+    pub events: Vec<Arc<RawValue>>,
+}
+
+/// Everything, at one moment.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// The resolved configuration.
+    pub config: Arc<RawValue>,
+    /// Null where no daemon was ever started.
+    pub identity: Identity,
+    /// The daemon and its child.
+    pub daemon: DaemonState,
+    /// The sessions.
+    pub session_registry: SessionRegistry,
+    /// The runs.
+    pub run_registry: RunRegistry,
+    /// The last events.
+    pub recent_events: RecentEvents,
+}

@@ -1,0 +1,143 @@
+//! The one way to start a thread.
+//!
+//! Every thread has a name, an owner (who keeps the [`Thread`]) and a way to stop, written where it is started.
+//! A *vital* thread that panics takes the daemon down with a message: a daemon that has lost its hub or its reader
+//! must not look healthy. A *contained* thread (one connection of one client) is logged and gone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{Builder, JoinHandle};
+
+use log::error;
+
+/// Stack of threads of which there may be many, in bytes.
+pub const SMALL_STACK: usize = 256 * 1024;
+const NORMAL_STACK: usize = 1024 * 1024;
+
+/// Exit code after the panic of a vital thread (`EX_SOFTWARE` of sysexits(3)).
+pub const EXIT_SOFTWARE: i32 = 70;
+
+static CONTAINED_PANICS: AtomicU64 = AtomicU64::new(0);
+static LAST_WORDS: Mutex<Option<fn()>> = Mutex::new(None);
+
+/// A running thread; joined when dropped, so the owner must have told it to stop before.
+#[must_use = "dropping the handle waits for the thread to end"]
+#[derive(Debug)]
+pub struct Thread(Option<JoinHandle<()>>);
+
+impl Thread {
+    /// Whether the thread's function has returned.
+    pub fn is_finished(&self) -> bool {
+        self.0.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the thread to end.
+    pub fn join(mut self) {
+        self.join_now();
+    }
+
+    fn join_now(&mut self) {
+        if let Some(handle) = self.0.take()
+            && handle.thread().id() != std::thread::current().id()
+        {
+            // Panics were dealt with inside the thread; there is nothing left to report here.
+            drop(handle.join());
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.join_now();
+    }
+}
+
+/// What is done before a vital thread's panic ends the process: killing the child processes.
+pub fn set_last_words(last_words: fn()) {
+    *LAST_WORDS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(last_words);
+}
+
+/// Panics of contained threads since the process started.
+pub fn contained_panics() -> u64 {
+    CONTAINED_PANICS.load(Ordering::Relaxed)
+}
+
+/// Starts a vital thread: if it panics, the process ends with [`EXIT_SOFTWARE`] and a message.
+///
+/// # Errors
+/// What the system says when it can start no further thread (`EAGAIN` of pthread_create(3)).
+pub fn spawn(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> std::io::Result<Thread> {
+    start(name.into(), NORMAL_STACK, true, run)
+}
+
+/// Starts a thread on a small stack whose panic is logged and counted, but ends nothing but itself.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_contained(
+    name: impl Into<String>,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<Thread> {
+    start(name.into(), SMALL_STACK, false, run)
+}
+
+fn start(
+    name: String,
+    stack: usize,
+    vital: bool,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<Thread> {
+    let builder = Builder::new().name(name.clone()).stack_size(stack);
+    let handle = builder.spawn(move || {
+        // The panic hook has printed place and message already.
+        if catch_unwind(AssertUnwindSafe(run)).is_ok() {
+            return;
+        }
+        if vital {
+            end_the_daemon(&name);
+        }
+        CONTAINED_PANICS.fetch_add(1, Ordering::Relaxed);
+        error!("thread {name} panicked; the daemon goes on");
+    })?;
+    Ok(Thread(Some(handle)))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the state is unsound: nothing may run on, not even destructors"
+)]
+fn end_the_daemon(name: &str) -> ! {
+    error!("thread {name} panicked: codexd cannot go on and ends; its service manager starts it again");
+    let last_words = *LAST_WORDS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(last_words) = last_words {
+        last_words();
+    }
+    std::process::exit(EXIT_SOFTWARE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contained_panic_is_counted_and_ends_only_its_thread() {
+        let before = contained_panics();
+        spawn_contained("test-panic", || panic!("on purpose")).unwrap().join();
+        assert!(contained_panics() > before);
+    }
+
+    #[test]
+    fn dropping_the_handle_waits() {
+        let (send, receive) = crossbeam_channel::bounded::<()>(0);
+        let (done_send, done) = crossbeam_channel::bounded(1);
+        let thread = spawn_contained("test-drop", move || {
+            let _ = receive.recv();
+            let _ = done_send.send(());
+        })
+        .unwrap();
+        drop(send);
+        drop(thread);
+        assert!(done.try_recv().is_ok());
+    }
+}
