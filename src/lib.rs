@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod hub;
 pub mod ids;
 pub mod model;
 pub mod threads;

@@ -1,0 +1,145 @@
+//! A client's place on the stream: a bounded queue of shared batches that the hub never waits for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::batch::Batch;
+
+/// Batches that may wait for one client.
+pub const QUEUE_BATCHES: usize = 1024;
+/// Bytes that may wait for one client; one batch larger than this still passes when the queue is empty.
+pub const QUEUE_BYTES: usize = 8 * 1024 * 1024;
+
+#[derive(Debug, Default)]
+struct Shared {
+    queued_bytes: AtomicUsize,
+    lagged: AtomicBool,
+    gone: AtomicBool,
+    /// The last seq that was queued.
+    last_queued: AtomicU64,
+}
+
+/// Why a queue ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The daemon stops: every event up to `daemon.stopped` was queued.
+    Shutdown,
+    /// The client was too slow: what it has not got begins after the last batch of the queue.
+    Lagged,
+}
+
+/// The client's end.
+#[derive(Debug)]
+pub struct Subscription {
+    batches: Receiver<Arc<Batch>>,
+    shared: Arc<Shared>,
+}
+
+/// The hub's end.
+#[derive(Debug)]
+pub struct Subscriber {
+    batches: Sender<Arc<Batch>>,
+    shared: Arc<Shared>,
+}
+
+/// A queue's two ends.
+pub fn queue() -> (Subscriber, Subscription) {
+    let (sender, receiver) = bounded(QUEUE_BATCHES);
+    let shared = Arc::new(Shared::default());
+    (Subscriber { batches: sender, shared: Arc::clone(&shared) }, Subscription { batches: receiver, shared })
+}
+
+/// What became of a batch that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// It waits in the queue.
+    Queued,
+    /// The queue is full: the subscriber must be dropped, its client is cut off after what it has.
+    Lagged,
+    /// The client is gone.
+    Gone,
+}
+
+impl Subscriber {
+    /// Queues a batch without ever waiting.
+    pub fn offer(&self, batch: &Arc<Batch>) -> Offer {
+        if self.shared.gone.load(Ordering::Acquire) {
+            return Offer::Gone;
+        }
+        let waiting = self.shared.queued_bytes.load(Ordering::Acquire);
+        if waiting > 0 && waiting + batch.len() > QUEUE_BYTES {
+            self.shared.lagged.store(true, Ordering::Release);
+            return Offer::Lagged;
+        }
+        // Counted before it is sent, or the client could take it off before it was put on.
+        self.shared.queued_bytes.fetch_add(batch.len(), Ordering::AcqRel);
+        match self.batches.try_send(Arc::clone(batch)) {
+            Ok(()) => {
+                if let Some(last) = batch.entries().last() {
+                    self.shared.last_queued.store(last.seq, Ordering::Release);
+                }
+                Offer::Queued
+            }
+            Err(TrySendError::Full(_)) => {
+                self.shared.lagged.store(true, Ordering::Release);
+                Offer::Lagged
+            }
+            Err(TrySendError::Disconnected(_)) => Offer::Gone,
+        }
+    }
+
+    /// The last seq its client was given, or 0.
+    pub fn last_queued(&self) -> u64 {
+        self.shared.last_queued.load(Ordering::Acquire)
+    }
+}
+
+impl Subscription {
+    /// The next batch; waits for it.
+    ///
+    /// # Errors
+    /// Why there will be no more. What was queued before that is still handed out first.
+    pub fn next(&self) -> Result<Arc<Batch>, End> {
+        match self.batches.recv() {
+            Ok(batch) => Ok(self.taken(batch)),
+            Err(_) => Err(self.end()),
+        }
+    }
+
+    /// The next batch if there is one now; `Ok(None)` when the queue is empty for the moment.
+    ///
+    /// # Errors
+    /// As [`Subscription::next`].
+    pub fn try_next(&self) -> Result<Option<Arc<Batch>>, End> {
+        match self.batches.try_recv() {
+            Ok(batch) => Ok(Some(self.taken(batch))),
+            Err(crossbeam_channel::TryRecvError::Empty) => Ok(None),
+            Err(crossbeam_channel::TryRecvError::Disconnected) => Err(self.end()),
+        }
+    }
+
+    /// The queue itself, to be waited for together with other channels; what is received through it must be passed
+    /// to [`Subscription::taken`].
+    pub fn receiver(&self) -> &Receiver<Arc<Batch>> {
+        &self.batches
+    }
+
+    /// Accounts for a batch received through [`Subscription::receiver`].
+    pub fn taken(&self, batch: Arc<Batch>) -> Arc<Batch> {
+        self.shared.queued_bytes.fetch_sub(batch.len(), Ordering::AcqRel);
+        batch
+    }
+
+    /// Why the queue ended, once the receiver reports that it did.
+    pub fn end(&self) -> End {
+        if self.shared.lagged.load(Ordering::Acquire) { End::Lagged } else { End::Shutdown }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.shared.gone.store(true, Ordering::Release);
+    }
+}
