@@ -95,7 +95,7 @@ fn start(
             return;
         }
         if vital {
-            end_the_daemon(&name);
+            end_the_daemon(&format!("thread {name} panicked"));
         }
         CONTAINED_PANICS.fetch_add(1, Ordering::Relaxed);
         error!("thread {name} panicked; the daemon goes on");
@@ -103,12 +103,13 @@ fn start(
     Ok(Thread(Some(handle)))
 }
 
+/// Ends the process at once with [`EXIT_SOFTWARE`], for a reason that leaves nothing sound to go on with.
 #[expect(
     clippy::disallowed_methods,
     reason = "the state is unsound: nothing may run on, not even destructors"
 )]
-fn end_the_daemon(name: &str) -> ! {
-    error!("thread {name} panicked: codexd cannot go on and ends; its service manager starts it again");
+pub fn end_the_daemon(reason: &str) -> ! {
+    error!("{reason}: codexd cannot go on and ends; its service manager starts it again");
     let last_words = *LAST_WORDS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(last_words) = last_words {
         last_words();

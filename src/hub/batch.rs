@@ -1,9 +1,12 @@
 //! A batch: the events the hub took in one go, rendered once and shared by every subscriber.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::model::event::EventType;
 
@@ -21,6 +24,50 @@ pub struct Subject {
     pub session: Option<Arc<str>>,
     /// The run.
     pub run: Option<Arc<str>>,
+}
+
+impl Subject {
+    /// Something about a thread.
+    pub fn thread(thread: &str) -> Self {
+        Self { thread: Some(Arc::from(thread)), ..Self::default() }
+    }
+
+    /// Something about a session and, if it has one, its thread.
+    pub fn session(session: &str, thread: Option<&str>) -> Self {
+        Self { session: Some(Arc::from(session)), thread: thread.map(Arc::from), run: None }
+    }
+
+    /// Something about a run and, if it was asked for one, its session.
+    pub fn run(run: &str, session: Option<&str>) -> Self {
+        Self { run: Some(Arc::from(run)), session: session.map(Arc::from), thread: None }
+    }
+
+    /// What an event with this detail is about, for events read back from the log.
+    pub fn of_detail(detail: Option<&RawValue>) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Names<'a> {
+            #[serde(borrow)]
+            thread_id: Option<Cow<'a, str>>,
+            #[serde(borrow)]
+            session_id: Option<Cow<'a, str>>,
+            #[serde(borrow)]
+            run_id: Option<Cow<'a, str>>,
+            #[serde(borrow)]
+            params: Option<&'a RawValue>,
+        }
+        let names = |raw: &RawValue| -> Subject {
+            let names: Names<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
+            let inner: Names<'_> =
+                names.params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
+            Subject {
+                thread: names.thread_id.or(inner.thread_id).map(|id| Arc::from(id.as_ref())),
+                session: names.session_id.map(|id| Arc::from(id.as_ref())),
+                run: names.run_id.map(|id| Arc::from(id.as_ref())),
+            }
+        };
+        detail.map(names).unwrap_or_default()
+    }
 }
 
 /// One event of a batch.

@@ -54,7 +54,7 @@ pub struct RecentEvents {
     /// When the last one came.
     pub updated_at: Option<String>,
     /// In order of seq.
-    pub events: Vec<Arc<RawValue>>,
+    pub events: Box<RawValue>,
 }
 
 /// Everything, at one moment.

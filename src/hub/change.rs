@@ -1,0 +1,152 @@
+//! What an event does to the state, live and in replay alike.
+//!
+//! **Invariant**: the state of sessions, runs and requests is a fold of the log. Live, an event carries its
+//! [`Change`]; in replay [`of_event`] reads the same change back from the event's JSON.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::model::event::{Event, EventType};
+use crate::model::record::{Identity, Request, Run, Session};
+
+/// One step of the state.
+#[expect(missing_docs, reason = "the fields are ids and records named as everywhere else")]
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The daemon's identity, as `daemon.started` carries it.
+    Identity(Box<Identity>),
+    /// The daemon stopped in order: turns still in flight were interrupted.
+    DaemonStopped,
+    /// A session as it is from now on.
+    Session(Arc<Session>),
+    /// A session is over.
+    SessionClosed { session_id: String },
+    /// A session's thread could not be loaded.
+    SessionError { session_id: String, error: String },
+    /// The app-server took a turn.
+    TurnAccepted { session_id: String, turn_id: String },
+    /// A turn began.
+    TurnStarted { thread_id: String, turn_id: String },
+    /// A turn ended, with its status in the app-server's words.
+    TurnCompleted { thread_id: String, turn_id: String, status: String },
+    /// A turn met an error.
+    TurnError { thread_id: String, turn_id: String, will_retry: bool },
+    /// Something about a thread that only counts as a sign of life.
+    ThreadTouched { thread_id: String },
+    /// The app-server went away in the middle of a turn.
+    TurnMissing { session_id: String },
+    /// A run as it is from now on.
+    Run(Arc<Run>),
+    /// A run's process runs.
+    RunStarted { run_id: String },
+    /// A request of Codex as it is from now on.
+    Request(Arc<Request>),
+}
+
+/// The fields that changes are read back from; each event type has some of them.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Detail<'a> {
+    session_id: Option<String>,
+    thread_id: Option<String>,
+    turn_id: Option<String>,
+    run_id: Option<String>,
+    #[serde(borrow)]
+    status: Option<&'a RawValue>,
+    #[serde(default)]
+    will_retry: Option<bool>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    record: Option<&'a RawValue>,
+    #[serde(borrow)]
+    identity: Option<&'a RawValue>,
+}
+
+/// The change that a logged event stands for; `None` for events that change nothing, for types of newer versions, and
+/// for events of older versions that lack what would be needed.
+pub fn of_event(event: &Event) -> Option<Change> {
+    use EventType as T;
+    let kind = EventType::from_name(&event.kind)?;
+    if kind == T::DaemonStopped {
+        return Some(Change::DaemonStopped);
+    }
+    if !changes_state(kind) {
+        return None;
+    }
+    let detail: Detail<'_> = serde_json::from_str(event.detail.as_ref()?.get()).ok()?;
+    match kind {
+        T::DaemonStarted => Some(Change::Identity(Box::new(decode(detail.identity)?))),
+        T::SessionRegistered | T::SessionCreated | T::SessionResumed | T::SessionRecovered => {
+            Some(Change::Session(Arc::new(decode(detail.record)?)))
+        }
+        T::SessionClosed => Some(Change::SessionClosed { session_id: detail.session_id? }),
+        T::SessionRecoveryFailed => {
+            Some(Change::SessionError { session_id: detail.session_id?, error: decode(detail.error)? })
+        }
+        T::TurnAccepted => {
+            Some(Change::TurnAccepted { session_id: detail.session_id?, turn_id: detail.turn_id? })
+        }
+        T::TurnStarted => {
+            Some(Change::TurnStarted { thread_id: detail.thread_id?, turn_id: detail.turn_id? })
+        }
+        T::TurnCompleted => Some(Change::TurnCompleted {
+            thread_id: detail.thread_id?,
+            turn_id: detail.turn_id?,
+            status: decode(detail.status)?,
+        }),
+        T::TurnError => Some(Change::TurnError {
+            thread_id: detail.thread_id?,
+            turn_id: detail.turn_id?,
+            will_retry: detail.will_retry.unwrap_or(false),
+        }),
+        T::ThreadStatusChanged => Some(Change::ThreadTouched { thread_id: detail.thread_id? }),
+        T::TurnMissing => Some(Change::TurnMissing { session_id: detail.session_id? }),
+        T::RunQueued | T::RunCompleted | T::RunFailed => Some(Change::Run(Arc::new(decode(detail.record)?))),
+        T::RunStarted => Some(Change::RunStarted { run_id: detail.run_id? }),
+        T::RequestOpened
+        | T::RequestAnswered
+        | T::RequestExpired
+        | T::RequestCancelled
+        | T::RequestOrphaned => Some(Change::Request(Arc::new(decode(detail.record)?))),
+        _ => None,
+    }
+}
+
+/// Whether events of this type can change the state at all; most of a log cannot and is not decoded in replay.
+pub fn changes_state(kind: EventType) -> bool {
+    use EventType as T;
+    matches!(
+        kind,
+        T::DaemonStarted
+            | T::DaemonStopped
+            | T::SessionRegistered
+            | T::SessionCreated
+            | T::SessionResumed
+            | T::SessionRecovered
+            | T::SessionRecoveryFailed
+            | T::SessionClosed
+            | T::TurnAccepted
+            | T::TurnStarted
+            | T::TurnCompleted
+            | T::TurnError
+            | T::ThreadStatusChanged
+            | T::TurnMissing
+            | T::RunQueued
+            | T::RunStarted
+            | T::RunCompleted
+            | T::RunFailed
+            | T::RequestOpened
+            | T::RequestAnswered
+            | T::RequestExpired
+            | T::RequestCancelled
+            | T::RequestOrphaned
+    )
+}
+
+fn decode<T: DeserializeOwned>(raw: Option<&RawValue>) -> Option<T> {
+    serde_json::from_str(raw?.get()).ok()
+}

@@ -1,0 +1,310 @@
+//! What happens to drafts inside the hub: numbered, logged, applied, handed out, in that order.
+//!
+//! **Invariant**: the state never runs ahead of the log. A batch that the log does not take waits, rendered, and is
+//! tried again; until then nobody sees it, in the state or on a stream.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use log::{error, info};
+
+use super::batch::{Batch, Entry, FRAME_HEAD, FRAME_TAIL, Subject};
+use super::change::Change;
+use super::drafts::Drafts;
+use super::persister;
+use super::state::State;
+use super::subscription::{self, Offer, Subscriber, Subscription};
+use crate::clock;
+use crate::config::Sync;
+use crate::model::event::EventType;
+use crate::model::record::{Child, DaemonState};
+use crate::store::journal::{Journal, LogView};
+
+/// What a transaction does once its events are in the log.
+pub(super) type AfterCommit = Box<dyn FnOnce() + Send>;
+
+/// A cached event.
+#[derive(Debug, Clone)]
+pub struct Recent {
+    /// Its number.
+    pub seq: u64,
+    /// What it is about.
+    pub subject: Subject,
+    /// Its JSON.
+    pub json: Arc<str>,
+}
+
+/// The hub's inside; only its thread touches it.
+pub struct Core {
+    /// What the log and the daemon say.
+    pub(super) state: State,
+    journal: Journal,
+    next_seq: u64,
+    recent: VecDeque<Recent>,
+    recent_capacity: usize,
+    recent_updated_at: Option<String>,
+    pub(super) recent_dirty: bool,
+    subscribers: Vec<Subscriber>,
+    log_sync: Sender<Arc<File>>,
+    lines: Vec<u8>,
+    stalled: Option<Stalled>,
+}
+
+/// A batch on its way to the log.
+struct Rendered {
+    batch: Batch,
+    changes: Vec<Change>,
+    at: String,
+    first_seq: u64,
+    after: Vec<AfterCommit>,
+}
+
+/// A batch that the log did not take.
+struct Stalled {
+    rendered: Rendered,
+    reason: String,
+}
+
+/// What the hub starts with.
+pub struct Start {
+    /// Files and log tail, folded.
+    pub state: State,
+    /// The log, open.
+    pub journal: Journal,
+    /// The first seq to give.
+    pub next_seq: u64,
+    /// The last events.
+    pub recent: Vec<Recent>,
+    /// When the last of them came.
+    pub recent_updated_at: Option<String>,
+    /// How many are kept.
+    pub recent_capacity: usize,
+}
+
+impl Core {
+    pub(super) fn new(start: Start, log_sync: Sender<Arc<File>>) -> Self {
+        let mut recent = VecDeque::from(start.recent);
+        recent.drain(..recent.len().saturating_sub(start.recent_capacity));
+        Self {
+            state: start.state,
+            journal: start.journal,
+            next_seq: start.next_seq,
+            recent,
+            recent_capacity: start.recent_capacity,
+            recent_updated_at: start.recent_updated_at,
+            recent_dirty: true,
+            subscribers: Vec::new(),
+            log_sync,
+            lines: Vec::new(),
+            stalled: None,
+        }
+    }
+
+    /// The state as the log has it.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The last seq in the log.
+    pub fn latest_seq(&self) -> u64 {
+        self.next_seq - 1
+    }
+
+    /// The oldest seq still in the log.
+    pub fn oldest_seq(&self) -> Option<u64> {
+        self.journal.oldest_seq()
+    }
+
+    /// Where the events are.
+    pub fn log_view(&self) -> LogView {
+        self.journal.view()
+    }
+
+    /// Why the log takes no events now, if it does not.
+    pub fn stalled(&self) -> Option<&str> {
+        self.stalled.as_ref().map(|stalled| stalled.reason.as_str())
+    }
+
+    /// The last events, oldest first, and when the last one came.
+    pub fn recent(&self) -> (impl Iterator<Item = &Recent>, Option<&String>) {
+        (self.recent.iter(), self.recent_updated_at.as_ref())
+    }
+
+    pub(super) fn recent_for_file(&self) -> persister::Recent {
+        persister::Recent {
+            max_entries: self.recent_capacity,
+            updated_at: self.recent_updated_at.clone(),
+            events: self.recent.iter().map(|recent| Arc::clone(&recent.json)).collect(),
+        }
+    }
+
+    /// Changes what is known of the child; this is the daemon's own knowledge and needs no event.
+    pub fn update_child(&mut self, change: impl FnOnce(&mut Child)) {
+        self.update_daemon(|daemon| change(&mut daemon.child));
+    }
+
+    /// Changes what is known of the daemon.
+    pub fn update_daemon(&mut self, change: impl FnOnce(&mut DaemonState)) {
+        change(&mut self.state.daemon);
+        self.state.daemon.updated_at = clock::now_iso();
+        self.state.daemon_dirty = true;
+    }
+
+    /// A new subscriber; it gets every event after [`Core::latest_seq`].
+    pub fn subscribe(&mut self) -> Subscription {
+        let (subscriber, subscription) = subscription::queue();
+        self.subscribers.push(subscriber);
+        subscription
+    }
+
+    /// How many subscribers there are.
+    pub fn subscribers(&self) -> usize {
+        self.subscribers.len()
+    }
+
+    /// Logs, applies and hands out these drafts, then does what waits for them.
+    pub(super) fn commit(&mut self, drafts: Vec<Drafts>, after: Vec<AfterCommit>) {
+        let rendered = self.render(drafts, after);
+        self.log_and_finish(rendered);
+    }
+
+    /// Tries once more to log what the log did not take.
+    pub(super) fn retry(&mut self) {
+        let Some(stalled) = self.stalled.take() else { return };
+        let was = stalled.reason;
+        self.render_lines(&stalled.rendered.batch);
+        self.log_and_finish(stalled.rendered);
+        if self.stalled.is_none() {
+            info!("the event log takes events again (it had failed: {was})");
+        }
+    }
+
+    fn render(&mut self, drafts: Vec<Drafts>, after: Vec<AfterCommit>) -> Rendered {
+        let at = clock::now_iso();
+        let first_seq = self.next_seq;
+        let size: usize = drafts.iter().map(Drafts::len).sum();
+        let count: usize = drafts.iter().map(Drafts::count).sum();
+        let mut text = Vec::with_capacity(size + count * (FRAME_HEAD.len() + FRAME_TAIL.len() + 64));
+        let mut entries = Vec::with_capacity(count);
+        let mut changes = Vec::new();
+        let mut head = String::with_capacity(96);
+        for drafts in drafts {
+            let (rendered, items) = drafts.into_parts();
+            for draft in items {
+                let start = text.len();
+                head.clear();
+                // Writing to a String cannot fail.
+                let _ = write!(head, "{FRAME_HEAD}{{\"seq\":{},\"createdAt\":\"{at}\",", self.next_seq);
+                text.extend_from_slice(head.as_bytes());
+                text.extend_from_slice(draft.text(&rendered));
+                text.push(b'}');
+                text.extend_from_slice(FRAME_TAIL.as_bytes());
+                entries.push(Entry {
+                    seq: self.next_seq,
+                    kind: draft.kind,
+                    subject: draft.subject,
+                    frame: start..text.len(),
+                });
+                changes.extend(draft.change);
+                self.next_seq += 1;
+            }
+        }
+        let batch = Batch::new(Bytes::from(text), entries);
+        self.render_lines(&batch);
+        Rendered { batch, changes, at, first_seq, after }
+    }
+
+    fn render_lines(&mut self, batch: &Batch) {
+        self.lines.clear();
+        for entry in batch.entries() {
+            self.lines.extend_from_slice(&batch.event(entry));
+            self.lines.push(b'\n');
+        }
+    }
+
+    fn log_and_finish(&mut self, rendered: Rendered) {
+        if !rendered.batch.is_empty()
+            && let Err(error) = self.journal.append(&self.lines, rendered.first_seq)
+        {
+            self.stall(rendered, &error);
+            return;
+        }
+        // A burst of long lines must not keep its memory for ever.
+        if self.lines.capacity() > 1024 * 1024 {
+            self.lines = Vec::new();
+        }
+        self.finish(rendered);
+    }
+
+    fn stall(&mut self, rendered: Rendered, error: &io::Error) {
+        let reason = format!("the event log cannot be written: {error}");
+        if self.stalled.is_none() {
+            error!("{reason}; events wait and the child is held back until it can");
+        }
+        self.stalled = Some(Stalled { rendered, reason });
+    }
+
+    fn finish(&mut self, rendered: Rendered) {
+        if !rendered.batch.is_empty() {
+            if self.journal.sync() == Sync::Interval {
+                // Full means that a sync is already due: it will cover this batch or the next one will ask again.
+                let _ = self.log_sync.try_send(self.journal.file());
+            }
+            for change in rendered.changes {
+                self.state.apply(change, &rendered.at);
+            }
+            self.remember(&rendered.batch, rendered.at);
+            self.hand_out(Arc::new(rendered.batch));
+        }
+        for after in rendered.after {
+            after();
+        }
+    }
+
+    fn remember(&mut self, batch: &Batch, at: String) {
+        self.recent_updated_at = Some(at);
+        self.recent_dirty = true;
+        let entries = batch.entries();
+        let kept = &entries[entries.len().saturating_sub(self.recent_capacity)..];
+        let surplus = (self.recent.len() + kept.len()).saturating_sub(self.recent_capacity);
+        self.recent.drain(..surplus);
+        self.recent.extend(kept.iter().filter_map(|entry| {
+            let event = batch.event(entry);
+            let json = std::str::from_utf8(&event).ok()?;
+            Some(Recent { seq: entry.seq, subject: entry.subject.clone(), json: Arc::from(json) })
+        }));
+    }
+
+    fn hand_out(&mut self, batch: Arc<Batch>) {
+        let mut lagged = Vec::new();
+        self.subscribers.retain(|subscriber| match subscriber.offer(&batch) {
+            Offer::Queued => true,
+            Offer::Gone => false,
+            Offer::Lagged => {
+                lagged.push(subscriber.last_queued());
+                false
+            }
+        });
+        if lagged.is_empty() {
+            return;
+        }
+        let mut drafts = Drafts::new();
+        for after in lagged {
+            let detail = serde_json::json!({ "afterSeq": after });
+            drafts.push(
+                EventType::StreamClientLagged,
+                format_args!("A stream client could not keep up and was cut off after seq {after}."),
+                Some(&detail),
+                Subject::default(),
+                None,
+            );
+        }
+        // One level deep at most: what lags here is already gone from the list.
+        self.commit(vec![drafts], Vec::new());
+    }
+}

@@ -1,0 +1,192 @@
+//! The thread that writes the JSON state files. It is handed the newest state when something changed and it is idle;
+//! then it rests in proportion to what the writing cost. Its queue holds one job: the hub asks for the next one only
+//! after the persister has said that it is idle, so a burst is one write, and an idle daemon wakes nobody.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use log::{error, info};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Message;
+use crate::config::Paths;
+use crate::model::record::{DaemonState, Extra, Identity, Request, Run, Session};
+use crate::store::files;
+
+/// The shortest time from one write of the files to the next.
+const REST: Duration = Duration::from_millis(200);
+/// Writing takes at most one part in this many of one core.
+const DUTY: u32 = 20;
+/// How long a failed write waits before the next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The records of one registry with the time of their last change.
+#[derive(Debug)]
+pub(super) struct Records<T> {
+    pub(super) updated_at: Option<String>,
+    pub(super) records: Vec<Arc<T>>,
+}
+
+/// What has changed; `None` where nothing has.
+#[derive(Debug, Default)]
+pub(super) struct Job {
+    pub(super) applied_seq: u64,
+    pub(super) identity: Option<Identity>,
+    pub(super) daemon: Option<DaemonState>,
+    pub(super) sessions: Option<Records<Session>>,
+    pub(super) runs: Option<Records<Run>>,
+    pub(super) requests: Option<Records<Request>>,
+    pub(super) recent: Option<Recent>,
+}
+
+/// The last events.
+#[derive(Debug)]
+pub(super) struct Recent {
+    pub(super) max_entries: usize,
+    pub(super) updated_at: Option<String>,
+    pub(super) events: Vec<Arc<str>>,
+}
+
+/// Top-level fields of the registry files that this version does not know.
+#[derive(Debug, Default)]
+pub struct FileExtras {
+    /// Of session-registry.json.
+    pub sessions: Extra,
+    /// Of run-registry.json.
+    pub runs: Extra,
+    /// Of request-registry.json.
+    pub requests: Extra,
+}
+
+/// The array of these JSON texts; they are events from the log, so they are JSON.
+pub fn raw_array(events: &[Arc<str>]) -> Box<RawValue> {
+    let mut text = String::with_capacity(events.iter().map(|event| event.len() + 1).sum::<usize>() + 2);
+    text.push('[');
+    for (at, event) in events.iter().enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        text.push_str(event);
+    }
+    text.push(']');
+    RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+/// Runs until the hub's end of `jobs` is dropped; what is queued by then is still written.
+pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub: &Sender<Message>) {
+    let mut failing = false;
+    let mut next = jobs.recv();
+    while let Ok(mut job) = next {
+        let began = Instant::now();
+        let result = write(paths, extras, &mut job);
+        let rest = match result {
+            Ok(()) => {
+                if failing {
+                    info!("the state files can be written again");
+                }
+                failing = false;
+                REST.max(began.elapsed() * DUTY)
+            }
+            Err(error) => {
+                if !failing {
+                    error!("{error}; trying again");
+                }
+                failing = true;
+                RETRY
+            }
+        };
+        // While resting, only the final job can come: the hub has not been told yet that we are idle.
+        next = match jobs.recv_timeout(rest) {
+            Ok(last) => Ok(last),
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                if hub.send(Message::PersisterIdle { unwritten: failing.then(|| Box::new(job)) }).is_err() {
+                    return;
+                }
+                jobs.recv()
+            }
+        };
+    }
+}
+
+/// Writes each file of the job, taking it out when it is safe on disk. recent-events.json changes with every event and
+/// comes after the registries: its `appliedSeq` says up to where all of them are on disk, and start-up replays the log
+/// from there.
+fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate::store::StoreError> {
+    if let Some(identity) = &job.identity {
+        files::replace(&paths.identity(), identity)?;
+        job.identity = None;
+    }
+    if let Some(sessions) = &job.sessions {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct File<'a> {
+            updated_at: &'a Option<String>,
+            sessions: &'a [Arc<Session>],
+            applied_seq: u64,
+            #[serde(flatten)]
+            extra: &'a Extra,
+        }
+        let Records { updated_at, records } = sessions;
+        let file =
+            File { updated_at, sessions: records, applied_seq: job.applied_seq, extra: &extras.sessions };
+        files::replace(&paths.session_registry(), &file)?;
+        job.sessions = None;
+    }
+    if let Some(runs) = &job.runs {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct File<'a> {
+            updated_at: &'a Option<String>,
+            runs: &'a [Arc<Run>],
+            applied_seq: u64,
+            #[serde(flatten)]
+            extra: &'a Extra,
+        }
+        let Records { updated_at, records } = runs;
+        let file = File { updated_at, runs: records, applied_seq: job.applied_seq, extra: &extras.runs };
+        files::replace(&paths.run_registry(), &file)?;
+        job.runs = None;
+    }
+    if let Some(requests) = &job.requests {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct File<'a> {
+            updated_at: &'a Option<String>,
+            requests: &'a [Arc<Request>],
+            applied_seq: u64,
+            #[serde(flatten)]
+            extra: &'a Extra,
+        }
+        let Records { updated_at, records } = requests;
+        let file =
+            File { updated_at, requests: records, applied_seq: job.applied_seq, extra: &extras.requests };
+        files::replace(&paths.request_registry(), &file)?;
+        job.requests = None;
+    }
+    if let Some(recent) = &job.recent {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct File<'a> {
+            max_entries: usize,
+            updated_at: &'a Option<String>,
+            events: Box<RawValue>,
+            applied_seq: u64,
+        }
+        let file = File {
+            max_entries: recent.max_entries,
+            updated_at: &recent.updated_at,
+            events: raw_array(&recent.events),
+            applied_seq: job.applied_seq,
+        };
+        files::replace(&paths.recent_events(), &file)?;
+        job.recent = None;
+    }
+    if let Some(daemon) = &job.daemon {
+        files::replace(&paths.daemon_state(), daemon)?;
+        job.daemon = None;
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! The state the hub owns: what the log says, and the daemon's own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::change::Change;
+use crate::model::record::{
+    DaemonState, Identity, Request, RequestStatus, Run, RunStatus, Session, SessionStatus,
+};
+
+/// A record with an id.
+pub trait Record {
+    /// Its id.
+    fn id(&self) -> &str;
+}
+
+impl Record for Session {
+    fn id(&self) -> &str {
+        &self.session_id
+    }
+}
+
+impl Record for Run {
+    fn id(&self) -> &str {
+        &self.run_id
+    }
+}
+
+impl Record for Request {
+    fn id(&self) -> &str {
+        &self.request_id
+    }
+}
+
+/// Records in order of creation, found by id. Each is shared: a snapshot of ten thousand copies no record.
+#[derive(Debug)]
+pub struct Registry<T> {
+    /// When one of them last changed.
+    pub updated_at: Option<String>,
+    items: Vec<Arc<T>>,
+    index: HashMap<String, usize>,
+    /// Changed since it was last written to disk.
+    pub dirty: bool,
+}
+
+impl<T> Default for Registry<T> {
+    fn default() -> Self {
+        Self { updated_at: None, items: Vec::new(), index: HashMap::new(), dirty: false }
+    }
+}
+
+impl<T: Record + Clone> Registry<T> {
+    /// A registry of these records; of two with one id the later wins.
+    pub fn load(updated_at: Option<String>, records: Vec<T>) -> Self {
+        let mut registry = Self { updated_at, ..Self::default() };
+        for record in records {
+            registry.put(Arc::new(record));
+        }
+        registry.dirty = false;
+        registry
+    }
+
+    /// All, in order of creation.
+    pub fn all(&self) -> &[Arc<T>] {
+        &self.items
+    }
+
+    /// The one with that id.
+    pub fn get(&self, id: &str) -> Option<&Arc<T>> {
+        self.index.get(id).and_then(|&at| self.items.get(at))
+    }
+
+    fn put(&mut self, record: Arc<T>) -> usize {
+        self.dirty = true;
+        if let Some(&at) = self.index.get(record.id()) {
+            self.items[at] = record;
+            return at;
+        }
+        let at = self.items.len();
+        self.index.insert(record.id().to_owned(), at);
+        self.items.push(record);
+        at
+    }
+
+    fn change(&mut self, id: &str, at: &str, change: impl FnOnce(&mut T)) {
+        if let Some(&index) = self.index.get(id) {
+            self.change_at(index, at, change);
+        }
+    }
+
+    fn change_at(&mut self, index: usize, at: &str, change: impl FnOnce(&mut T)) {
+        change(Arc::make_mut(&mut self.items[index]));
+        self.updated_at = Some(at.to_owned());
+        self.dirty = true;
+    }
+}
+
+/// Everything the hub knows.
+#[derive(Debug)]
+pub struct State {
+    /// Who this daemon is; from the log when the state folder was lost.
+    pub identity: Option<Identity>,
+    /// Changed since it was last written to disk.
+    pub identity_dirty: bool,
+    /// The daemon and its child; not part of the log's fold.
+    pub daemon: DaemonState,
+    /// Changed since it was last written to disk.
+    pub daemon_dirty: bool,
+    /// The sessions.
+    pub sessions: Registry<Session>,
+    /// The runs.
+    pub runs: Registry<Run>,
+    /// What Codex asked.
+    pub requests: Registry<Request>,
+    threads: HashMap<String, Vec<usize>>,
+}
+
+impl State {
+    /// The state as the files had it.
+    pub fn new(
+        identity: Option<Identity>,
+        daemon: DaemonState,
+        sessions: Registry<Session>,
+        runs: Registry<Run>,
+        requests: Registry<Request>,
+    ) -> Self {
+        let mut state = Self {
+            identity,
+            identity_dirty: false,
+            daemon,
+            daemon_dirty: true,
+            sessions,
+            runs,
+            requests,
+            threads: HashMap::new(),
+        };
+        for at in 0..state.sessions.items.len() {
+            state.link_thread(at);
+        }
+        state
+    }
+
+    /// A new life of the daemon: no thread is loaded yet, and every file is to be written once.
+    pub fn begin_life(&mut self) {
+        for at in 0..self.sessions.items.len() {
+            if self.sessions.items[at].generation.is_some() {
+                Arc::make_mut(&mut self.sessions.items[at]).generation = None;
+            }
+        }
+        self.identity_dirty = true;
+        self.daemon_dirty = true;
+        self.sessions.dirty = true;
+        self.runs.dirty = true;
+        self.requests.dirty = true;
+    }
+
+    fn link_thread(&mut self, at: usize) {
+        if let Some(thread) = &self.sessions.items[at].thread_id {
+            let sessions = self.threads.entry(thread.clone()).or_default();
+            if !sessions.contains(&at) {
+                sessions.push(at);
+            }
+        }
+    }
+
+    /// The sessions on that thread.
+    pub fn sessions_of_thread(&self, thread_id: &str) -> impl Iterator<Item = &Arc<Session>> {
+        let places = self.threads.get(thread_id).map(Vec::as_slice).unwrap_or_default();
+        places
+            .iter()
+            .filter_map(|&at| self.sessions.items.get(at))
+            .filter(move |session| session.thread_id.as_deref() == Some(thread_id))
+    }
+
+    /// The active session on that thread.
+    pub fn active_session_of_thread(&self, thread_id: &str) -> Option<&Arc<Session>> {
+        self.sessions_of_thread(thread_id).find(|session| session.status == SessionStatus::Active)
+    }
+
+    /// Takes one step. `at` is the event's time.
+    pub fn apply(&mut self, change: Change, at: &str) {
+        match change {
+            Change::Identity(identity) => {
+                self.identity = Some(*identity);
+                self.identity_dirty = true;
+            }
+            Change::DaemonStopped => self.interrupt_turns(at),
+            Change::Session(session) => {
+                let place = self.sessions.put(session);
+                self.sessions.updated_at = Some(at.to_owned());
+                self.link_thread(place);
+            }
+            Change::SessionClosed { session_id } => self.session(&session_id, at, |session| {
+                session.status = SessionStatus::Closed;
+                session.current_turn_id = None;
+            }),
+            Change::SessionError { session_id, error } => {
+                self.session(&session_id, at, |session| session.last_error = Some(error));
+            }
+            Change::TurnAccepted { session_id, turn_id } => self.session(&session_id, at, |session| {
+                // A turn may be accepted after it has begun, or even ended (a steer's answer comes late).
+                if session.last_turn_id.as_deref() != Some(turn_id.as_str()) {
+                    begin_turn(session, &turn_id);
+                }
+            }),
+            Change::TurnStarted { thread_id, turn_id } => {
+                self.thread(&thread_id, at, |session| begin_turn(session, &turn_id));
+            }
+            Change::TurnCompleted { thread_id, turn_id, status } => {
+                self.thread(&thread_id, at, |session| end_turn(session, &turn_id, &status));
+            }
+            Change::TurnError { thread_id, turn_id, will_retry } => self.thread(&thread_id, at, |session| {
+                if will_retry {
+                    session.last_turn_id = Some(turn_id.clone());
+                    session.last_turn_status = Some("inProgress".to_owned());
+                } else {
+                    end_turn(session, &turn_id, "failed");
+                }
+            }),
+            Change::ThreadTouched { thread_id } => self.thread(&thread_id, at, |_| {}),
+            Change::TurnMissing { session_id } => self.session(&session_id, at, |session| {
+                session.current_turn_id = None;
+                session.last_turn_status = Some("failed".to_owned());
+            }),
+            Change::Run(run) => {
+                self.runs.put(run);
+                self.runs.updated_at = Some(at.to_owned());
+            }
+            Change::RunStarted { run_id } => self.runs.change(&run_id, at, |run| {
+                run.status = RunStatus::Running;
+                run.started_at = Some(at.to_owned());
+                run.updated_at = at.to_owned();
+            }),
+            Change::Request(request) => {
+                self.requests.put(request);
+                self.requests.updated_at = Some(at.to_owned());
+            }
+        }
+    }
+
+    fn session(&mut self, id: &str, at: &str, change: impl FnOnce(&mut Session)) {
+        self.sessions.change(id, at, |session| {
+            change(session);
+            session.updated_at = at.to_owned();
+        });
+    }
+
+    fn thread(&mut self, thread_id: &str, at: &str, change: impl Fn(&mut Session)) {
+        let Some(places) = self.threads.get(thread_id) else { return };
+        for &place in places {
+            if self.sessions.items[place].thread_id.as_deref() == Some(thread_id) {
+                self.sessions.change_at(place, at, |session| {
+                    change(session);
+                    session.updated_at = at.to_owned();
+                });
+            }
+        }
+    }
+
+    fn interrupt_turns(&mut self, at: &str) {
+        for place in 0..self.sessions.items.len() {
+            if self.sessions.items[place].current_turn_id.is_some() {
+                self.sessions.change_at(place, at, |session| {
+                    session.current_turn_id = None;
+                    session.last_turn_status = Some("interrupted".to_owned());
+                    session.updated_at = at.to_owned();
+                });
+            }
+        }
+    }
+
+    /// Requests nobody has answered yet.
+    pub fn pending_requests(&self) -> impl Iterator<Item = &Arc<Request>> {
+        self.requests.all().iter().filter(|request| request.status == RequestStatus::Pending)
+    }
+}
+
+fn begin_turn(session: &mut Session, turn_id: &str) {
+    session.current_turn_id = Some(turn_id.to_owned());
+    session.last_turn_id = Some(turn_id.to_owned());
+    session.last_turn_status = Some("inProgress".to_owned());
+}
+
+fn end_turn(session: &mut Session, turn_id: &str, status: &str) {
+    if session.current_turn_id.as_deref() == Some(turn_id) {
+        session.current_turn_id = None;
+    }
+    session.last_turn_id = Some(turn_id.to_owned());
+    session.last_turn_status = Some(status.to_owned());
+}

@@ -1,0 +1,171 @@
+//! The JSON state files: read with care, replaced as a whole (temporary file, fsync, rename, fsync of the folder).
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Repair, StoreError};
+use crate::clock;
+use crate::model::json;
+use crate::model::record::Extra;
+
+const TEMPORARY: &str = ".codexd-";
+
+/// A registry as it stands on disk, under its contract name for the records.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistryFile<T> {
+    /// When a record last changed.
+    pub updated_at: Option<String>,
+    /// The records; `sessions`, `runs` or `requests` in the file.
+    #[serde(alias = "sessions", alias = "runs", alias = "requests")]
+    pub records: Vec<T>,
+    /// The last event that is in it; start-up replays the log from there. Absent in files of older versions.
+    #[serde(default)]
+    pub applied_seq: u64,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl<T> Default for RegistryFile<T> {
+    fn default() -> Self {
+        Self { updated_at: None, records: Vec::new(), applied_seq: 0, extra: Extra::new() }
+    }
+}
+
+/// Makes a folder and its parents, each new one 0700 whatever the umask.
+///
+/// # Errors
+/// What mkdir(2) says.
+pub fn make_folder(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(StoreError::at("cannot make", path))
+}
+
+/// Reads a state file. One that is missing is `None`; one that is damaged is renamed to `<name>.<time>.damaged`,
+/// reported in `repairs`, and `None` too.
+///
+/// # Errors
+/// When it cannot be read or renamed at all.
+pub fn load<T: DeserializeOwned>(path: &Path, repairs: &mut Vec<Repair>) -> Result<Option<T>, StoreError> {
+    let problem = match peek(path)? {
+        Peeked::Missing => return Ok(None),
+        Peeked::Whole(value) => return Ok(Some(value)),
+        Peeked::Damaged(problem) => problem,
+    };
+    let kept = damaged_name(path);
+    fs::rename(path, &kept).map_err(StoreError::at("cannot set aside", path))?;
+    repairs.push(Repair { file: path.to_owned(), problem, kept_as: Some(kept) });
+    Ok(None)
+}
+
+/// What reading a state file found.
+#[derive(Debug)]
+pub enum Peeked<T> {
+    /// There is none.
+    Missing,
+    /// It is in order.
+    Whole(T),
+    /// It is not, and why.
+    Damaged(String),
+}
+
+/// Reads a state file and changes nothing.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn peek<T: DeserializeOwned>(path: &Path) -> Result<Peeked<T>, StoreError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Peeked::Missing),
+        Err(error) => return Err(StoreError::at("cannot read", path)(error)),
+    };
+    if bytes.is_empty() {
+        return Ok(Peeked::Damaged("it was empty".to_owned()));
+    }
+    Ok(match serde_json::from_slice(&bytes) {
+        Ok(value) => Peeked::Whole(value),
+        Err(error) => Peeked::Damaged(format!("it was no valid state: {error}")),
+    })
+}
+
+fn damaged_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.damaged", clock::unix_millis()));
+    path.with_file_name(name)
+}
+
+/// Replaces a state file with this value as JSON indented by two spaces, with a final newline; mode 0600.
+///
+/// # Errors
+/// What the first failing step says; the file is then the old one, whole.
+pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let write = || StoreError::at("cannot write", path);
+    let compact = serde_json::to_vec(value).map_err(|error| write()(error.into()))?;
+    let mut text = json::pretty(&compact);
+    text.push(b'\n');
+    let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder).map_err(write())?;
+    temporary.write_all(&text).map_err(write())?;
+    temporary.as_file().sync_all().map_err(write())?;
+    temporary.persist(path).map_err(|error| write()(error.error))?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(write())
+}
+
+/// Removes temporary files that a crash left in the state folder.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn remove_temporary(folder: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(folder).map_err(StoreError::at("cannot read", folder))? {
+        let entry = entry.map_err(StoreError::at("cannot read", folder))?;
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            fs::remove_file(entry.path()).map_err(StoreError::at("cannot remove", &entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn replaced_files_are_whole_private_and_indented() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        replace(&path, &serde_json::json!({"a": [1]})).unwrap();
+        replace(&path, &serde_json::json!({"a": []})).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\n  \"a\": []\n}\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn damaged_files_are_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        for damage in ["", "{\"a\":", "[]", "\0\0\0\0", "{\"records\":7}"] {
+            #[expect(clippy::disallowed_methods, reason = "a damaged file is what the test makes")]
+            fs::write(&path, damage).unwrap();
+            let mut repairs = Vec::new();
+            let loaded: Option<RegistryFile<String>> = load(&path, &mut repairs).unwrap();
+            assert!(loaded.is_none());
+            assert_eq!(repairs.len(), 1, "{damage:?}");
+            let kept = repairs[0].kept_as.clone().unwrap();
+            assert_eq!(fs::read_to_string(&kept).unwrap(), damage);
+            fs::remove_file(kept).unwrap();
+            assert!(!path.exists());
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The files of the event log: `events.jsonl` is written, `events.<first seq>.jsonl` are the older ones.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// One file of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Seq of its first event.
+    pub first_seq: u64,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// The name of the segment that is written.
+pub const CURRENT: &str = "events.jsonl";
+
+/// The name of a finished segment.
+pub fn finished_name(first_seq: u64) -> String {
+    format!("events.{first_seq}.jsonl")
+}
+
+/// The finished segments in a folder, oldest first.
+///
+/// # Errors
+/// What reading the folder says.
+pub fn finished(folder: &Path) -> io::Result<Vec<Segment>> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let first_seq = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_prefix("events."))
+            .and_then(|rest| rest.strip_suffix(".jsonl"))
+            .and_then(|seq| seq.parse().ok());
+        if let Some(first_seq) = first_seq {
+            segments.push(Segment { first_seq, path });
+        }
+    }
+    segments.sort_by_key(|segment| segment.first_seq);
+    Ok(segments)
+}
+
+/// The seq of an event's line; `None` for a damaged one.
+pub fn line_seq(line: &[u8]) -> Option<u64> {
+    // Our own lines begin with the seq; anything else is looked at in full.
+    if let Some(rest) = line.strip_prefix(b"{\"seq\":") {
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        // A line of our own that was damaged further on is still no event.
+        if line.last() == Some(&b'}') && digits > 0 {
+            return std::str::from_utf8(&rest[..digits]).ok()?.parse().ok();
+        }
+    }
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        seq: u64,
+    }
+    serde_json::from_slice::<Numbered>(line).ok().map(|event| event.seq)
+}
+
+const CHUNK: u64 = 64 * 1024;
+
+/// Where the line that contains the byte before `at` begins; 0 at the latest. `at` is a line's end (exclusive of the
+/// newline) or any place within it.
+///
+/// # Errors
+/// What reading says.
+pub fn line_start(file: &File, at: u64) -> io::Result<u64> {
+    let mut end = at;
+    let mut chunk = CHUNK;
+    while end > 0 {
+        let start = end.saturating_sub(chunk);
+        let bytes = read_range(file, start, end)?;
+        if let Some(newline) = memchr::memrchr(b'\n', &bytes) {
+            return Ok(start + newline as u64 + 1);
+        }
+        end = start;
+        chunk = (chunk * 2).min(8 * 1024 * 1024);
+    }
+    Ok(0)
+}
+
+/// Where the first newline at or after `from` is, below `limit`.
+///
+/// # Errors
+/// What reading says.
+pub fn next_newline(file: &File, from: u64, limit: u64) -> io::Result<Option<u64>> {
+    let mut at = from;
+    let mut chunk = 4096;
+    while at < limit {
+        let end = (at + chunk).min(limit);
+        let bytes = read_range(file, at, end)?;
+        if let Some(newline) = memchr::memchr(b'\n', &bytes) {
+            return Ok(Some(at + newline as u64));
+        }
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        at += bytes.len() as u64;
+        chunk = (chunk * 2).min(8 * 1024 * 1024);
+    }
+    Ok(None)
+}
+
+/// The bytes from `start` to `end`, fewer where the file ends.
+///
+/// # Errors
+/// What reading says.
+pub fn read_range(file: &File, start: u64, end: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX)];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], start + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Where the first event with a seq of `seq` or more begins, within the first `len` bytes of a segment; `len` if there
+/// is none. A binary search over the bytes: some twenty small reads whatever the segment's size, and no index to keep,
+/// to rebuild or to get wrong.
+///
+/// # Errors
+/// What reading says.
+pub fn locate(file: &File, len: u64, seq: u64) -> io::Result<u64> {
+    // Invariant: every line that begins before `low` is below `seq`; some line beginning at `high` is not, or it is the end.
+    let (mut low, mut high) = (0, len);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let start = line_start(file, middle)?.max(low);
+        match first_event_from(file, start, high)? {
+            Some((event_seq, end)) if event_seq < seq => low = end,
+            _ => high = start,
+        }
+    }
+    Ok(low)
+}
+
+/// The seq of the first undamaged line that begins in `start..limit`, and where the line after it begins.
+fn first_event_from(file: &File, start: u64, limit: u64) -> io::Result<Option<(u64, u64)>> {
+    let mut start = start;
+    while start < limit {
+        // A line that begins below the limit may end beyond it only at the file's end, which has no newline.
+        let Some(newline) = next_newline(file, start, u64::MAX)? else { return Ok(None) };
+        if let Some(seq) = line_seq(&read_range(file, start, newline)?) {
+            return Ok(Some((seq, newline + 1)));
+        }
+        start = newline + 1;
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn segment(lines: &[String]) -> (File, u64) {
+        let mut file = tempfile::tempfile().unwrap();
+        for line in lines {
+            writeln!(file, "{line}").unwrap();
+        }
+        let len = file.metadata().unwrap().len();
+        (file, len)
+    }
+
+    #[test]
+    fn locate_finds_every_event_whatever_the_lines_lengths() {
+        let lines: Vec<String> = (10..200)
+            .map(|seq: u64| {
+                let filler = "x".repeat(usize::try_from(seq * seq * 7919 % 3000).unwrap());
+                format!("{{\"seq\":{seq},\"message\":\"{filler}\"}}")
+            })
+            .collect();
+        let (file, len) = segment(&lines);
+        let mut start = 0;
+        assert_eq!(locate(&file, len, 1).unwrap(), 0);
+        for (line, seq) in lines.iter().zip(10..) {
+            assert_eq!(locate(&file, len, seq).unwrap(), start, "seq {seq}");
+            start += line.len() as u64 + 1;
+        }
+        assert_eq!(locate(&file, len, 200).unwrap(), len);
+        assert_eq!(locate(&file, 0, 5).unwrap(), 0);
+    }
+
+    #[test]
+    fn locate_passes_over_damaged_lines() {
+        let lines: Vec<String> =
+            ["{\"seq\":1,\"a\":0}", "garbage", "", "{\"seq\":3,\"a\":0}", "more", "{\"seq\":5}"]
+                .map(String::from)
+                .into();
+        let (file, len) = segment(&lines);
+        for (seq, expected) in [(1, "{\"seq\":1"), (3, "{\"seq\":3"), (5, "{\"seq\":5")] {
+            let at = locate(&file, len, seq).unwrap();
+            let bytes = read_range(&file, at, len).unwrap();
+            let found = String::from_utf8(bytes).unwrap();
+            let first = found.lines().find(|line| line_seq(line.as_bytes()).is_some()).unwrap();
+            assert!(first.starts_with(expected), "{seq}: {first}");
+        }
+    }
+
+    #[test]
+    fn seqs_of_lines() {
+        assert_eq!(line_seq(b"{\"seq\":17,\"x\":1}"), Some(17));
+        assert_eq!(line_seq(b"{\"x\":1,\"seq\":18}"), Some(18));
+        assert_eq!(line_seq(b"{\"seq\":17,\"x\":"), None);
+        assert_eq!(line_seq(b""), None);
+    }
+}
