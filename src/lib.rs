@@ -6,5 +6,7 @@ pub mod config;
 pub mod hub;
 pub mod ids;
 pub mod model;
+pub mod os;
+pub mod process;
 pub mod store;
 pub mod threads;

@@ -1,0 +1,286 @@
+//! One process that codexd has started, with everything it started in turn. Whoever owns the [`Process`] is the only
+//! one that signals it, and never after it was reaped: until then its pid and its group cannot be anybody else's.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+use log::warn;
+use rustix::process::{Pid, Signal};
+
+use crate::os::{self, Listed};
+use crate::threads::{self, Thread};
+
+/// The variable by which what a process started can be told from everything else; its value is [`Process::mark`].
+pub const MARK: &str = "CODEXD_PROCESS";
+
+/// Groups alive, for the case that the process must end at once.
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// What to start.
+#[derive(Debug, Clone, Default)]
+pub struct Spec {
+    /// The command; looked up on this process's PATH when it has no slash.
+    pub command: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Its working directory.
+    pub cwd: PathBuf,
+    /// Variables added to or, with `None`, removed from this process's environment.
+    pub env: Vec<(OsString, Option<OsString>)>,
+    /// Whether standard input is a pipe; otherwise it is `/dev/null`.
+    pub stdin: bool,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code, if it ended by itself.
+    pub code: Option<i32>,
+    /// The name of the signal that ended it.
+    pub signal: Option<String>,
+}
+
+/// A running process, or one that has ended and is not reaped yet.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    pid: Pid,
+    mark: String,
+    /// Disconnected once the process has ended.
+    ended: Receiver<()>,
+    watcher: Option<Thread>,
+    reaped: Option<Exit>,
+}
+
+impl Process {
+    /// Starts it, in a group of its own.
+    ///
+    /// # Errors
+    /// What the system says; nothing runs then.
+    pub fn spawn(spec: &Spec, mark: String) -> io::Result<Self> {
+        let mut command = Command::new(&spec.command);
+        command
+            .args(&spec.args)
+            .current_dir(&spec.cwd)
+            .stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        for (name, value) in &spec.env {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.env(MARK, &mark);
+        let child = os::spawn_group(&mut command)?;
+        let pid = Pid::from_child(&child);
+        groups().push(pid);
+        let (sender, ended) = bounded::<()>(0);
+        let mut process = Self { child, pid, mark, ended, watcher: None, reaped: None };
+        process.watcher = Some(threads::spawn(format!("wait-{}", process.id()), move || {
+            if let Err(error) = os::wait_ended(pid) {
+                warn!("cannot wait for process {}: {error}", pid.as_raw_nonzero());
+            }
+            drop(sender);
+        })?);
+        Ok(process)
+    }
+
+    /// Its process id, which is also its group's.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// When it started, as [`os::Listed::started`].
+    pub fn started(&self) -> Option<String> {
+        os::look_up(self.pid).map(|listed| listed.started)
+    }
+
+    /// The value of [`MARK`] in its environment and in that of everything it starts.
+    pub fn mark(&self) -> &str {
+        &self.mark
+    }
+
+    /// Its standard input, once.
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// Its standard output, once.
+    pub fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Its standard error, once.
+    pub fn take_stderr(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
+    }
+
+    /// Nothing is ever sent here; it is disconnected when the process has ended.
+    pub fn ended(&self) -> &Receiver<()> {
+        &self.ended
+    }
+
+    /// Sends a signal to its group, unless it was reaped.
+    pub fn signal(&self, signal: Signal) {
+        if self.reaped.is_none()
+            && let Err(error) = os::signal_group(self.pid, signal)
+        {
+            warn!("cannot send {signal:?} to process group {}: {error}", self.id());
+        }
+    }
+
+    /// SIGTERM to the group, SIGKILL after `grace`, then whatever is left of its descendants; returns when it is reaped.
+    pub fn terminate(&mut self, grace: Duration) -> Exit {
+        self.signal(Signal::TERM);
+        // An error other than a timeout is what is waited for: the end.
+        let _ = self.ended.recv_timeout(grace);
+        self.finish()
+    }
+
+    /// Kills what is left of its group and descendants and reaps it; at once if it has ended, else after SIGKILL.
+    pub fn finish(&mut self) -> Exit {
+        if let Some(exit) = &self.reaped {
+            return exit.clone();
+        }
+        // Found before anything dies: a descendant is told by its parents, and those are about to go.
+        let family = self.family();
+        self.signal(Signal::KILL);
+        let _ = self.ended.recv();
+        kill_verified(&family);
+        // What was born while the others died.
+        kill_verified(&self.family());
+        if let Some(watcher) = self.watcher.take() {
+            watcher.join();
+        }
+        groups().retain(|group| *group != self.pid);
+        let exit = match self.child.wait() {
+            Ok(status) => Exit {
+                code: status.code(),
+                signal: status.signal().map(|number| {
+                    signal_hook::low_level::signal_name(number)
+                        .map_or_else(|| format!("SIG{number}"), str::to_owned)
+                }),
+            },
+            Err(error) => {
+                warn!("cannot reap process {}: {error}", self.id());
+                Exit { code: None, signal: None }
+            }
+        };
+        self.reaped = Some(exit.clone());
+        exit
+    }
+
+    /// Descendants, by their parents or, where those are gone, by their mark.
+    fn family(&self) -> Vec<Listed> {
+        let listed = os::list();
+        let own = self.pid.as_raw_nonzero().get();
+        let mut family = os::descendants(own, &listed);
+        for process in listed {
+            let known = process.pid == own || family.iter().any(|member| member.pid == process.pid);
+            if !known && !process.zombie && os::has_variable(process.pid, MARK, &self.mark) {
+                family.push(process);
+            }
+        }
+        family
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// Kills processes that are still the ones listed, and reaps those that have become our children.
+pub fn kill_verified(listed: &[Listed]) {
+    for process in listed {
+        let Some(pid) = Pid::from_raw(process.pid) else { continue };
+        let same = os::look_up(pid).is_some_and(|now| now.started == process.started);
+        if !same {
+            continue;
+        }
+        if let Err(error) = os::signal_process(pid, Signal::KILL) {
+            warn!("cannot kill left-over process {}: {error}", process.pid);
+        }
+        os::reap_if_ended(pid);
+    }
+}
+
+/// SIGKILL to every group alive: the last thing before this process ends without its destructors.
+pub fn kill_all_groups() {
+    for group in groups().iter() {
+        // There is nobody left to tell of a failure.
+        let _ = os::signal_group(*group, Signal::KILL);
+    }
+}
+
+fn groups() -> std::sync::MutexGuard<'static, Vec<Pid>> {
+    // A list of pids is sound whatever happened to the thread that held it.
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn shell(script: &str) -> Process {
+        let spec = Spec {
+            command: "sh".into(),
+            args: vec!["-c".into(), script.into()],
+            cwd: "/".into(),
+            ..Spec::default()
+        };
+        Process::spawn(&spec, crate::ids::daemon_id()).unwrap()
+    }
+
+    fn first_line(process: &mut Process) -> String {
+        let mut line = Vec::new();
+        let mut stdout = process.take_stdout().unwrap();
+        let mut byte = [0];
+        while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
+    #[test]
+    fn an_exit_code_is_told() {
+        let mut process = shell("exit 3");
+        process.ended().recv().unwrap_err();
+        assert_eq!(process.finish(), Exit { code: Some(3), signal: None });
+    }
+
+    #[test]
+    fn what_ignores_sigterm_is_killed() {
+        let mut process = shell("trap '' TERM; echo ready; while :; do sleep 1; done");
+        assert_eq!(first_line(&mut process), "ready");
+        let exit = process.terminate(Duration::from_millis(50));
+        assert_eq!(exit, Exit { code: None, signal: Some("SIGKILL".to_owned()) });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_child_in_a_session_of_its_own_goes_too() {
+        let mut process = shell("setsid sh -c 'echo $$; exec sleep 300' & wait");
+        let grandchild: i32 = first_line(&mut process).parse().unwrap();
+        process.terminate(Duration::from_secs(5));
+        let pid = Pid::from_raw(grandchild).unwrap();
+        // It is reaped by whoever adopts it; what counts is that it does not run.
+        let gone = (0..1000).any(|_| {
+            let (_sender, pause) = bounded::<()>(0);
+            let ended = os::look_up(pid).is_none_or(|listed| listed.zombie);
+            let _ = (!ended).then(|| pause.recv_timeout(Duration::from_millis(5)));
+            ended
+        });
+        assert!(gone, "the setsid grandchild {grandchild} still runs");
+    }
+}
