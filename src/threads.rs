@@ -5,8 +5,8 @@
 //! must not look healthy. A *contained* thread (one connection of one client) is logged and gone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
 
 use log::error;
@@ -51,6 +51,11 @@ impl Drop for Thread {
     fn drop(&mut self) {
         self.join_now();
     }
+}
+
+/// Locks a mutex; one that was poisoned guards a state nobody can vouch for, and ends the daemon.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|_| end_the_daemon("a lock was poisoned by a panic"))
 }
 
 /// What is done before a vital thread's panic ends the process: killing the child processes.

@@ -1,0 +1,252 @@
+//! The app-server as the verbs see it: whichever life it is in, connected when first needed.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::connection::{CallError, Connection, Handshake};
+use crate::hub::Hub;
+use crate::hub::batch::Subject;
+use crate::model::event::EventType;
+use crate::threads::lock;
+
+/// How long a call waits for an app-server that is being started again.
+const WAIT_FOR_CHILD: Duration = Duration::from_secs(5);
+
+/// Where the app-server is in its life, as its supervisor tells.
+enum Slot {
+    /// It runs; whether anybody has connected yet is the connection's business.
+    Up(Arc<Connection>),
+    /// It does not run, but will be started again.
+    Down(String),
+    /// It does not run and will not.
+    Gone(String),
+}
+
+/// Who is asking, for `initialize`.
+#[derive(Debug, Clone)]
+pub struct Introduction {
+    /// The version sent in clientInfo.
+    pub version: String,
+    /// The endpoint's name for events.
+    pub endpoint: String,
+    /// The deadline of a call.
+    pub timeout: Duration,
+}
+
+/// Hands out the present connection. One in a daemon, shared by all.
+pub struct Client {
+    slot: Mutex<Slot>,
+    changed: Condvar,
+    introduction: Introduction,
+    hub: Hub,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InitializeParams<'a> {
+    client_info: ClientInfo<'a>,
+    capabilities: Capabilities,
+}
+
+#[derive(Serialize)]
+struct ClientInfo<'a> {
+    name: &'a str,
+    title: &'a str,
+    version: &'a str,
+}
+
+/// Without the experimental API, Codex refuses a turn's collaborationMode and asks its client no questions.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Capabilities {
+    experimental_api: bool,
+}
+
+/// What `initialize` answers.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Server {
+    #[serde(default)]
+    user_agent: Option<String>,
+    #[serde(default)]
+    platform_family: Option<String>,
+    #[serde(default)]
+    platform_os: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Connected<'a> {
+    endpoint: &'a str,
+    platform_family: Option<String>,
+    platform_os: Option<String>,
+    user_agent: Option<String>,
+}
+
+impl Client {
+    /// A client of an app-server that has not been started yet.
+    pub fn new(hub: Hub, introduction: Introduction) -> Self {
+        Self {
+            slot: Mutex::new(Slot::Down("the app-server has not been started yet".to_owned())),
+            changed: Condvar::new(),
+            introduction,
+            hub,
+        }
+    }
+
+    /// The deadline of a call.
+    pub fn timeout(&self) -> Duration {
+        self.introduction.timeout
+    }
+
+    /// A new life has begun.
+    pub fn up(&self, connection: Arc<Connection>) {
+        self.set(Slot::Up(connection));
+    }
+
+    /// The life is over, the next one will come.
+    pub fn down(&self, reason: impl Into<String>) {
+        self.set(Slot::Down(reason.into()));
+    }
+
+    /// The life is over and no other will come.
+    pub fn gone(&self, reason: impl Into<String>) {
+        self.set(Slot::Gone(reason.into()));
+    }
+
+    fn set(&self, slot: Slot) {
+        *lock(&self.slot) = slot;
+        self.changed.notify_all();
+    }
+
+    /// The present connection, connected or not; `None` while there is none.
+    pub fn present(&self) -> Option<Arc<Connection>> {
+        match &*lock(&self.slot) {
+            Slot::Up(connection) => Some(Arc::clone(connection)),
+            Slot::Down(_) | Slot::Gone(_) => None,
+        }
+    }
+
+    /// A connection whose handshake is done. Waits up to 5 s for an app-server that is being started again; of
+    /// concurrent callers one does the handshake and the others wait for it.
+    ///
+    /// # Errors
+    /// [`CallError::Unavailable`] when there is no app-server, and what the handshake may fail with.
+    pub fn connect(&self) -> Result<Arc<Connection>, CallError> {
+        let connection = self.wait_until_up()?;
+        let deadline = Instant::now() + self.introduction.timeout;
+        let mut handshake = lock(&connection.handshake);
+        loop {
+            match *handshake {
+                Handshake::Done => {
+                    drop(handshake);
+                    return Ok(connection);
+                }
+                Handshake::Open => break,
+                Handshake::Running => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(CallError::Timeout {
+                            method: "initialize".to_owned(),
+                            after: self.introduction.timeout,
+                        });
+                    }
+                    handshake = match connection.handshake_changed.wait_timeout(handshake, left) {
+                        Ok((handshake, _)) => handshake,
+                        Err(_) => crate::threads::end_the_daemon("a lock was poisoned by a panic"),
+                    };
+                }
+            }
+        }
+        *handshake = Handshake::Running;
+        drop(handshake);
+        let outcome = self.initialize(&connection);
+        *lock(&connection.handshake) = if outcome.is_ok() { Handshake::Done } else { Handshake::Open };
+        connection.handshake_changed.notify_all();
+        if let Err(error) = &outcome {
+            self.tell_failure(error);
+        }
+        outcome.map(|()| connection)
+    }
+
+    fn wait_until_up(&self) -> Result<Arc<Connection>, CallError> {
+        let deadline = Instant::now() + WAIT_FOR_CHILD;
+        let mut slot = lock(&self.slot);
+        loop {
+            let reason = match &*slot {
+                Slot::Up(connection) => return Ok(Arc::clone(connection)),
+                Slot::Gone(reason) => {
+                    return Err(CallError::Unavailable { reason: reason.clone(), retry_after: None });
+                }
+                Slot::Down(reason) => reason.clone(),
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(CallError::Unavailable { reason, retry_after: Some(5) });
+            }
+            slot = match self.changed.wait_timeout(slot, left) {
+                Ok((slot, _)) => slot,
+                Err(_) => crate::threads::end_the_daemon("a lock was poisoned by a panic"),
+            };
+        }
+    }
+
+    fn initialize(&self, connection: &Connection) -> Result<(), CallError> {
+        let Introduction { version, endpoint, timeout } = &self.introduction;
+        let params = InitializeParams {
+            client_info: ClientInfo { name: "baa-conductor-codexd", title: "codexd local service", version },
+            capabilities: Capabilities { experimental_api: true },
+        };
+        let endpoint = endpoint.clone();
+        connection.call_in_order(&self.hub, "initialize", &params, *timeout, move |_, drafts, result| {
+            let server: Server = serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
+            drafts.push(
+                EventType::AppServerConnected,
+                format_args!("Connected codexd to app-server {endpoint}."),
+                Some(&Connected {
+                    endpoint: &endpoint,
+                    platform_family: server.platform_family,
+                    platform_os: server.platform_os,
+                    user_agent: server.user_agent,
+                }),
+                Subject::default(),
+                None,
+            );
+            Ok(())
+        })?;
+        connection.notify("initialized", *timeout)
+    }
+
+    fn tell_failure(&self, error: &CallError) {
+        let endpoint = self.introduction.endpoint.clone();
+        let message = format!("Could not connect to app-server {endpoint}: {error}.");
+        let told = self.hub.transact(move |_, drafts| {
+            drafts.push(
+                EventType::AppServerConnectFailed,
+                format_args!("{message}"),
+                Some(&serde_json::json!({ "endpoint": endpoint })),
+                Subject::default(),
+                None,
+            );
+        });
+        if let Err(error) = told {
+            log::warn!("app-server.connect.failed could not be logged: {error}");
+        }
+    }
+
+    /// A request on `connection`, with the usual deadline.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn call(
+        &self,
+        connection: &Connection,
+        method: &str,
+        params: &impl Serialize,
+    ) -> Result<Box<RawValue>, CallError> {
+        connection.call(method, params, self.introduction.timeout)
+    }
+}

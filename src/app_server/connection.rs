@@ -1,0 +1,347 @@
+//! One life of the app-server, seen from its callers: requests out, answers back, each with a deadline.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded};
+use log::warn;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::wire::{self, OVERLOADED, RpcError};
+use crate::hub::drafts::Drafts;
+use crate::hub::{Core, Hub, HubError};
+use crate::threads::lock;
+
+/// Lines that may wait for the app-server to read them. When it is full a caller waits, up to its deadline.
+const OUT_BOUND: usize = 256;
+/// Requests in flight: Codex loses answers when some two hundred are.
+const IN_FLIGHT: usize = 64;
+/// The first wait after "overloaded"; doubled each time.
+const OVERLOAD_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Why a call has no result.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// There is no app-server to talk to now; with the seconds after which a retry makes sense, if any does.
+    #[error("{reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+        /// When to try again.
+        retry_after: Option<u32>,
+    },
+    /// It did not answer in time. What was asked may still happen.
+    #[error("the app-server did not answer {method} within {} ms", .after.as_millis())]
+    Timeout {
+        /// What was asked.
+        method: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// It refused.
+    #[error("the app-server refused {method}: {error}")]
+    Refused {
+        /// What was asked.
+        method: String,
+        /// Its answer.
+        error: RpcError,
+    },
+    /// The answer is not what the protocol says.
+    #[error("the app-server's answer to {method} cannot be read: {problem}")]
+    Unreadable {
+        /// What was asked.
+        method: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The answer came, but could not be recorded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// What is done with an answer, in the reader's thread.
+type Responder = Box<dyn FnOnce(Result<&RawValue, CallError>) + Send>;
+
+struct Calls {
+    next_id: i64,
+    waiting: HashMap<i64, Waiting>,
+    /// Why no more answers will come.
+    closed: Option<String>,
+}
+
+struct Waiting {
+    method: String,
+    respond: Responder,
+}
+
+/// How far the handshake has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handshake {
+    /// Nobody has begun it.
+    Open,
+    /// Somebody is at it.
+    Running,
+    /// Done.
+    Done,
+}
+
+/// One life of the app-server.
+pub struct Connection {
+    generation: u64,
+    pid: Option<u32>,
+    out: Mutex<Option<Sender<Vec<u8>>>>,
+    calls: Mutex<Calls>,
+    permits: (Sender<()>, Receiver<()>),
+    pub(super) handshake: Mutex<Handshake>,
+    pub(super) handshake_changed: Condvar,
+}
+
+impl Connection {
+    /// A connection and the lines that are to be written to the app-server, in order. The receiver ends when the
+    /// connection is closed.
+    pub fn new(generation: u64, pid: Option<u32>) -> (Arc<Self>, Receiver<Vec<u8>>) {
+        let (out, lines) = bounded(OUT_BOUND);
+        let connection = Self {
+            generation,
+            pid,
+            out: Mutex::new(Some(out)),
+            calls: Mutex::new(Calls { next_id: 1, waiting: HashMap::new(), closed: None }),
+            permits: bounded(IN_FLIGHT),
+            handshake: Mutex::new(Handshake::Open),
+            handshake_changed: Condvar::new(),
+        };
+        (Arc::new(connection), lines)
+    }
+
+    /// Which life of the app-server this is.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Its process id, if it is a child.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Whether the handshake was done or at least begun: only then is its end worth an event.
+    pub fn was_used(&self) -> bool {
+        *lock(&self.handshake) != Handshake::Open
+    }
+
+    /// Why the connection is closed, if it is.
+    pub fn closed(&self) -> Option<String> {
+        lock(&self.calls).closed.clone()
+    }
+
+    /// A request whose result only its caller needs. While the app-server says that it is overloaded, the request is
+    /// sent again, up to the deadline.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn call(
+        &self,
+        method: &str,
+        params: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<Box<RawValue>, CallError> {
+        self.retried(method, timeout, |deadline| {
+            let (reply, answer) = bounded(1);
+            let respond: Responder = Box::new(move |outcome| {
+                // A caller past its deadline is gone.
+                let _ = reply.send(outcome.map(ToOwned::to_owned));
+            });
+            let id = self.send_request(method, params, respond, deadline, timeout)?;
+            self.wait(id, method, &answer, deadline, timeout)?
+        })
+    }
+
+    /// A request whose result belongs to the state: `run` is given it in the hub's thread, at the answer's place
+    /// among the app-server's messages, and the caller gets what it makes of it once that is in the log.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn call_in_order<T: Send + 'static>(
+        &self,
+        hub: &Hub,
+        method: &str,
+        params: &impl Serialize,
+        timeout: Duration,
+        run: impl FnOnce(&mut Core, &mut Drafts, &RawValue) -> Result<T, String> + Clone + Send + 'static,
+    ) -> Result<T, CallError> {
+        self.retried(method, timeout, |deadline| {
+            let (reply, answer) = bounded(1);
+            let (run, hub, asked) = (run.clone(), hub.clone(), method.to_owned());
+            let respond: Responder = Box::new(move |outcome| match outcome {
+                Err(error) => drop(reply.send(Err(error))),
+                Ok(result) => {
+                    let result = result.to_owned();
+                    let then = move |outcome: Result<Result<T, String>, HubError>| {
+                        let outcome = match outcome {
+                            Ok(Ok(value)) => Ok(value),
+                            Ok(Err(problem)) => Err(CallError::Unreadable { method: asked, problem }),
+                            Err(error) => Err(error.into()),
+                        };
+                        drop(reply.send(outcome));
+                    };
+                    // A hub that has stopped drops `then`, and with it the caller's channel.
+                    let _ = hub.transact_in_order(move |core, drafts| run(core, drafts, &result), then);
+                }
+            });
+            let id = self.send_request(method, params, respond, deadline, timeout)?;
+            self.wait(id, method, &answer, deadline, timeout)?
+        })
+    }
+
+    /// A notification.
+    ///
+    /// # Errors
+    /// When the connection is closed or its queue stays full up to `timeout`.
+    pub fn notify(&self, method: &str, timeout: Duration) -> Result<(), CallError> {
+        let line = wire::notification(method).map_err(|error| unreadable(method, &error))?;
+        self.send_line(line, method, Instant::now() + timeout, timeout)
+    }
+
+    /// Answers a request of the app-server. Never waits: an app-server that asks and does not read is broken.
+    pub fn respond(&self, id: &RawValue, outcome: Result<&RawValue, &RpcError>) -> bool {
+        let sent = wire::response(id, outcome)
+            .is_ok_and(|line| lock(&self.out).as_ref().is_some_and(|out| out.try_send(line).is_ok()));
+        if !sent {
+            warn!("an answer could not be sent to the app-server: it is gone or does not read");
+        }
+        sent
+    }
+
+    /// Ends the connection: nothing more is written, every caller is told `reason`.
+    pub fn close(&self, reason: &str) {
+        lock(&self.out).take();
+        let waiting = {
+            let mut calls = lock(&self.calls);
+            if calls.closed.is_some() {
+                return;
+            }
+            calls.closed = Some(reason.to_owned());
+            std::mem::take(&mut calls.waiting)
+        };
+        for (_, waiting) in waiting {
+            (waiting.respond)(Err(closed_error(reason)));
+        }
+        self.handshake_changed.notify_all();
+    }
+
+    /// An answer has come; in the reader's thread.
+    pub(super) fn answered(&self, id: i64, outcome: Result<&RawValue, RpcError>) {
+        let waiting = lock(&self.calls).waiting.remove(&id);
+        let Some(Waiting { method, respond }) = waiting else {
+            warn!("the app-server answered request {id} too late or twice");
+            return;
+        };
+        respond(outcome.map_err(|error| CallError::Refused { method, error }));
+    }
+
+    fn retried<T>(
+        &self,
+        method: &str,
+        timeout: Duration,
+        attempt: impl Fn(Instant) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let deadline = Instant::now() + timeout;
+        // The queue of permits is a semaphore: one token in it for each request in flight.
+        if self.permits.0.send_deadline((), deadline).is_err() {
+            return Err(CallError::Timeout { method: method.to_owned(), after: timeout });
+        }
+        let mut backoff = OVERLOAD_BACKOFF;
+        let outcome = loop {
+            match attempt(deadline) {
+                Err(CallError::Refused { error, .. })
+                    if error.code == OVERLOADED && Instant::now() + backoff < deadline =>
+                {
+                    pause(backoff);
+                    backoff *= 2;
+                }
+                outcome => break outcome,
+            }
+        };
+        // Our own token or another's: the count is what matters.
+        let _ = self.permits.1.try_recv();
+        outcome
+    }
+
+    fn send_request(
+        &self,
+        method: &str,
+        params: &impl Serialize,
+        respond: Responder,
+        deadline: Instant,
+        timeout: Duration,
+    ) -> Result<i64, CallError> {
+        let id = {
+            let mut calls = lock(&self.calls);
+            if let Some(reason) = &calls.closed {
+                return Err(closed_error(reason));
+            }
+            let id = calls.next_id;
+            calls.next_id += 1;
+            calls.waiting.insert(id, Waiting { method: method.to_owned(), respond });
+            id
+        };
+        let sent = wire::request(id, method, params)
+            .map_err(|error| unreadable(method, &error))
+            .and_then(|line| self.send_line(line, method, deadline, timeout));
+        if sent.is_err() {
+            lock(&self.calls).waiting.remove(&id);
+        }
+        sent.map(|()| id)
+    }
+
+    fn send_line(
+        &self,
+        line: Vec<u8>,
+        method: &str,
+        deadline: Instant,
+        timeout: Duration,
+    ) -> Result<(), CallError> {
+        let out = lock(&self.out).clone();
+        let Some(out) = out else {
+            return Err(closed_error(self.closed().as_deref().unwrap_or("the connection is closed")));
+        };
+        out.send_deadline(line, deadline).map_err(|error| match error {
+            SendTimeoutError::Timeout(_) => CallError::Timeout { method: method.to_owned(), after: timeout },
+            SendTimeoutError::Disconnected(_) => closed_error("the app-server takes no more input"),
+        })
+    }
+
+    fn wait<T>(
+        &self,
+        id: i64,
+        method: &str,
+        answer: &Receiver<T>,
+        deadline: Instant,
+        timeout: Duration,
+    ) -> Result<T, CallError> {
+        answer.recv_deadline(deadline).map_err(|error| {
+            lock(&self.calls).waiting.remove(&id);
+            match error {
+                RecvTimeoutError::Timeout => CallError::Timeout { method: method.to_owned(), after: timeout },
+                RecvTimeoutError::Disconnected => CallError::Hub(HubError::Stopped),
+            }
+        })
+    }
+}
+
+fn closed_error(reason: &str) -> CallError {
+    CallError::Unavailable { reason: reason.to_owned(), retry_after: Some(1) }
+}
+
+fn unreadable(method: &str, error: &serde_json::Error) -> CallError {
+    CallError::Unreadable { method: method.to_owned(), problem: error.to_string() }
+}
+
+/// A wait with jitter, so that many callers do not come back at the same moment.
+fn pause(about: Duration) {
+    let share = u32::try_from(uuid::Uuid::new_v4().as_u128() % 1000).unwrap_or(0);
+    let (_keep, never) = bounded::<()>(0);
+    // Nothing is ever sent: this is the timeout's wait.
+    let _ = never.recv_timeout(about / 2 + about * share / 1000);
+}

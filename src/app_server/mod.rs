@@ -1,0 +1,10 @@
+//! The app-server protocol, as a client: JSON-RPC 2.0 without the `jsonrpc` member, one object a line.
+//!
+//! A *connection* is one life of the app-server; the *client* hands out the present one and does the handshake on it,
+//! once, for whoever comes first. The *reader* turns what comes in into answers for callers and drafts for the hub.
+
+pub mod client;
+pub mod connection;
+pub mod notification;
+pub mod reader;
+pub mod wire;

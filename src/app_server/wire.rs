@@ -1,0 +1,172 @@
+//! The envelope of a message: decoded without building a value, params and results stay the text they are.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// "The request is not known", JSON-RPC 2.0 section 5.1.
+pub const METHOD_NOT_FOUND: i64 = -32601;
+/// The app-server is overloaded; the request may be tried again.
+pub const OVERLOADED: i64 = -32001;
+/// What Codex answers to anything it refuses.
+pub const INVALID_REQUEST: i64 = -32600;
+
+/// A message from the app-server.
+#[derive(Debug)]
+pub enum Incoming<'a> {
+    /// It tells something.
+    Notification {
+        /// What.
+        method: Cow<'a, str>,
+        /// Null when absent.
+        params: &'a RawValue,
+    },
+    /// It asks something of its client.
+    Request {
+        /// Its own id, not ours.
+        id: &'a RawValue,
+        /// What.
+        method: Cow<'a, str>,
+        /// Null when absent.
+        params: &'a RawValue,
+    },
+    /// It answers a request of ours.
+    Response {
+        /// Our id.
+        id: i64,
+        /// The result, or why there is none.
+        outcome: Result<&'a RawValue, RpcError>,
+    },
+}
+
+/// An error as JSON-RPC has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message} (JSON-RPC error {code})")]
+pub struct RpcError {
+    /// The number.
+    pub code: i64,
+    /// The text.
+    pub message: String,
+    /// Particulars, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    error: Option<RpcError>,
+}
+
+/// Decodes a line.
+///
+/// # Errors
+/// Why it is no message of the protocol, for a person.
+pub fn decode(line: &str) -> Result<Incoming<'_>, String> {
+    let envelope: Envelope<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let params = envelope.params.unwrap_or(RawValue::NULL);
+    match (envelope.method, envelope.id) {
+        (Some(method), Some(id)) => Ok(Incoming::Request { id, method, params }),
+        (Some(method), None) => Ok(Incoming::Notification { method, params }),
+        (None, Some(id)) => {
+            let id = id.get().parse().map_err(|_| "a response to an id that was never sent".to_owned())?;
+            let outcome = match envelope.error {
+                Some(error) => Err(error),
+                None => Ok(envelope.result.unwrap_or(RawValue::NULL)),
+            };
+            Ok(Incoming::Response { id, outcome })
+        }
+        (None, None) => Err("neither a method nor an id".to_owned()),
+    }
+}
+
+/// A request of ours as a line.
+///
+/// # Errors
+/// When the params cannot be serialised.
+pub fn request(id: i64, method: &str, params: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Request<'a, P> {
+        id: i64,
+        method: &'a str,
+        params: &'a P,
+    }
+    line(&Request { id, method, params })
+}
+
+/// A notification of ours as a line.
+///
+/// # Errors
+/// Never in practice.
+pub fn notification(method: &str) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Notification<'a> {
+        method: &'a str,
+    }
+    line(&Notification { method })
+}
+
+/// An answer of ours to a request of the app-server as a line.
+///
+/// # Errors
+/// When the result cannot be serialised.
+pub fn response(id: &RawValue, outcome: Result<&RawValue, &RpcError>) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Response<'a> {
+        id: &'a RawValue,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<&'a RawValue>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'a RpcError>,
+    }
+    line(&Response { id, result: outcome.ok(), error: outcome.err() })
+}
+
+fn line(message: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_four_kinds_are_told_apart() {
+        assert!(matches!(
+            decode(r#"{"method":"a/b","params":{"x":1},"emittedAtMs":5}"#),
+            Ok(Incoming::Notification { method, params }) if method == "a/b" && params.get() == r#"{"x":1}"#
+        ));
+        assert!(
+            matches!(decode(r#"{"method":"a","id":"s"}"#), Ok(Incoming::Request { id, .. }) if id.get() == "\"s\"")
+        );
+        assert!(matches!(
+            decode(r#"{"id":7,"result":{}}"#),
+            Ok(Incoming::Response { id: 7, outcome: Ok(_) })
+        ));
+        assert!(matches!(
+            decode(r#"{"id":7,"error":{"code":-32600,"message":"no"}}"#),
+            Ok(Incoming::Response { outcome: Err(RpcError { code: INVALID_REQUEST, .. }), .. })
+        ));
+        for nonsense in
+            ["", "7", "{}", "[{}]", "{\"id\":\"x\",\"result\":1}", "{\"method\":7}", "{\"method\":\"x\""]
+        {
+            assert!(decode(nonsense).is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_or_passes_but_never_overflows() {
+        let deep = format!("{{\"method\":\"x\",\"params\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        let _ = decode(&deep);
+    }
+}
