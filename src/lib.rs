@@ -10,4 +10,5 @@ pub mod model;
 pub mod os;
 pub mod process;
 pub mod store;
+pub mod supervisor;
 pub mod threads;

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -196,6 +196,40 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.finish();
     }
+}
+
+/// The file a command stands for: itself when it has a slash (relative to `cwd`), else the first executable of that name
+/// on this process's PATH.
+///
+/// # Errors
+/// Where it was looked for and what to do, for a person.
+pub fn find(command: &str, cwd: &Path) -> Result<PathBuf, String> {
+    if !cwd.is_dir() {
+        return Err(format!(
+            "the child's working directory {} is no folder: see --server-cwd",
+            cwd.display()
+        ));
+    }
+    if command.contains('/') {
+        let path = cwd.join(command);
+        return match executable(&path) {
+            true => Ok(path),
+            false => Err(format!("{} is no executable file: see --server-command", path.display())),
+        };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(command)).find(|file| executable(file)).ok_or_else(|| {
+        format!(
+            "{command} is not installed: looked in {}. Install Codex with `npm install -g @openai/codex`, or name the \
+             command with --server-command",
+            path.display()
+        )
+    })
+}
+
+fn executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 /// Kills processes that are still the ones listed, and reaps those that have become our children.

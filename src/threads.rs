@@ -8,7 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use log::error;
 
 /// Stack of threads of which there may be many, in bytes.
@@ -24,12 +26,21 @@ static LAST_WORDS: Mutex<Option<fn()>> = Mutex::new(None);
 /// A running thread; joined when dropped, so the owner must have told it to stop before.
 #[must_use = "dropping the handle waits for the thread to end"]
 #[derive(Debug)]
-pub struct Thread(Option<JoinHandle<()>>);
+pub struct Thread {
+    handle: Option<JoinHandle<()>>,
+    ended: Receiver<()>,
+}
 
 impl Thread {
     /// Whether the thread's function has returned.
     pub fn is_finished(&self) -> bool {
-        self.0.as_ref().is_none_or(JoinHandle::is_finished)
+        self.handle.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the thread to end, but no longer than `timeout`; whether it has.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        // Disconnected by the thread's end; nothing is ever sent.
+        self.ended.recv_timeout(timeout) != Err(RecvTimeoutError::Timeout)
     }
 
     /// Waits for the thread to end.
@@ -38,7 +49,7 @@ impl Thread {
     }
 
     fn join_now(&mut self) {
-        if let Some(handle) = self.0.take()
+        if let Some(handle) = self.handle.take()
             && handle.thread().id() != std::thread::current().id()
         {
             // Panics were dealt with inside the thread; there is nothing left to report here.
@@ -94,7 +105,9 @@ fn start(
     run: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<Thread> {
     let builder = Builder::new().name(name.clone()).stack_size(stack);
+    let (ending, ended) = bounded::<()>(0);
     let handle = builder.spawn(move || {
+        let _ending = ending;
         // The panic hook has printed place and message already.
         if catch_unwind(AssertUnwindSafe(run)).is_ok() {
             return;
@@ -105,7 +118,7 @@ fn start(
         CONTAINED_PANICS.fetch_add(1, Ordering::Relaxed);
         error!("thread {name} panicked; the daemon goes on");
     })?;
-    Ok(Thread(Some(handle)))
+    Ok(Thread { handle: Some(handle), ended })
 }
 
 /// Ends the process at once with [`EXIT_SOFTWARE`], for a reason that leaves nothing sound to go on with.

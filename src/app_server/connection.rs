@@ -1,6 +1,7 @@
 //! One life of the app-server, seen from its callers: requests out, answers back, each with a deadline.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -94,6 +95,7 @@ pub struct Connection {
     out: Mutex<Option<Sender<Vec<u8>>>>,
     calls: Mutex<Calls>,
     permits: (Sender<()>, Receiver<()>),
+    progress: AtomicBool,
     pub(super) handshake: Mutex<Handshake>,
     pub(super) handshake_changed: Condvar,
 }
@@ -109,6 +111,7 @@ impl Connection {
             out: Mutex::new(Some(out)),
             calls: Mutex::new(Calls { next_id: 1, waiting: HashMap::new(), closed: None }),
             permits: bounded(IN_FLIGHT),
+            progress: AtomicBool::new(false),
             handshake: Mutex::new(Handshake::Open),
             handshake_changed: Condvar::new(),
         };
@@ -128,6 +131,16 @@ impl Connection {
     /// Whether the handshake was done or at least begun: only then is its end worth an event.
     pub fn was_used(&self) -> bool {
         *lock(&self.handshake) != Handshake::Open
+    }
+
+    /// A turn was completed in this life: whatever ends it now, it was no crash loop.
+    pub(super) fn note_progress(&self) {
+        self.progress.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a turn was completed in this life.
+    pub fn made_progress(&self) -> bool {
+        self.progress.load(Ordering::Relaxed)
     }
 
     /// Why the connection is closed, if it is.

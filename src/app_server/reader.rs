@@ -142,6 +142,9 @@ impl Reader {
         }
         match wire::decode(&line) {
             Ok(Incoming::Notification { method, params }) => {
+                if method == "turn/completed" {
+                    self.connection.note_progress();
+                }
                 self.translator.translate(&mut self.drafts, &method, params);
             }
             Ok(Incoming::Response { id, outcome }) => {
@@ -194,7 +197,10 @@ impl Reader {
 }
 
 /// Waits for input; `false` when the other end of `cancel` is gone.
-fn ready(input: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
+///
+/// # Errors
+/// What poll(2) says.
+pub fn ready(input: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
     loop {
         let mut fds = [PollFd::new(input, PollFlags::IN), PollFd::new(cancel, PollFlags::IN)];
         match poll(&mut fds, None) {

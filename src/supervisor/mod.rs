@@ -1,0 +1,284 @@
+//! The child's life: started, watched, ended, started again. One thread owns the process and is the only one that
+//! signals it.
+//!
+//! Promises: a child that ends unasked is told truthfully (child.exited, the transport's end, the turns it cut short)
+//! and comes back after a backoff of 0.5 s to 30 s; a stop ends its whole tree; nothing waits on it without a deadline.
+
+mod backoff;
+mod farewell;
+mod life;
+mod output;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use log::warn;
+
+use crate::app_server::client::Client;
+use crate::clock;
+use crate::config::{Config, Mode, Strategy};
+use crate::hub::batch::Subject;
+use crate::hub::drafts::Drafts;
+use crate::hub::{Hub, HubError};
+use crate::model::event::EventType;
+use crate::model::record::ChildStatus;
+use crate::threads::{self, Thread};
+
+pub use self::farewell::turns_cut_off_by_a_crash;
+
+use self::backoff::Backoff;
+use self::life::{Life, LifeEnd};
+
+/// What the supervisor works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// The resolved configuration.
+    pub config: Arc<Config>,
+    /// The hub.
+    pub hub: Hub,
+    /// Told of each life of the app-server.
+    pub client: Arc<Client>,
+    /// The daemon's id, for the child's environment.
+    pub daemon_id: String,
+}
+
+/// Why the child could not be started the first time.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The command cannot be run.
+    #[error("{0}")]
+    Spawn(String),
+    /// The event could not be logged.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// No thread for it.
+    #[error("cannot start the supervisor's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The running supervisor.
+pub struct Supervisor {
+    stop: Sender<()>,
+    thread: Thread,
+}
+
+impl Supervisor {
+    /// Starts the child, or greets an external app-server. Returns when the child runs.
+    ///
+    /// # Errors
+    /// When the command cannot be started; `child.spawn.failed` has been logged then.
+    pub fn start(parts: Parts) -> Result<Self, StartError> {
+        let (stop, stops) = bounded(1);
+        let (first, started) = bounded(1);
+        let thread = threads::spawn("child", move || {
+            let actor = Actor { parts, stops, generation: 0, restarts: 0 };
+            match actor.parts.config.server.strategy {
+                Strategy::Spawn => actor.run(&first),
+                Strategy::External => actor.external(&first),
+            }
+        })?;
+        // A supervisor that ends without a word has panicked, and the daemon with it.
+        match started.recv() {
+            Ok(Ok(())) => Ok(Self { stop, thread }),
+            Ok(Err(error)) => {
+                thread.join();
+                Err(error)
+            }
+            Err(_) => Err(StartError::Hub(HubError::Stopped)),
+        }
+    }
+
+    /// Ends the child and everything it started; its last events are in the log when this returns.
+    pub fn stop(self) {
+        // Full means that it was told before.
+        let _ = self.stop.try_send(());
+        self.thread.join();
+    }
+}
+
+struct Actor {
+    parts: Parts,
+    stops: Receiver<()>,
+    generation: u64,
+    restarts: u64,
+}
+
+impl Actor {
+    fn run(mut self, first: &Sender<Result<(), StartError>>) {
+        let mut backoff = Backoff::new();
+        let mut attempt = 0;
+        match self.parts.hub.ask(|core| core.state().daemon.child.generation) {
+            Ok(generation) => self.generation = generation,
+            Err(error) => return drop(first.send(Err(error.into()))),
+        }
+        loop {
+            let began = Instant::now();
+            let progress = match self.start_life(attempt) {
+                Ok(life) => {
+                    let _ = first.try_send(Ok(()));
+                    let connection = life.connection();
+                    match self.live(life) {
+                        LifeEnd::Asked => return,
+                        LifeEnd::Ended { restart: false } => return self.wait_for_stop(),
+                        LifeEnd::Ended { restart: true } => {}
+                    }
+                    connection.is_some_and(|connection| connection.made_progress())
+                }
+                Err(error) if attempt == 0 => return drop(first.send(Err(error))),
+                Err(error) => {
+                    self.parts.client.down(error.to_string());
+                    false
+                }
+            };
+            attempt += 1;
+            let delay = backoff.next(began.elapsed(), progress);
+            let mut drafts = Drafts::new();
+            let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            drafts.push(
+                EventType::ChildRestarting,
+                format_args!("The Codex child is started again in {millis} ms (attempt {attempt})."),
+                Some(&serde_json::json!({ "attempt": attempt, "delayMs": millis })),
+                Subject::default(),
+                None,
+            );
+            self.log(drafts);
+            if self.stops.recv_timeout(delay).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// A life that has ended for good: what is left to do is to wait for the daemon's stop.
+    fn wait_for_stop(&self) {
+        let _ = self.stops.recv();
+    }
+
+    fn external(self, first: &Sender<Result<(), StartError>>) {
+        let set = self.parts.hub.transact(|core, drafts| {
+            core.update_child(|child| {
+                child.status = ChildStatus::External;
+                child.pid = None;
+                child.last_error = None;
+            });
+            drafts.push(
+                EventType::ChildExternal,
+                format_args!("codexd uses an external app-server; no child is started."),
+                None::<&()>,
+                Subject::default(),
+                None,
+            );
+        });
+        self.parts.client.gone("the connection to an external app-server is not built yet");
+        let _ = first.send(set.map_err(StartError::Hub));
+        self.wait_for_stop();
+        let idle = self.parts.hub.ask(|core| core.update_child(|child| child.status = ChildStatus::Idle));
+        if let Err(error) = idle {
+            warn!("the child's last state could not be recorded: {error}");
+        }
+    }
+
+    fn start_life(&mut self, attempt: u64) -> Result<Life, StartError> {
+        self.update(|child| child.status = ChildStatus::Starting);
+        self.generation += 1;
+        let generation = self.generation;
+        let mut life = Life::spawn(&self.parts, generation).map_err(|problem| self.spawn_failed(problem))?;
+        if attempt > 0 {
+            self.restarts += 1;
+        }
+        let (pid, restarts) = (life.pid(), self.restarts);
+        let server = &self.parts.config.server;
+        let detail = serde_json::json!({ "args": server.args, "command": server.command });
+        let mut drafts = Drafts::new();
+        drafts.push(
+            EventType::ChildStarted,
+            format_args!("Started Codex child process {pid}."),
+            Some(&detail),
+            Subject::default(),
+            None,
+        );
+        if attempt > 0 {
+            drafts.push(
+                EventType::ChildRestarted,
+                format_args!("The Codex child runs again as process {pid}."),
+                Some(&serde_json::json!({ "attempt": attempt, "generation": generation })),
+                Subject::default(),
+                None,
+            );
+        }
+        self.update(move |child| {
+            child.status = ChildStatus::Running;
+            child.pid = Some(pid);
+            child.started_at = Some(clock::now_iso());
+            child.exited_at = None;
+            child.exit_code = None;
+            child.signal = None;
+            child.last_error = None;
+            child.generation = generation;
+            child.restarts = restarts;
+        });
+        self.log(drafts);
+        life.listen(&self.parts)?;
+        if let Some(connection) = life.connection() {
+            self.parts.client.up(connection);
+        }
+        Ok(life)
+    }
+
+    fn spawn_failed(&self, problem: String) -> StartError {
+        let mut drafts = Drafts::new();
+        drafts.push(
+            EventType::ChildSpawnFailed,
+            format_args!("{problem}"),
+            None::<&()>,
+            Subject::default(),
+            None,
+        );
+        let shown = problem.clone();
+        self.update(move |child| {
+            child.status = ChildStatus::Failed;
+            child.pid = None;
+            child.last_error = Some(shown);
+        });
+        self.log(drafts);
+        StartError::Spawn(problem)
+    }
+
+    /// Watches one life to its end.
+    fn live(&self, life: Life) -> LifeEnd {
+        let asked = select! {
+            recv(self.stops) -> _ => true,
+            recv(life.ended()) -> _ => false,
+            recv(life.output_end()) -> _ => false,
+        };
+        let config = &self.parts.config;
+        let restart = !asked && config.server.restart;
+        if asked {
+            self.parts.client.gone("codexd is stopping");
+        } else if restart {
+            self.parts.client.down("the app-server has ended and is being started again");
+        } else {
+            self.parts.client.gone("the app-server has ended and is not started again");
+        }
+        let ending = if asked { life.stop(&config.server) } else { life.ended_unasked(&config.server) };
+        let clean = ending.exit.code == Some(0);
+        farewell::tell(&self.parts, ending, asked);
+        if asked {
+            return LifeEnd::Asked;
+        }
+        // In exec mode a child that ended well has done its work.
+        LifeEnd::Ended { restart: restart && (config.server.mode == Mode::AppServer || !clean) }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut crate::model::record::Child) + Send + 'static) {
+        if let Err(error) = self.parts.hub.ask(|core| core.update_child(change)) {
+            warn!("the child's state could not be recorded: {error}");
+        }
+    }
+
+    fn log(&self, drafts: Drafts) {
+        if let Err(error) = self.parts.hub.send(drafts) {
+            warn!("an event of the child could not be logged: {error}");
+        }
+    }
+}
