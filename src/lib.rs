@@ -10,5 +10,6 @@ pub mod model;
 pub mod os;
 pub mod process;
 pub mod store;
+pub mod stub;
 pub mod supervisor;
 pub mod threads;

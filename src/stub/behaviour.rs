@@ -1,0 +1,60 @@
+//! How the stand-in misbehaves as a process, for tests of the supervision.
+
+/// Deviations from good behaviour, read from the environment variable `CODEXD_STUB` (comma separated).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behaviour {
+    /// `mute-initialize`: `initialize` is never answered.
+    pub mute_initialize: bool,
+    /// `ignore-sigterm`: only SIGKILL or the end of standard input ends the process.
+    pub ignore_sigterm: bool,
+    /// `ignore-eof`: the process lives on after the end of standard input.
+    pub ignore_eof: bool,
+    /// `close-stdout`: standard output is closed after the answer to `initialize`, the process stays.
+    pub close_stdout: bool,
+    /// `exit-at-once=CODE`: the process ends before it reads anything.
+    pub exit_at_once: Option<u8>,
+    /// `overload=N`: the first N requests after `initialize` are refused with -32001.
+    pub overload: u32,
+    /// `no-thread-start`: `thread/start` is an unknown method, as in an older or newer Codex.
+    pub no_thread_start: bool,
+}
+
+impl Behaviour {
+    /// Reads the comma separated list; what it does not know it leaves out.
+    pub fn parse(list: &str) -> Self {
+        let mut behaviour = Self::default();
+        for entry in list.split(',') {
+            let (name, value) = entry.trim().split_once('=').unwrap_or((entry.trim(), ""));
+            match name {
+                "mute-initialize" => behaviour.mute_initialize = true,
+                "ignore-sigterm" => behaviour.ignore_sigterm = true,
+                "ignore-eof" => behaviour.ignore_eof = true,
+                "close-stdout" => behaviour.close_stdout = true,
+                "exit-at-once" => behaviour.exit_at_once = Some(value.parse().unwrap_or(1)),
+                "overload" => behaviour.overload = value.parse().unwrap_or(1),
+                "no-thread-start" => behaviour.no_thread_start = true,
+                _ => {}
+            }
+        }
+        behaviour
+    }
+
+    /// What `CODEXD_STUB` asks for.
+    pub fn from_env() -> Self {
+        Self::parse(&std::env::var("CODEXD_STUB").unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Behaviour;
+
+    #[test]
+    fn reads_a_list() {
+        let behaviour = Behaviour::parse("mute-initialize, exit-at-once=3,overload=2,bogus");
+        let expected =
+            Behaviour { mute_initialize: true, exit_at_once: Some(3), overload: 2, ..Behaviour::default() };
+        assert_eq!(behaviour, expected);
+        assert_eq!(Behaviour::parse(""), Behaviour::default());
+    }
+}
