@@ -6,4 +6,5 @@ pub mod config;
 pub mod hub;
 pub mod ids;
 pub mod model;
+pub mod store;
 pub mod threads;
