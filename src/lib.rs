@@ -1,6 +1,7 @@
 //! codexd
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod hub;
