@@ -2,9 +2,39 @@
 //!
 //! Where the values come from (flags, variables, defaults) is the business of `cli::flags`.
 
-use std::net::SocketAddr;
+mod api_base;
+mod view;
+
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use api_base::ApiBase;
+pub use view::ConfigView;
+
+/// The words of the command line and the JSON for the variants of an enum.
+macro_rules! names {
+    ($type:ident { $($variant:ident = $name:literal),* }) => {
+        impl $type {
+            /// Every name, in the order of the help text.
+            pub const NAMES: &'static [&'static str] = &[$($name),*];
+
+            /// As it stands on the command line and in the JSON.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// The variant of that name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+names!(Mode { AppServer = "app-server", Exec = "exec" });
+names!(Strategy { Spawn = "spawn", External = "external" });
+names!(Sync { Interval = "interval", Always = "always", Never = "never" });
+names!(RequestPolicy { Hold = "hold", Decline = "decline" });
 
 /// What drives Codex: an app-server with sessions and turns, or a plain supervised child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,15 +134,6 @@ impl Paths {
     pub fn processes(&self) -> PathBuf {
         self.state_dir.join("processes.json")
     }
-}
-
-/// The base URL of the REST API.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiBase {
-    /// As given, without a trailing slash.
-    pub text: String,
-    /// The loopback address to bind; port 0 is any free port.
-    pub address: SocketAddr,
 }
 
 /// The REST API and the event stream.

@@ -16,10 +16,10 @@ use super::core::{Recent, Start};
 use super::persister::FileExtras;
 use super::state::{Record, Registry, State};
 use crate::clock;
-use crate::config::{Config, Mode, Strategy};
+use crate::config::Config;
 use crate::ids;
 use crate::model::event::{Event, EventType};
-use crate::model::record::{Child, ChildStatus, DaemonState, Extra, Identity, Request, Run, Session};
+use crate::model::record::{DaemonState, Extra, Identity, Request, Run, Session};
 use crate::store::files::{self, RegistryFile};
 use crate::store::journal::{Journal, Limits, Opened};
 use crate::store::reader::EventReader;
@@ -254,40 +254,16 @@ fn new_identity(config: &Config) -> Identity {
 }
 
 /// The recorded state with what the present configuration says of the child; the default where there is none.
-pub fn daemon_state(config: &Config, recorded: Option<DaemonState>) -> DaemonState {
+fn daemon_state(config: &Config, recorded: Option<DaemonState>) -> DaemonState {
     let mut state = recorded.unwrap_or_else(|| DaemonState {
         started: false,
         started_at: None,
         stopped_at: None,
         updated_at: clock::now_iso(),
         pid: None,
-        child: Child {
-            strategy: String::new(),
-            mode: String::new(),
-            endpoint: String::new(),
-            status: ChildStatus::Idle,
-            command: None,
-            args: Vec::new(),
-            cwd: None,
-            pid: None,
-            started_at: None,
-            exited_at: None,
-            exit_code: None,
-            signal: None,
-            last_error: None,
-            generation: 0,
-            restarts: 0,
-            extra: Extra::new(),
-        },
+        child: config.idle_child(),
         extra: Extra::new(),
     });
-    let server = &config.server;
-    let spawned = server.strategy == Strategy::Spawn;
-    state.child.strategy = if spawned { "spawn" } else { "external" }.to_owned();
-    state.child.mode = if server.mode == Mode::AppServer { "app-server" } else { "exec" }.to_owned();
-    state.child.endpoint = server.endpoint.clone();
-    state.child.command = spawned.then(|| server.command.clone());
-    state.child.args = if spawned { server.args.clone() } else { Vec::new() };
-    state.child.cwd = spawned.then(|| server.cwd.display().to_string());
+    config.refresh_child(&mut state.child);
     state
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::record::{DaemonState, Identity, Run, Session};
+use super::record::{DaemonState, Extra, Identity, Run, Session};
 
 /// The REST service and the event stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,7 +26,7 @@ pub struct ServiceView {
 }
 
 /// The sessions, with the time of the last change.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionRegistry {
     /// When one of them last changed.
@@ -36,7 +36,7 @@ pub struct SessionRegistry {
 }
 
 /// The runs, with the time of the last change.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunRegistry {
     /// When one of them last changed.
@@ -46,7 +46,7 @@ pub struct RunRegistry {
 }
 
 /// The last events.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecentEvents {
     /// How many are kept.
@@ -57,14 +57,46 @@ pub struct RecentEvents {
     pub events: Box<RawValue>,
 }
 
+/// The identity, or what is known where no daemon was ever started.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityView {
+    /// Null where no daemon was ever started.
+    pub daemon_id: Option<String>,
+    /// Name of the host among its kind.
+    pub node_id: String,
+    /// Root of the repository it works for.
+    pub repo_root: String,
+    /// When the identity was made; null where there is none.
+    pub created_at: Option<String>,
+    /// The version given by configuration.
+    pub version: Option<String>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl From<Identity> for IdentityView {
+    fn from(identity: Identity) -> Self {
+        Self {
+            daemon_id: Some(identity.daemon_id),
+            node_id: identity.node_id,
+            repo_root: identity.repo_root,
+            created_at: Some(identity.created_at),
+            version: identity.version,
+            extra: identity.extra,
+        }
+    }
+}
+
 /// Everything, at one moment.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
     /// The resolved configuration.
     pub config: Arc<RawValue>,
-    /// Null where no daemon was ever started.
-    pub identity: Identity,
+    /// Who the daemon is.
+    pub identity: IdentityView,
     /// The daemon and its child.
     pub daemon: DaemonState,
     /// The sessions.

@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod journal;
+pub mod lock;
 pub mod raw_log;
 pub mod reader;
 pub mod segments;

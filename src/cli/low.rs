@@ -1,0 +1,206 @@
+//! Typed settings as they were given, before defaults and relations between them: `None` is "not given".
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::UsageError;
+use super::flags::{FLAGS, Flag, Update};
+use crate::config::{ApiBase, Mode, RequestPolicy, Strategy, Sync};
+use crate::model::preview;
+
+/// Looks up an environment variable.
+pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
+
+/// What a value would have to be, as it follows the name: `must be …`.
+pub type Expected = String;
+
+/// The flags as they were typed, each with its value (empty for a switch), in order.
+pub type Given = Vec<(&'static Flag, String)>;
+
+/// When the child is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Whenever it ends unasked.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// Typed settings from flags and variables.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[expect(missing_docs, reason = "each field is what its flag's row in the table says")]
+pub struct LowArgs {
+    pub repo_root: Option<String>,
+    pub node_id: Option<String>,
+    pub mode: Option<Mode>,
+    pub logs_dir: Option<String>,
+    pub state_dir: Option<String>,
+    pub local_api_base: Option<ApiBase>,
+    pub event_stream_path: Option<String>,
+    pub endpoint: Option<String>,
+    pub strategy: Option<Strategy>,
+    pub command: Option<String>,
+    pub args: Option<Vec<String>>,
+    pub server_cwd: Option<String>,
+    pub event_cache_size: Option<usize>,
+    pub smoke_lifetime: Option<Duration>,
+    pub version: Option<String>,
+    pub run_once: bool,
+    pub json: bool,
+    pub restart: Option<Restart>,
+    pub stop_timeout: Option<Duration>,
+    pub drain_timeout: Option<Duration>,
+    pub call_timeout: Option<Duration>,
+    pub max_line_bytes: Option<usize>,
+    pub request_policy: Option<RequestPolicy>,
+    pub request_timeout: Option<Duration>,
+    pub codex_command: Option<String>,
+    pub max_concurrent: Option<usize>,
+    pub max_queued: Option<usize>,
+    pub max_log_bytes: Option<u64>,
+    pub keep_segments: Option<usize>,
+    pub sync: Option<Sync>,
+    pub token_file: Option<String>,
+    pub require_token: bool,
+    pub allow_other_users: bool,
+    pub log_level: Option<LevelFilter>,
+}
+
+impl LowArgs {
+    /// Puts together what was typed and what the environment says: a flag beats its variables, the first variable
+    /// that is set beats the others, blank is "not given".
+    ///
+    /// # Errors
+    /// The first value that is not what its flag or variable takes.
+    pub fn gather(given: &Given, env: &Env<'_>) -> Result<Self, UsageError> {
+        let mut low = Self::default();
+        for flag in FLAGS {
+            flag.apply(given, env, &mut low)?;
+        }
+        Ok(low)
+    }
+}
+
+impl Flag {
+    fn apply(&self, given: &Given, env: &Env<'_>, low: &mut LowArgs) -> Result<(), UsageError> {
+        let typed =
+            || given.iter().filter(|(flag, _)| flag.name == self.name).map(|(_, value)| value.as_str());
+        match self.update {
+            Update::Switch(set) => {
+                if typed().next().is_some() {
+                    set(low, true);
+                } else if let Some((name, value)) = self.variable(env)? {
+                    set(low, switch(&value).map_err(|expected| UsageError::value(name, &expected, &value))?);
+                }
+            }
+            Update::One(_, set) => {
+                if let Some(value) = typed().next_back().map(str::trim).filter(|value| !value.is_empty()) {
+                    let name = format!("--{}", self.name);
+                    set(low, value).map_err(|expected| UsageError::value(&name, &expected, value))?;
+                } else if let Some((name, value)) = self.variable(env)? {
+                    set(low, &value).map_err(|expected| UsageError::value(name, &expected, &value))?;
+                }
+            }
+            Update::Many(_, set) => {
+                let words: Vec<String> =
+                    typed().filter(|word| !word.trim().is_empty()).map(str::to_owned).collect();
+                if !words.is_empty() {
+                    set(low, words);
+                } else if let Some((name, value)) = self.present(env)? {
+                    set(low, list(&value).map_err(|expected| UsageError::value(name, &expected, &value))?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first of the flag's variables that is not blank, trimmed.
+    fn variable(&self, env: &Env<'_>) -> Result<Option<(&'static str, String)>, UsageError> {
+        for name in self.env {
+            if let Some(value) = text(name, env)?
+                && !value.trim().is_empty()
+            {
+                return Ok(Some((name, value.trim().to_owned())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first of the flag's variables that is set, be it blank.
+    fn present(&self, env: &Env<'_>) -> Result<Option<(&'static str, String)>, UsageError> {
+        for name in self.env {
+            if let Some(value) = text(name, env)? {
+                return Ok(Some((name, value)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn text(name: &'static str, env: &Env<'_>) -> Result<Option<String>, UsageError> {
+    env(name).map(|value| value.into_string().map_err(|value| UsageError::not_utf8(name, &value))).transpose()
+}
+
+/// A word out of a fixed list, such as [`Mode::NAMES`].
+pub(super) fn one_of<T>(
+    names: &[&str],
+    from_name: fn(&str) -> Option<T>,
+    value: &str,
+) -> Result<T, Expected> {
+    from_name(value).ok_or_else(|| match names {
+        [rest @ .., last] if !rest.is_empty() => format!("must be {} or {last}", rest.join(", ")),
+        _ => format!("must be {}", names.join("")),
+    })
+}
+
+/// The largest number taken: what JSON readers hold exactly, and no deadline overflows by.
+pub const MAX_NUMBER: u64 = (1 << 53) - 1;
+
+/// An integer, at least `least`.
+pub(super) fn number(least: u64, value: &str) -> Result<u64, Expected> {
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    value.parse().ok().filter(|number| digits && (least..=MAX_NUMBER).contains(number)).ok_or_else(|| {
+        if digits && value.parse::<u64>().map_or(true, |number| number > MAX_NUMBER) {
+            format!("must be an integer up to {MAX_NUMBER}")
+        } else {
+            format!("must be an integer, {least} or more")
+        }
+    })
+}
+
+/// As [`number`], for what is counted in memory.
+pub(super) fn count(least: u64, value: &str) -> Result<usize, Expected> {
+    usize::try_from(number(least, value)?).map_err(|_| format!("must be an integer up to {}", usize::MAX))
+}
+
+/// Milliseconds.
+pub(super) fn millis(least: u64, value: &str) -> Result<Duration, Expected> {
+    number(least, value).map(Duration::from_millis)
+}
+
+/// A switch as a variable.
+fn switch(value: &str) -> Result<bool, Expected> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
+}
+
+/// A list as a variable: a JSON array of strings when it begins with `[`, else words.
+fn list(value: &str) -> Result<Vec<String>, Expected> {
+    if value.trim_start().starts_with('[') {
+        serde_json::from_str(value)
+            .map_err(|_| r#"must be a JSON array of strings such as ["app-server"], or words"#.to_owned())
+    } else {
+        Ok(value.split_whitespace().map(str::to_owned).collect())
+    }
+}
+
+impl UsageError {
+    fn value(name: &str, expected: &str, value: &str) -> Self {
+        Self::new(format!("{name} {expected}, not \"{}\"", preview(value)))
+    }
+}

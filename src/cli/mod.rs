@@ -1,0 +1,114 @@
+//! The command line: words → [`parse`] → what was typed → [`low`] (with the environment) → typed settings →
+//! [`resolve`] → [`Config`] → an action. The tables in [`flags`] are all there is to know about
+//! flags and actions. Only this module prints, and only through [`print`](mod@print).
+
+pub mod flags;
+pub mod help;
+pub mod logging;
+pub mod low;
+pub mod parse;
+pub mod print;
+pub mod resolve;
+pub mod smoke;
+pub mod start;
+pub mod status;
+pub mod stub;
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+use log::LevelFilter;
+use thiserror::Error;
+
+use crate::config::Config;
+use crate::model::preview;
+use flags::Action;
+use low::LowArgs;
+use parse::{Command, Parsed};
+
+/// A wrong command line or environment: one line that names what is wrong and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+impl UsageError {
+    /// The exit code.
+    pub const EXIT: u8 = 2;
+
+    /// With that message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+
+    fn not_utf8(name: &str, value: &OsStr) -> Self {
+        Self(format!("{name} must be UTF-8 text, which \"{}\" is not", preview(&value.to_string_lossy())))
+    }
+}
+
+/// The program: reads the process's arguments, environment and directory, and does what they ask for.
+pub fn main() -> ExitCode {
+    match parse::parse(std::env::args_os().skip(1).collect()) {
+        Ok(Parsed::Help) => print::out(&help::help()),
+        Ok(Parsed::Version) => print::out(concat!("codexd ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Parsed::Act(command)) => act(command),
+        Err(error) => refuse(&error),
+    }
+}
+
+fn act(command: Command) -> ExitCode {
+    let with_config = |run: &dyn Fn(Config, &LowArgs) -> ExitCode| match settle(&command) {
+        Ok((config, low)) => run(config, &low),
+        Err(code) => code,
+    };
+    match command.action {
+        Action::Start => with_config(&|config, low| start::run(config, low.json, low.run_once)),
+        Action::Status => with_config(&|config, low| status::run(&config, low.json)),
+        Action::Config => with_config(&|config, low| match low.json {
+            true => print::out_json(&config.view()),
+            false => print::out(&print::config_lines(&config)),
+        }),
+        Action::Smoke => with_config(&|config, low| {
+            let keep_files = ["repo-root", "logs-dir", "state-dir"].iter().any(|flag| command.is_given(flag));
+            smoke::run(config, low.json, keep_files)
+        }),
+        Action::Help => print::out(&help::help()),
+        Action::StubAppServer => stub::app_server(command.words),
+        Action::StubExec => stub::exec(command.words),
+    }
+}
+
+/// The configuration of this process, and logging started; or the exit code after a complaint.
+fn settle(command: &Command) -> Result<(Config, LowArgs), ExitCode> {
+    let env = |name: &str| std::env::var_os(name);
+    let low = LowArgs::gather(&command.given, &env).map_err(|error| refuse(&error))?;
+    let cwd = std::env::current_dir().map_err(|error| {
+        print::complain(&format!("cannot tell the current directory: {error}"));
+        ExitCode::FAILURE
+    })?;
+    let config = resolve::resolve(low.clone(), &cwd).map_err(|error| refuse(&error))?;
+    logging::init(low.log_level.unwrap_or(match command.action {
+        Action::Start => LevelFilter::Info,
+        _ => LevelFilter::Warn,
+    }));
+    Ok((config, low))
+}
+
+fn refuse(error: &UsageError) -> ExitCode {
+    print::complain(&error.to_string());
+    ExitCode::from(UsageError::EXIT)
+}
+
+/// What `codexd WORDS…` would run with in the environment `env` and the directory `cwd`.
+///
+/// # Errors
+/// As the program's exit code 2.
+pub fn config_of(
+    words: &[&str],
+    env: &low::Env<'_>,
+    cwd: &std::path::Path,
+) -> Result<Option<Config>, UsageError> {
+    match parse::parse(words.iter().map(OsString::from).collect())? {
+        Parsed::Act(command) => resolve::resolve(LowArgs::gather(&command.given, env)?, cwd).map(Some),
+        Parsed::Help | Parsed::Version => Ok(None),
+    }
+}

@@ -1,0 +1,170 @@
+//! The texts for standard output, and the one way to get them there.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::{Serialize, Serializer};
+
+use crate::config::Config;
+use crate::model::json;
+use crate::model::record::ChildStatus;
+use crate::model::view::{ServiceView, Snapshot};
+
+/// Writes text to standard output at once. A reader that has gone away (`codexd help | head -1`) has seen what it
+/// wanted: that is a success. Anything else that fails is said on standard error, exit code 1.
+pub fn out(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("cannot write to standard output: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes `codexd: …` to standard error as one line. There is nobody left to tell when that fails.
+pub fn complain(message: &str) {
+    let line = message.replace(['\n', '\r'], " ");
+    let _ = writeln!(io::stderr().lock(), "codexd: {line}");
+}
+
+/// A value as JSON indented by two spaces, with a final newline. Raw JSON inside is indented too.
+///
+/// # Errors
+/// What cannot be JSON, which none of our types is.
+pub fn json_text(value: &impl Serialize) -> serde_json::Result<String> {
+    let mut text = String::from_utf8_lossy(&json::pretty(&serde_json::to_vec(value)?)).into_owned();
+    text.push('\n');
+    Ok(text)
+}
+
+/// Prints a value with [`json_text`].
+pub fn out_json(value: &impl Serialize) -> ExitCode {
+    match json_text(value) {
+        Ok(text) => out(&text),
+        Err(error) => {
+            complain(&format!("cannot print JSON: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What `config` prints.
+pub fn config_lines(config: &Config) -> String {
+    let Config { paths, service, server, .. } = config;
+    let args = if server.args.is_empty() { "(none)".to_owned() } else { server.args.join(" ") };
+    let lines: [(&str, &dyn std::fmt::Display); 14] = [
+        ("node_id", &config.node_id),
+        ("version", &config.version.as_deref().unwrap_or("not-set")),
+        ("mode", &server.mode.as_str()),
+        ("endpoint", &server.endpoint),
+        ("child_strategy", &server.strategy.as_str()),
+        ("child_command", &server.command),
+        ("child_args", &args),
+        ("child_cwd", &server.cwd.display()),
+        ("local_api_base", &service.local_api_base.text),
+        ("event_stream_path", &service.event_stream_path),
+        ("logs_dir", &paths.logs_dir.display()),
+        ("state_dir", &paths.state_dir.display()),
+        ("event_cache_size", &config.event_cache_size),
+        ("smoke_lifetime_ms", &config.smoke_lifetime.as_millis()),
+    ];
+    lines.iter().map(|(key, value)| format!("{key}: {value}\n")).collect()
+}
+
+/// The status line, without a newline.
+pub fn status_line(config: &Config, snapshot: &Snapshot) -> String {
+    let Snapshot { identity, daemon, session_registry, run_registry, recent_events, .. } = snapshot;
+    format!(
+        "identity={} node={} daemon={} child={} strategy={} mode={} endpoint={} local_api_base={} \
+         event_stream_path={} sessions={} runs={} recent_events={} logs_dir={} state_dir={}",
+        identity.daemon_id.as_deref().unwrap_or("none"),
+        identity.node_id,
+        if daemon.started { "running" } else { "stopped" },
+        child_word(daemon.child.status),
+        daemon.child.strategy,
+        daemon.child.mode,
+        daemon.child.endpoint,
+        config.service.local_api_base.text,
+        config.service.event_stream_path,
+        session_registry.sessions.len(),
+        run_registry.runs.len(),
+        recent_events.events.len(),
+        config.paths.logs_dir.display(),
+        config.paths.state_dir.display(),
+    )
+}
+
+/// The line of `start`: the status line and where the service listens.
+pub fn start_line(config: &Config, snapshot: &Snapshot, service: &ServiceView) -> String {
+    let or_not = |url: &Option<String>| url.clone().unwrap_or_else(|| "not-listening".to_owned());
+    format!(
+        "{} resolved_base={} ws_url={}",
+        status_line(config, snapshot),
+        or_not(&service.resolved_base_url),
+        or_not(&service.event_stream_url)
+    )
+}
+
+/// What `start --json` prints.
+#[derive(Debug, Serialize)]
+pub struct StartReport<'a> {
+    /// The service.
+    pub service: &'a ServiceView,
+    /// Everything else.
+    pub snapshot: &'a Snapshot,
+}
+
+/// One check of `smoke`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Its fixed name, such as `stdout_log`.
+    pub name: &'static str,
+    /// Whether it passed: `ok` or `failed` in the JSON.
+    #[serde(rename = "status", serialize_with = "ok_or_failed")]
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+}
+
+/// What `smoke --json` prints.
+#[derive(Debug, Serialize)]
+pub struct SmokeReport<'a> {
+    /// The checks in order.
+    pub checks: &'a [Check],
+    /// The end of the daemon that was tested.
+    pub snapshot: &'a Snapshot,
+}
+
+/// What `smoke` prints.
+pub fn smoke_lines(config: &Config, checks: &[Check], snapshot: &Snapshot) -> String {
+    let mut text = format!("smoke daemon={}\n", snapshot.identity.daemon_id.as_deref().unwrap_or("none"));
+    for Check { name, ok, detail } in checks {
+        text.push_str(&format!("- {} {name}: {detail}\n", outcome(*ok)));
+    }
+    text.push_str(&status_line(config, snapshot));
+    text.push('\n');
+    text
+}
+
+const fn outcome(ok: bool) -> &'static str {
+    if ok { "ok" } else { "failed" }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn ok_or_failed<S: Serializer>(ok: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(outcome(*ok))
+}
+
+const fn child_word(status: ChildStatus) -> &'static str {
+    match status {
+        ChildStatus::Idle => "idle",
+        ChildStatus::Starting => "starting",
+        ChildStatus::Running => "running",
+        ChildStatus::Stopped => "stopped",
+        ChildStatus::Failed => "failed",
+        ChildStatus::External => "external",
+    }
+}

@@ -1,0 +1,116 @@
+//! `codexd status`: what the state folder says, read without touching it.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::value::to_raw_value;
+
+use super::print;
+use crate::config::Config;
+use crate::model::record::{ChildStatus, DaemonState, Extra, Identity};
+use crate::model::view::{IdentityView, RecentEvents, RunRegistry, SessionRegistry, Snapshot};
+use crate::store::lock;
+
+/// Prints the status.
+pub fn run(config: &Config, json: bool) -> ExitCode {
+    let snapshot = match snapshot(config, &mut |complaint| print::complain(&complaint)) {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            print::complain(&format!("cannot show the configuration as JSON: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    if json {
+        print::out_json(&snapshot)
+    } else {
+        print::out(&format!("{}\n", print::status_line(config, &snapshot)))
+    }
+}
+
+/// The snapshot by the files, without a file being made or changed. A missing file stands for its default; so does a
+/// damaged one, which `complain` is told.
+///
+/// # Errors
+/// A configuration that cannot be JSON.
+pub fn snapshot(config: &Config, complain: &mut dyn FnMut(String)) -> serde_json::Result<Snapshot> {
+    let paths = &config.paths;
+    let alive = lock::holder(&paths.lock())
+        .unwrap_or_else(|error| {
+            complain(format!("cannot tell whether a daemon runs: {}: {error}", paths.lock().display()));
+            None
+        })
+        .is_some();
+    let mut daemon = read(&paths.daemon_state(), complain).unwrap_or_else(|| never_started(config));
+    config.refresh_child(&mut daemon.child);
+    if !alive {
+        bury(&mut daemon);
+    }
+    Ok(Snapshot {
+        config: Arc::from(to_raw_value(&config.view())?),
+        identity: read::<Identity>(&paths.identity(), complain)
+            .map_or_else(|| no_identity(config), IdentityView::from),
+        daemon,
+        session_registry: read(&paths.session_registry(), complain)
+            .unwrap_or(SessionRegistry { updated_at: None, sessions: Vec::new() }),
+        run_registry: read(&paths.run_registry(), complain)
+            .unwrap_or(RunRegistry { updated_at: None, runs: Vec::new() }),
+        recent_events: read(&paths.recent_events(), complain).unwrap_or(RecentEvents {
+            max_entries: config.event_cache_size,
+            updated_at: None,
+            events: Vec::new(),
+        }),
+    })
+}
+
+fn read<T: DeserializeOwned>(path: &Path, complain: &mut dyn FnMut(String)) -> Option<T> {
+    let damage = match std::fs::read(path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(value) => return Some(value),
+            Err(error) => error.to_string(),
+        },
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return None;
+        }
+        Err(error) => error.to_string(),
+    };
+    complain(format!("cannot use {}: {damage}; showing the default instead", path.display()));
+    None
+}
+
+/// A process that is gone runs nothing, whatever it wrote last.
+fn bury(daemon: &mut DaemonState) {
+    daemon.started = false;
+    daemon.pid = None;
+    daemon.child.pid = None;
+    daemon.child.status = match daemon.child.status {
+        ChildStatus::Starting | ChildStatus::Running => ChildStatus::Stopped,
+        ChildStatus::External => ChildStatus::Idle,
+        ended => ended,
+    };
+}
+
+fn never_started(config: &Config) -> DaemonState {
+    DaemonState {
+        started: false,
+        started_at: None,
+        stopped_at: None,
+        updated_at: crate::clock::now_iso(),
+        pid: None,
+        child: config.idle_child(),
+        extra: Extra::new(),
+    }
+}
+
+fn no_identity(config: &Config) -> IdentityView {
+    IdentityView {
+        daemon_id: None,
+        node_id: config.node_id.clone(),
+        repo_root: config.paths.repo_root.to_string_lossy().into_owned(),
+        created_at: None,
+        version: config.version.clone(),
+        extra: Extra::new(),
+    }
+}

@@ -1,0 +1,163 @@
+//! A wrong command line or environment: exit code 2, one line on standard error, nothing on standard output.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Stdio;
+
+use crate::cli_support::{Ran, codexd, command};
+
+fn assert_refused(ran: &Ran, message: &str) {
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert_eq!(ran.stdout, "", "{message}");
+    assert_eq!(ran.stderr, format!("codexd: {message}\n"));
+}
+
+#[test]
+fn wrong_words() {
+    for (words, message) in [
+        (&["--frobnicate"][..], "unknown flag --frobnicate (codexd --help lists all)"),
+        (&["--nodeid", "x"], "unknown flag --nodeid; did you mean --node-id? (codexd --help lists all)"),
+        (&["-x"], "unknown flag -x (codexd --help lists all)"),
+        (&["-3"], "unknown flag -3 (codexd --help lists all)"),
+        (&["run\naway"], "unknown action \"run away\"; the actions are start, status, config, smoke, help"),
+        (&[""], "unknown action \"\"; the actions are start, status, config, smoke, help"),
+        (&["start", "status"], "a second action, status, after start: there can be only one"),
+        (&["config", "config"], "a second action, config, after config: there can be only one"),
+        (&["config", "--node-id"], "--node-id needs a value: --node-id ID"),
+        (
+            &["config", "--node-id", "--json"],
+            "--node-id needs a value: --node-id ID; a value that begins with -- is written --node-id=--json",
+        ),
+        (
+            &["config", "--version", "--json"],
+            "--version needs a value: --version STRING; a value that begins with -- is written --version=--json",
+        ),
+        (&["config", "--json=yes"], "--json takes no value"),
+        (&["--mode", "tui"], "--mode must be app-server or exec, not \"tui\""),
+        (&["--server-strategy=fork"], "--server-strategy must be spawn or external, not \"fork\""),
+        (&["--sync", "Always"], "--sync must be interval, always or never, not \"Always\""),
+        (&["--restart", "yes"], "--restart must be always or never, not \"yes\""),
+        (&["--request-policy", "ask"], "--request-policy must be hold or decline, not \"ask\""),
+        (
+            &["--log-level", "loud"],
+            "--log-level must be error, warn, info, debug, trace or off, not \"loud\"",
+        ),
+        (&["--event-cache-size", "-1"], "--event-cache-size must be an integer, 0 or more, not \"-1\""),
+        (&["--event-cache-size", "1.0"], "--event-cache-size must be an integer, 0 or more, not \"1.0\""),
+        (&["--event-cache-size", "+1"], "--event-cache-size must be an integer, 0 or more, not \"+1\""),
+        (&["--smoke-lifetime-ms", "1e3"], "--smoke-lifetime-ms must be an integer, 0 or more, not \"1e3\""),
+        (&["--max-concurrent-runs=0"], "--max-concurrent-runs must be an integer, 1 or more, not \"0\""),
+        (
+            &["--stop-timeout-ms", "9007199254740992"],
+            "--stop-timeout-ms must be an integer up to 9007199254740991, not \"9007199254740992\"",
+        ),
+        (
+            &["--local-api-base", "127.0.0.1:4319"],
+            "--local-api-base must be an absolute http:// URL such as http://127.0.0.1:4319, not \"127.0.0.1:4319\"",
+        ),
+        (
+            &["--local-api-base", "http://0.0.0.0:4319"],
+            "--local-api-base must name a loopback host: 127.0.0.1, [::1] or localhost, not \"http://0.0.0.0:4319\"",
+        ),
+        (
+            &["--local-api-base", "http://localhost/v1"],
+            "--local-api-base must have no path, not \"http://localhost/v1\"",
+        ),
+        (
+            &["--local-api-base", "http://u@localhost"],
+            "--local-api-base must have no user name and no password, not \"http://u@localhost\"",
+        ),
+        (
+            &["--local-api-base", "http://localhost?q"],
+            "--local-api-base must have no query and no fragment, not \"http://localhost?q\"",
+        ),
+        (
+            &["--event-stream-path", "events"],
+            "--event-stream-path must be a path that begins with / and has no query, not \"events\"",
+        ),
+        (
+            &["--event-stream-path", "/events?x"],
+            "--event-stream-path must be a path that begins with / and has no query, not \"/events?x\"",
+        ),
+        (
+            &["--server-strategy", "external"],
+            "--server-strategy external needs a --server-endpoint that begins with ws://, wss://, http:// or https://, not \"stdio://codex-app-server\"",
+        ),
+        (&["--require-token"], "--require-token needs --token-file PATH (or BAA_CODEXD_TOKEN_FILE)"),
+    ] {
+        // For every action that has a configuration; the line may name its own.
+        assert_refused(&codexd(words), message);
+    }
+    for action in ["start", "status", "config", "smoke"] {
+        assert_refused(&codexd(&[action, "--mode=x"]), "--mode must be app-server or exec, not \"x\"");
+    }
+}
+
+#[test]
+fn wrong_variables() {
+    for (name, value, message) in [
+        ("BAA_CODEXD_MODE", "tui", "BAA_CODEXD_MODE must be app-server or exec, not \"tui\""),
+        (
+            "BAA_CODEXD_EVENT_CACHE_SIZE",
+            "many",
+            "BAA_CODEXD_EVENT_CACHE_SIZE must be an integer, 0 or more, not \"many\"",
+        ),
+        (
+            "BAA_CODEXD_SERVER_ARGS",
+            "[1]",
+            "BAA_CODEXD_SERVER_ARGS must be a JSON array of strings such as [\"app-server\"], or words, not \"[1]\"",
+        ),
+        (
+            "BAA_CODEXD_REQUIRE_TOKEN",
+            "maybe",
+            "BAA_CODEXD_REQUIRE_TOKEN must be true or false, not \"maybe\"",
+        ),
+    ] {
+        let ran = command(["config"]).env(name, value).output().unwrap();
+        assert_refused(&ran.into(), message);
+    }
+}
+
+#[test]
+fn words_and_variables_that_are_not_utf8() {
+    let odd = OsStr::from_bytes(b"/tmp/\xff");
+    let message = |name: &str| format!("{name} must be UTF-8 text, which \"/tmp/\u{fffd}\" is not");
+    let by_flag = command([OsStr::new("config"), OsStr::new("--repo-root"), odd]).output().unwrap();
+    assert_refused(&by_flag.into(), &message("--repo-root"));
+    let by_variable = command(["config"]).env("BAA_LOGS_DIR", odd).output().unwrap();
+    assert_refused(&by_variable.into(), &message("BAA_LOGS_DIR"));
+    let beaten = command(["config", "--logs-dir", "/x"]).env("BAA_LOGS_DIR", odd).output().unwrap();
+    assert_eq!(beaten.status.code(), Some(0));
+}
+
+#[test]
+fn help_and_version() {
+    let help = codexd(&["help"]);
+    assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+    for words in [&["--help"][..], &["status", "-h"], &["--frobnicate", "--help"], &["start", "help", "-h"]] {
+        assert_eq!(codexd(words).stdout, help.stdout, "{words:?}");
+    }
+    let version = format!("codexd {}\n", env!("CARGO_PKG_VERSION"));
+    for words in [&["--version"][..], &["-V"], &["config", "--version"]] {
+        let ran = codexd(words);
+        assert_eq!((ran.code, ran.stdout, ran.stderr), (0, version.clone(), String::new()), "{words:?}");
+    }
+    assert!(codexd(&["config", "--version", "9.9"]).stdout.contains("\nversion: 9.9\n"));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut begin = [0; 1];
+    let mut child =
+        command(["help"]).stdout(writer.try_clone().unwrap()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(writer);
+    reader.read_exact(&mut begin).unwrap();
+    assert!(child.wait().unwrap().success());
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ran: Ran = command(["help"]).stdout(writer).output().unwrap().into();
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+}

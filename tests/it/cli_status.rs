@@ -1,0 +1,125 @@
+//! `codexd status` reads, and believes no process that is gone.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::SystemTime;
+
+use codexd::store::lock;
+use serde_json::Value;
+
+use crate::cli_support::{Ran, codexd, fixture, recorded_state};
+
+fn status(root: &Path, more: &[&str]) -> Ran {
+    let root = root.to_str().expect("UTF-8");
+    codexd(&[&["status", "--logs-dir", "/srv/codexd/logs", "--state-dir", root], more].concat())
+}
+
+/// Every file below a folder with its content and time of change.
+fn files(root: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(root).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            let changed = entry.metadata().unwrap().modified().unwrap();
+            let content = std::fs::read(entry.path()).unwrap();
+            found.insert(entry.path().display().to_string(), (content, changed));
+        }
+    }
+    found
+}
+
+/// The state folder as a daemon that runs leaves it.
+#[expect(clippy::disallowed_methods, reason = "a file of the test, not live state")]
+fn say_started(root: &Path) {
+    let text = fixture("file-daemon-state.json")
+        .replace("\"started\": false", "\"started\": true")
+        .replace("\"status\": \"stopped\"", "\"status\": \"running\"")
+        .replace("\"pid\": null", "\"pid\": 1");
+    std::fs::write(root.join("codexd/daemon-state.json"), text).unwrap();
+}
+
+#[test]
+fn recorded_files_are_shown_and_left_alone() {
+    let root = recorded_state();
+    let before = files(root.path());
+    let ran = status(root.path(), &["--repo-root", "/srv/codexd"]);
+    let shown = ran.stdout.replace(root.path().to_str().unwrap(), "/srv/codexd/state");
+    assert_eq!((ran.code, shown, ran.stderr), (0, fixture("cli-status.txt"), String::new()));
+    assert_eq!(files(root.path()), before);
+}
+
+#[test]
+fn where_nothing_was_started_there_is_no_identity_and_nothing_is_made() {
+    let root = tempfile::tempdir().unwrap();
+    let ran = status(root.path(), &[]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    let begins = "identity=none node=mini-main daemon=stopped child=idle strategy=spawn mode=app-server ";
+    assert!(ran.stdout.starts_with(begins), "{}", ran.stdout);
+    assert!(ran.stdout.contains(" sessions=0 runs=0 recent_events=0 "), "{}", ran.stdout);
+
+    let ran = status(root.path(), &["--json", "--event-cache-size", "7"]);
+    let json: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(json["identity"]["daemonId"], Value::Null);
+    assert_eq!(json["identity"]["nodeId"], "mini-main");
+    assert_eq!(json["recentEvents"]["maxEntries"], 7);
+    assert_eq!(json["daemon"]["child"]["command"], "codex");
+    let keys: Vec<usize> = ["config", "identity", "daemon", "sessionRegistry", "runRegistry", "recentEvents"]
+        .iter()
+        .map(|key| ran.stdout.find(&format!("\n  \"{key}\": {{\n")).expect(key))
+        .collect();
+    assert!(keys.is_sorted(), "{}", ran.stdout);
+    assert!(files(root.path()).is_empty());
+}
+
+#[test]
+fn a_recorded_process_that_is_gone_does_not_run() {
+    let root = recorded_state();
+    say_started(root.path());
+    let before = files(root.path());
+    let ran = status(root.path(), &[]);
+    assert!(ran.stdout.contains(" daemon=stopped child=stopped "), "{}", ran.stdout);
+    let json: Value = serde_json::from_str(&status(root.path(), &["--json"]).stdout).unwrap();
+    assert_eq!(json["daemon"]["started"], false);
+    assert_eq!((&json["daemon"]["pid"], &json["daemon"]["child"]["pid"]), (&Value::Null, &Value::Null));
+    assert_eq!(files(root.path()), before, "only what is shown is corrected");
+}
+
+#[test]
+fn the_holder_of_the_lock_runs() {
+    let root = recorded_state();
+    say_started(root.path());
+    let lock = lock::acquire(&root.path().join("codexd/lock")).unwrap();
+    let ran = status(root.path(), &[]);
+    assert!(ran.stdout.contains(" daemon=running child=running "), "{}", ran.stdout);
+    drop(lock);
+    let ran = status(root.path(), &[]);
+    assert!(ran.stdout.contains(" daemon=stopped child=stopped "), "{}", ran.stdout);
+}
+
+#[test]
+fn the_child_is_shown_by_the_present_configuration() {
+    let root = recorded_state();
+    let ran = status(
+        root.path(),
+        &["--json", "--server-strategy", "external", "--server-endpoint", "ws://127.0.0.1:1"],
+    );
+    let json: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let child = &json["daemon"]["child"];
+    assert_eq!((&child["strategy"], &child["endpoint"]), (&"external".into(), &"ws://127.0.0.1:1".into()));
+    assert_eq!((&child["command"], &child["cwd"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a file of the test, not live state")]
+fn a_damaged_file_is_named_and_counts_as_missing() {
+    let root = recorded_state();
+    let path = root.path().join("codexd/run-registry.json");
+    std::fs::write(&path, "{\"updatedAt\": nu").unwrap();
+    let ran = status(root.path(), &[]);
+    assert_eq!(ran.code, 0);
+    assert!(ran.stdout.contains(" sessions=2 runs=0 recent_events=23 "), "{}", ran.stdout);
+    let begins = format!("codexd: cannot use {}: ", path.display());
+    assert!(ran.stderr.starts_with(&begins) && ran.stderr.lines().count() == 1, "{}", ran.stderr);
+    assert_eq!(std::fs::read(&path).unwrap(), b"{\"updatedAt\": nu");
+}
