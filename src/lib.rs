@@ -8,6 +8,7 @@ pub mod config;
 pub mod hub;
 pub mod ids;
 pub mod model;
+pub mod ops;
 pub mod os;
 pub mod process;
 pub mod store;

@@ -11,7 +11,7 @@ use serde_json::value::to_raw_value;
 use super::print;
 use crate::config::Config;
 use crate::model::record::{ChildStatus, DaemonState, Extra, Identity};
-use crate::model::view::{IdentityView, RecentEvents, RunRegistry, SessionRegistry, Snapshot};
+use crate::model::view::{EventList, IdentityView, RecentEvents, RunRegistry, SessionRegistry, Snapshot};
 use crate::store::lock;
 
 /// Prints the status.
@@ -60,7 +60,7 @@ pub fn snapshot(config: &Config, complain: &mut dyn FnMut(String)) -> serde_json
         recent_events: read(&paths.recent_events(), complain).unwrap_or(RecentEvents {
             max_entries: config.event_cache_size,
             updated_at: None,
-            events: Vec::new(),
+            events: EventList::empty(),
         }),
     })
 }

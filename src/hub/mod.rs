@@ -25,7 +25,7 @@ use log::error;
 use self::core::AfterCommit;
 pub use self::core::{Core, Recent, Start};
 use self::drafts::Drafts;
-pub use self::persister::{FileExtras, raw_array};
+pub use self::persister::FileExtras;
 use self::persister::{Job, Records};
 use crate::config::Paths;
 use crate::threads::{self, Thread};

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{error, info};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::Message;
 use crate::config::Paths;
 use crate::model::record::{DaemonState, Extra, Identity, Request, Run, Session};
+use crate::model::view::EventList;
 use crate::store::files;
 
 /// The shortest time from one write of the files to the next.
@@ -58,20 +58,6 @@ pub struct FileExtras {
     pub runs: Extra,
     /// Of request-registry.json.
     pub requests: Extra,
-}
-
-/// The array of these JSON texts; they are events from the log, so they are JSON.
-pub fn raw_array(events: &[Arc<str>]) -> Box<RawValue> {
-    let mut text = String::with_capacity(events.iter().map(|event| event.len() + 1).sum::<usize>() + 2);
-    text.push('[');
-    for (at, event) in events.iter().enumerate() {
-        if at > 0 {
-            text.push(',');
-        }
-        text.push_str(event);
-    }
-    text.push(']');
-    RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 /// Runs until the hub's end of `jobs` is dropped; what is queued by then is still written.
@@ -172,13 +158,13 @@ fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate:
         struct File<'a> {
             max_entries: usize,
             updated_at: &'a Option<String>,
-            events: Box<RawValue>,
+            events: EventList,
             applied_seq: u64,
         }
         let file = File {
             max_entries: recent.max_entries,
             updated_at: &recent.updated_at,
-            events: raw_array(&recent.events),
+            events: EventList::new(&recent.events),
             applied_seq: job.applied_seq,
         };
         files::replace(&paths.recent_events(), &file)?;

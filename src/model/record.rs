@@ -175,6 +175,10 @@ pub struct Session {
     /// Why the thread could last not be resumed.
     #[serde(default)]
     pub last_error: Option<String>,
+    /// The params the thread was asked for with; null when there were none. A thread that never ran a turn cannot be
+    /// resumed and is started anew with them.
+    #[serde(default)]
+    pub thread_params: Value,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,

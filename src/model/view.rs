@@ -54,7 +54,62 @@ pub struct RecentEvents {
     /// When the last one came.
     pub updated_at: Option<String>,
     /// In order of seq.
-    pub events: Box<RawValue>,
+    pub events: EventList,
+}
+
+/// Events as the text they are in the log, and how many.
+#[derive(Debug, Clone)]
+pub struct EventList {
+    json: Box<RawValue>,
+    count: usize,
+}
+
+impl EventList {
+    /// No events.
+    pub fn empty() -> Self {
+        Self::new(&[])
+    }
+
+    /// These events, each a JSON object.
+    pub fn new(events: &[Arc<str>]) -> Self {
+        let mut text = String::with_capacity(events.iter().map(|event| event.len() + 1).sum::<usize>() + 2);
+        text.push('[');
+        for (at, event) in events.iter().enumerate() {
+            if at > 0 {
+                text.push(',');
+            }
+            text.push_str(event);
+        }
+        text.push(']');
+        // They come from the log, so they are JSON.
+        let json = RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned());
+        Self { json, count: events.len() }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl Serialize for EventList {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.json.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventList {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        let events: Vec<&RawValue> = serde_json::from_str(json.get()).map_err(serde::de::Error::custom)?;
+        let count = events.len();
+        Ok(Self { json, count })
+    }
 }
 
 /// The identity, or what is known where no daemon was ever started.

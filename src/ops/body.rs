@@ -1,0 +1,235 @@
+//! The body of a POST: an object whose fields are taken one by one, each with an error that names it. Values that are
+//! passed on to the app-server stay the text they came as.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::OpError;
+
+/// What a field may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A string; trimmed, blank counts as absent.
+    Text,
+    /// `true` or `false`.
+    Flag,
+    /// An object.
+    Object,
+    /// A string or an object: the app-server knows both forms.
+    TextOrObject,
+}
+
+impl Kind {
+    /// For people: `a string`.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Text => "a string",
+            Self::Flag => "true or false",
+            Self::Object => "an object",
+            Self::TextOrObject => "a string or an object",
+        }
+    }
+}
+
+/// The fields of a body that were given: present and not null.
+#[derive(Debug, Default)]
+pub struct Body {
+    fields: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Body {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// When it is empty, no JSON, or no object.
+    pub fn parse(bytes: &[u8]) -> Result<Self, OpError> {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Err(OpError::BadRequest(
+                "The body is empty; it must be a JSON object (at least {}).".to_owned(),
+            ));
+        }
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| OpError::BadRequest(format!("The body is not UTF-8: {error}.")))?;
+        let whole: &RawValue = serde_json::from_str(text)
+            .map_err(|error| OpError::BadRequest(format!("The body is not JSON: {error}.")))?;
+        if !whole.get().starts_with('{') {
+            return Err(OpError::BadRequest("The body must be a JSON object.".to_owned()));
+        }
+        let fields: BTreeMap<String, Option<Box<RawValue>>> = serde_json::from_str(text)
+            .map_err(|error| OpError::BadRequest(format!("The body is not JSON: {error}.")))?;
+        let fields =
+            fields.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect();
+        Ok(Self { fields })
+    }
+
+    /// Reads the body of an action without required fields: it may be missing.
+    ///
+    /// # Errors
+    /// As [`Body::parse`], but for an empty one.
+    pub fn parse_optional(bytes: &[u8]) -> Result<Self, OpError> {
+        if bytes.iter().all(u8::is_ascii_whitespace) { Ok(Self::default()) } else { Self::parse(bytes) }
+    }
+
+    /// A field as it came.
+    pub fn raw(&self, name: &str) -> Option<&RawValue> {
+        self.fields.get(name).map(AsRef::as_ref)
+    }
+
+    /// A string, trimmed; blank is none.
+    ///
+    /// # Errors
+    /// When it is no string.
+    pub fn text(&self, name: &str) -> Result<Option<String>, OpError> {
+        let Some(raw) = self.raw(name) else { return Ok(None) };
+        let text: String = serde_json::from_str(raw.get()).map_err(|_| wrong(name, Kind::Text.describe()))?;
+        let text = text.trim();
+        Ok((!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    /// A string that must be there.
+    ///
+    /// # Errors
+    /// When it is missing, blank or no string.
+    pub fn required_text(&self, name: &str) -> Result<String, OpError> {
+        self.text(name)?
+            .ok_or_else(|| OpError::BadRequest(format!("`{name}` is required: a non-empty string.")))
+    }
+
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, OpError> {
+        self.raw(name)
+            .map(|raw| serde_json::from_str(raw.get()).map_err(|_| wrong(name, Kind::Flag.describe())))
+            .transpose()
+    }
+
+    /// A whole number of at least `least`.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn number(&self, name: &str, least: u64) -> Result<Option<u64>, OpError> {
+        let Some(raw) = self.raw(name) else { return Ok(None) };
+        match serde_json::from_str(raw.get()) {
+            Ok(number) if number >= least => Ok(Some(number)),
+            _ => Err(wrong(name, &format!("a whole number of at least {least}"))),
+        }
+    }
+
+    /// A list of strings, each trimmed, blank ones dropped.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn texts(&self, name: &str) -> Result<Vec<String>, OpError> {
+        let Some(raw) = self.raw(name) else { return Ok(Vec::new()) };
+        let texts: Vec<String> =
+            serde_json::from_str(raw.get()).map_err(|_| wrong(name, "an array of strings"))?;
+        Ok(texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).map(str::to_owned).collect())
+    }
+
+    /// One of these words.
+    ///
+    /// # Errors
+    /// When it is another, naming those that are known.
+    pub fn one_of<T: Copy>(&self, name: &str, known: &[(&str, T)]) -> Result<Option<T>, OpError> {
+        let Some(given) = self.text(name)? else { return Ok(None) };
+        known.iter().find(|(word, _)| *word == given).map(|(_, value)| Some(*value)).ok_or_else(|| {
+            let words: Vec<String> = known.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            wrong(name, &format!("one of {}", words.join(", ")))
+        })
+    }
+
+    /// The client's own notes: strings by name, both trimmed, blank ones dropped.
+    ///
+    /// # Errors
+    /// When it is no object of strings.
+    pub fn metadata(&self) -> Result<BTreeMap<String, String>, OpError> {
+        let Some(raw) = self.raw("metadata") else { return Ok(BTreeMap::new()) };
+        let given: BTreeMap<String, Option<String>> = serde_json::from_str(raw.get())
+            .map_err(|_| wrong("metadata", "an object whose values are strings"))?;
+        Ok(given
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.trim().to_owned(), value?.trim().to_owned())))
+            .filter(|(key, value)| !key.is_empty() && !value.is_empty())
+            .collect())
+    }
+
+    /// A field to be passed on: checked for its JSON type only. Strings are trimmed, blank ones are none.
+    ///
+    /// # Errors
+    /// When it has another type.
+    pub fn passed_on(&self, name: &str, kind: Kind) -> Result<Option<Box<RawValue>>, OpError> {
+        let Some(raw) = self.raw(name) else { return Ok(None) };
+        let first = raw.get().as_bytes().first();
+        let fits = match kind {
+            Kind::Text => first == Some(&b'"'),
+            Kind::Flag => matches!(raw.get(), "true" | "false"),
+            Kind::Object => first == Some(&b'{'),
+            Kind::TextOrObject => matches!(first, Some(b'"' | b'{')),
+        };
+        if !fits {
+            return Err(wrong(name, kind.describe()));
+        }
+        if first != Some(&b'"') {
+            return Ok(Some(raw.to_owned()));
+        }
+        match self.text(name)? {
+            None => Ok(None),
+            Some(text) => serde_json::value::to_raw_value(&text)
+                .map(Some)
+                .map_err(|error| OpError::Internal(format!("`{name}` cannot be passed on: {error}"))),
+        }
+    }
+}
+
+/// `name` is not what it must be.
+pub fn wrong(name: &str, right: &str) -> OpError {
+    OpError::BadRequest(format!("`{name}` must be {right}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(text: &str) -> Body {
+        Body::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn only_objects_are_bodies() {
+        for text in ["", "  \n", "7", "[]", "null", "\"x\"", "{", "{\"a\":1,}", "{} {}"] {
+            assert!(matches!(Body::parse(text.as_bytes()), Err(OpError::BadRequest(_))), "{text}");
+        }
+        assert!(Body::parse(b"\xff").is_err());
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        let _ = Body::parse(deep.as_bytes());
+    }
+
+    #[test]
+    fn strings_are_trimmed_and_blank_is_absent() {
+        let body = body(r#"{"a":"  x ","b":"  ","c":null,"d":7}"#);
+        assert_eq!(body.text("a").unwrap().as_deref(), Some("x"));
+        assert_eq!(body.text("b").unwrap(), None);
+        assert_eq!(body.text("c").unwrap(), None);
+        assert!(body.text("d").unwrap_err().to_string().contains("`d`"));
+        assert!(body.required_text("b").is_err());
+        assert_eq!(body.passed_on("a", Kind::Text).unwrap().unwrap().get(), "\"x\"");
+    }
+
+    #[test]
+    fn metadata_is_trimmed() {
+        let metadata = body(r#"{"metadata":{" a ":" b ","c":" ","":"d","e":null}}"#).metadata().unwrap();
+        assert_eq!(metadata.into_iter().collect::<Vec<_>>(), [("a".to_owned(), "b".to_owned())]);
+        assert!(body(r#"{"metadata":{"a":1}}"#).metadata().is_err());
+    }
+
+    #[test]
+    fn numbers_have_bounds() {
+        assert_eq!(body(r#"{"n":5}"#).number("n", 1).unwrap(), Some(5));
+        for wrong in ["0", "-1", "1.5", "\"5\"", "1e3", "true"] {
+            assert!(body(&format!("{{\"n\":{wrong}}}")).number("n", 1).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The verbs: what clients can ask of the daemon, free of HTTP. Each checks its input, asks or changes the hub's state,
+//! and talks to the app-server where it must.
+
+pub mod body;
+pub mod fields;
+pub mod service;
+pub mod sessions;
+pub mod status;
+pub mod turns;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Condvar, Mutex};
+
+use crate::app_server::client::Client;
+use crate::app_server::connection::CallError;
+use crate::config::{Config, Mode};
+use crate::hub::{Hub, HubError};
+use crate::ops::service::Service;
+
+/// Why a verb did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpError {
+    /// Something in the request; the text names the field and what would be right.
+    #[error("{0}")]
+    BadRequest(String),
+    /// No such session, run or request.
+    #[error("{0}")]
+    NotFound(String),
+    /// The state of the thing forbids it.
+    #[error("{0}")]
+    Conflict(String),
+    /// Not now.
+    #[error("{reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+        /// Seconds after which a retry makes sense.
+        retry_after: Option<u32>,
+    },
+    /// The app-server did not answer in time.
+    #[error("{0}")]
+    Timeout(String),
+    /// The app-server refused, in its own words.
+    #[error("{0}")]
+    AppServer(String),
+    /// A fault in codexd.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<HubError> for OpError {
+    fn from(error: HubError) -> Self {
+        let retry_after = match error {
+            HubError::Stopped => None,
+            HubError::Stalled(_) | HubError::Timeout => Some(2),
+        };
+        Self::Unavailable { reason: error.to_string(), retry_after }
+    }
+}
+
+impl From<CallError> for OpError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unavailable { reason, retry_after } => Self::Unavailable { reason, retry_after },
+            CallError::Timeout { .. } => Self::Timeout(error.to_string()),
+            CallError::Refused { .. } | CallError::Unreadable { .. } => Self::AppServer(error.to_string()),
+            CallError::Hub(error) => error.into(),
+        }
+    }
+}
+
+/// What the verbs work with; one in a daemon.
+pub struct Ops {
+    /// The resolved configuration.
+    pub config: Arc<Config>,
+    /// The state.
+    pub hub: Hub,
+    /// The app-server.
+    pub client: Arc<Client>,
+    /// The port.
+    pub service: Arc<Service>,
+    /// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
+    loading: Mutex<HashSet<String>>,
+    loaded: Condvar,
+}
+
+impl Ops {
+    /// The verbs of one daemon.
+    pub fn new(config: Arc<Config>, hub: Hub, client: Arc<Client>, service: Arc<Service>) -> Self {
+        Self { config, hub, client, service, loading: Mutex::new(HashSet::new()), loaded: Condvar::new() }
+    }
+
+    /// What needs the app-server needs app-server mode, and a log that can record what comes of it.
+    fn check_app_server(&self, what: &str) -> Result<(), OpError> {
+        if self.config.server.mode == Mode::Exec {
+            return Err(OpError::Conflict(format!("{what} need app-server mode; codexd runs in exec mode.")));
+        }
+        self.check_log()
+    }
+
+    /// Refuses at once what could not be recorded.
+    fn check_log(&self) -> Result<(), OpError> {
+        match self.hub.ask(|core| core.stalled().map(str::to_owned))? {
+            Some(reason) => Err(HubError::Stalled(reason).into()),
+            None => Ok(()),
+        }
+    }
+}

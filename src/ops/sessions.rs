@@ -1,0 +1,419 @@
+//! Sessions: one thread of the app-server each.
+
+use std::sync::Arc;
+
+use log::warn;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::body::Body;
+use super::fields::{self, Params, param};
+use super::{OpError, Ops};
+use crate::app_server::connection::{CallError, Connection};
+use crate::hub::Core;
+use crate::hub::batch::Subject;
+use crate::hub::change::Change;
+use crate::hub::drafts::Drafts;
+use crate::model::event::EventType;
+use crate::model::record::{Extra, Session, SessionPurpose, SessionStatus};
+use crate::model::view::EventList;
+use crate::threads::lock;
+use crate::{clock, ids, model};
+
+/// The purposes a session may have.
+pub const PURPOSES: &[(&str, SessionPurpose)] = &[
+    ("duplex", SessionPurpose::Duplex),
+    ("smoke", SessionPurpose::Smoke),
+    ("worker", SessionPurpose::Worker),
+];
+
+/// A session, and whether it is new.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// The session.
+    pub session: Arc<Session>,
+    /// False when an active session already held the thread.
+    pub new: bool,
+}
+
+/// A session with what has happened to it lately.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionWithEvents {
+    /// The session.
+    pub session: Arc<Session>,
+    /// Cached events that name the session or its thread.
+    pub recent_events: EventList,
+}
+
+/// The part of thread/start's and thread/resume's answer that a session keeps.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ThreadAnswer {
+    thread: ThreadId,
+    #[serde(default)]
+    cwd: Option<String>,
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    model_provider: Option<String>,
+    #[serde(default)]
+    service_tier: Option<String>,
+    #[serde(default)]
+    reasoning_effort: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ThreadId {
+    id: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SessionDetail<'a> {
+    purpose: SessionPurpose,
+    record: &'a Session,
+    session_id: &'a str,
+    thread_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RecoveredDetail<'a> {
+    record: &'a Session,
+    replaced_thread_id: Option<&'a str>,
+    session_id: &'a str,
+    thread_id: Option<&'a str>,
+}
+
+impl Ops {
+    /// All sessions, in order of creation.
+    ///
+    /// # Errors
+    /// When the hub does not answer.
+    pub fn sessions(&self) -> Result<Vec<Arc<Session>>, OpError> {
+        Ok(self.hub.ask(|core| core.state().sessions.all().to_vec())?)
+    }
+
+    /// One session.
+    ///
+    /// # Errors
+    /// [`OpError::NotFound`].
+    pub fn session(&self, id: &str) -> Result<Arc<Session>, OpError> {
+        let wanted = id.to_owned();
+        self.hub
+            .ask(move |core| core.state().sessions.get(&wanted).cloned())?
+            .ok_or_else(|| unknown_session(id))
+    }
+
+    /// One session and the cached events about it.
+    ///
+    /// # Errors
+    /// [`OpError::NotFound`].
+    pub fn session_with_events(&self, id: &str) -> Result<SessionWithEvents, OpError> {
+        let wanted = id.to_owned();
+        let found = self.hub.ask(move |core| {
+            let session = core.state().sessions.get(&wanted).cloned()?;
+            let (recent, _) = core.recent();
+            let events: Vec<Arc<str>> = recent
+                .filter(|event| {
+                    event.subject.session.as_deref() == Some(&session.session_id)
+                        || (event.subject.thread.is_some()
+                            && event.subject.thread.as_deref() == session.thread_id.as_deref())
+                })
+                .map(|event| Arc::clone(&event.json))
+                .collect();
+            Some((session, events))
+        })?;
+        let (session, events) = found.ok_or_else(|| unknown_session(id))?;
+        Ok(SessionWithEvents { session, recent_events: EventList::new(&events) })
+    }
+
+    /// Starts a thread, or resumes the one that `threadId` names, and records a session on it.
+    ///
+    /// # Errors
+    /// For a wrong field, in exec mode, and when the app-server is away, refuses or is late.
+    pub fn create_session(&self, body: &Body) -> Result<Created, OpError> {
+        let purpose = body.one_of("purpose", PURPOSES)?.unwrap_or(SessionPurpose::Duplex);
+        let thread_id = body.text("threadId")?;
+        let metadata = body.metadata()?;
+        let params = fields::collect(fields::THREAD, body)?;
+        self.check_app_server("Sessions")?;
+        if let Some(thread) = &thread_id
+            && let Some(session) = self.active_session_of(thread)?
+        {
+            return Ok(Created { session, new: false });
+        }
+        let connection = self.client.connect()?;
+        let (method, request) = match &thread_id {
+            None => ("thread/start", params.clone()),
+            Some(thread) => ("thread/resume", resume_params(thread, &params)?),
+        };
+        let resumed = thread_id.is_some();
+        let thread_params =
+            serde_json::to_value(&params).map_err(|error| OpError::Internal(error.to_string()))?;
+        let (endpoint, pid, generation) =
+            (self.config.server.endpoint.clone(), connection.pid(), connection.generation());
+        let record = move |core: &mut Core, drafts: &mut Drafts, result: &RawValue| {
+            let answer: ThreadAnswer =
+                serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
+            if let Some(session) = core.state().active_session_of_thread(&answer.thread.id) {
+                return Ok(Created { session: Arc::clone(session), new: false });
+            }
+            let now = clock::now_iso();
+            let session = Arc::new(Session {
+                session_id: ids::record_id("session"),
+                purpose,
+                thread_id: Some(answer.thread.id),
+                status: SessionStatus::Active,
+                endpoint,
+                child_pid: pid,
+                created_at: now.clone(),
+                updated_at: now,
+                cwd: answer.cwd,
+                model: answer.model,
+                model_provider: answer.model_provider,
+                service_tier: answer.service_tier,
+                reasoning_effort: answer.reasoning_effort,
+                current_turn_id: None,
+                last_turn_id: None,
+                last_turn_status: None,
+                metadata,
+                generation: Some(generation),
+                last_error: None,
+                thread_params,
+                extra: Extra::new(),
+            });
+            draft_created(drafts, &session, resumed);
+            Ok(Created { session, new: true })
+        };
+        Ok(connection.call_in_order(&self.hub, method, &request, self.client.timeout(), record)?)
+    }
+
+    fn active_session_of(&self, thread: &str) -> Result<Option<Arc<Session>>, OpError> {
+        let thread = thread.to_owned();
+        Ok(self.hub.ask(move |core| core.state().active_session_of_thread(&thread).cloned())?)
+    }
+
+    /// Records a session without a thread; the smoke test does.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub fn register_session(&self, purpose: SessionPurpose) -> Result<Arc<Session>, OpError> {
+        let endpoint = self.config.server.endpoint.clone();
+        Ok(self.hub.transact(move |core, drafts| {
+            let now = clock::now_iso();
+            let session = Arc::new(Session {
+                session_id: ids::record_id("session"),
+                purpose,
+                thread_id: None,
+                status: SessionStatus::Active,
+                endpoint,
+                child_pid: core.state().daemon.child.pid,
+                created_at: now.clone(),
+                updated_at: now,
+                cwd: None,
+                model: None,
+                model_provider: None,
+                service_tier: None,
+                reasoning_effort: None,
+                current_turn_id: None,
+                last_turn_id: None,
+                last_turn_status: None,
+                metadata: [("source".to_owned(), "embedded-smoke".to_owned())].into(),
+                generation: None,
+                last_error: None,
+                thread_params: serde_json::Value::Null,
+                extra: Extra::new(),
+            });
+            let detail = serde_json::json!({
+                "record": &*session, "sessionId": session.session_id, "threadId": null,
+            });
+            drafts.push(
+                EventType::SessionRegistered,
+                format_args!("Registered smoke session {}.", session.session_id),
+                Some(&detail),
+                Subject::session(&session.session_id, None),
+                Some(Change::Session(Arc::clone(&session))),
+            );
+            session
+        })?)
+    }
+
+    /// Closes a session; one that is closed stays as it is.
+    ///
+    /// # Errors
+    /// [`OpError::NotFound`], or when it cannot be recorded.
+    pub fn close_session(&self, id: &str) -> Result<Arc<Session>, OpError> {
+        let wanted = id.to_owned();
+        self.hub
+            .transact(move |core, drafts| {
+                let session = core.state().sessions.get(&wanted)?;
+                if session.status == SessionStatus::Active {
+                    drafts.push(
+                        EventType::SessionClosed,
+                        format_args!("Closed session {wanted}."),
+                        Some(&serde_json::json!({ "sessionId": wanted })),
+                        Subject::session(&wanted, session.thread_id.as_deref()),
+                        Some(Change::SessionClosed { session_id: wanted.clone() }),
+                    );
+                }
+                Some(())
+            })?
+            .ok_or_else(|| unknown_session(id))?;
+        self.session(id)
+    }
+
+    /// Makes sure that this life of the app-server has the session's thread loaded, and returns the session as it is
+    /// then. Of concurrent callers one loads it.
+    ///
+    /// # Errors
+    /// When the app-server refuses; the session stays active, its lastError says why.
+    pub(super) fn load_thread(&self, id: &str, connection: &Connection) -> Result<Arc<Session>, OpError> {
+        let mut loading = lock(&self.loading);
+        while loading.contains(id) {
+            loading = match self.loaded.wait(loading) {
+                Ok(loading) => loading,
+                Err(_) => crate::threads::end_the_daemon("a lock was poisoned by a panic"),
+            };
+        }
+        let session = self.session(id)?;
+        if session.generation == Some(connection.generation()) {
+            return Ok(session);
+        }
+        loading.insert(id.to_owned());
+        drop(loading);
+        let outcome = self.resume_thread(&session, connection);
+        lock(&self.loading).remove(id);
+        self.loaded.notify_all();
+        outcome
+    }
+
+    fn resume_thread(
+        &self,
+        session: &Arc<Session>,
+        connection: &Connection,
+    ) -> Result<Arc<Session>, OpError> {
+        let thread = session.thread_id.as_deref().ok_or_else(|| without_thread(&session.session_id))?;
+        let request = resume_params(thread, &Params::new())?;
+        let outcome = match self.take_up(session, connection, "thread/resume", &request) {
+            Err(CallError::Refused { error, .. }) if never_ran(&error.message) => {
+                // A record of an older version knows no params.
+                let none = serde_json::json!({});
+                let params = Some(&session.thread_params).filter(|params| params.is_object());
+                self.take_up(session, connection, "thread/start", params.unwrap_or(&none))
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(|error| {
+            self.tell_recovery_failed(session, &error);
+            error.into()
+        })
+    }
+
+    /// Loads or replaces the session's thread and records it.
+    fn take_up(
+        &self,
+        session: &Arc<Session>,
+        connection: &Connection,
+        method: &str,
+        params: &impl Serialize,
+    ) -> Result<Arc<Session>, CallError> {
+        let (id, pid, generation) = (session.session_id.clone(), connection.pid(), connection.generation());
+        let record = move |core: &mut Core, drafts: &mut Drafts, result: &RawValue| {
+            let answer: ThreadAnswer =
+                serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
+            let now = core.state().sessions.get(&id).ok_or("the session is gone")?;
+            let mut session = Session::clone(now);
+            let before = session.thread_id.replace(answer.thread.id);
+            let replaced = before.filter(|before| session.thread_id.as_ref() != Some(before));
+            session.child_pid = pid;
+            session.generation = Some(generation);
+            session.last_error = None;
+            session.updated_at = clock::now_iso();
+            let session = Arc::new(session);
+            draft_recovered(drafts, &session, replaced.as_deref());
+            Ok(session)
+        };
+        connection.call_in_order(&self.hub, method, params, self.client.timeout(), record)
+    }
+
+    fn tell_recovery_failed(&self, session: &Session, error: &CallError) {
+        let (id, thread, error) = (session.session_id.clone(), session.thread_id.clone(), error.to_string());
+        let told = self.hub.transact(move |_, drafts| {
+            drafts.push(
+                EventType::SessionRecoveryFailed,
+                format_args!("Could not load the thread of session {id}: {}", model::preview(&error)),
+                Some(&serde_json::json!({ "error": error, "sessionId": id, "threadId": thread })),
+                Subject::session(&id, thread.as_deref()),
+                Some(Change::SessionError { session_id: id.clone(), error: error.clone() }),
+            );
+        });
+        if let Err(error) = told {
+            warn!("session.recovery.failed could not be logged: {error}");
+        }
+    }
+}
+
+/// Codex has nothing on disk of a thread that never ran a turn, nor of an ephemeral one. The protocol gives every
+/// refusal the same code; only the text tells.
+fn never_ran(message: &str) -> bool {
+    message.contains("no rollout found")
+}
+
+/// Without `excludeTurns` the answer would hold the thread's whole history.
+fn resume_params(thread: &str, params: &Params) -> Result<Params, OpError> {
+    let mut params = params.clone();
+    for field in fields::THREAD.iter().filter(|field| field.only_new) {
+        params.remove(field.name);
+    }
+    params.insert("threadId", param(&thread)?);
+    params.insert("excludeTurns", param(&true)?);
+    Ok(params)
+}
+
+fn draft_created(drafts: &mut Drafts, session: &Arc<Session>, resumed: bool) {
+    let (kind, verb) =
+        if resumed { (EventType::SessionResumed, "Resumed") } else { (EventType::SessionCreated, "Created") };
+    let (id, thread) = (&session.session_id, session.thread_id.as_deref());
+    drafts.push(
+        kind,
+        format_args!("{verb} session {id} for thread {}.", thread.unwrap_or("none")),
+        Some(&SessionDetail { purpose: session.purpose, record: session, session_id: id, thread_id: thread }),
+        Subject::session(id, thread),
+        Some(Change::Session(Arc::clone(session))),
+    );
+}
+
+fn draft_recovered(drafts: &mut Drafts, session: &Arc<Session>, replaced: Option<&str>) {
+    let (id, thread) = (&session.session_id, session.thread_id.as_deref());
+    let shown = thread.unwrap_or("none");
+    let detail =
+        RecoveredDetail { record: session, replaced_thread_id: replaced, session_id: id, thread_id: thread };
+    let subject = Subject::session(id, thread);
+    let change = Some(Change::Session(Arc::clone(session)));
+    match replaced {
+        None => drafts.push(
+            EventType::SessionRecovered,
+            format_args!("Loaded thread {shown} of session {id} again."),
+            Some(&detail),
+            subject,
+            change,
+        ),
+        Some(old) => drafts.push(
+            EventType::SessionRecovered,
+            format_args!("Session {id} has a new thread {shown}: nothing was kept of thread {old}."),
+            Some(&detail),
+            subject,
+            change,
+        ),
+    }
+}
+
+pub(super) fn unknown_session(id: &str) -> OpError {
+    OpError::NotFound(format!("Unknown session {}.", model::preview(id)))
+}
+
+pub(super) fn without_thread(id: &str) -> OpError {
+    OpError::Conflict(format!("Session {id} has no app-server thread."))
+}

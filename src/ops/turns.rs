@@ -1,0 +1,143 @@
+//! Turns: input for a session's thread, new or steering the one that runs.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::body::{Body, wrong};
+use super::fields::{self, Params, param};
+use super::sessions::without_thread;
+use super::{OpError, Ops};
+use crate::app_server::connection::CallError;
+use crate::app_server::wire::INVALID_REQUEST;
+use crate::hub::Core;
+use crate::hub::batch::Subject;
+use crate::hub::change::Change;
+use crate::hub::drafts::Drafts;
+use crate::model::event::EventType;
+use crate::model::record::{Session, SessionStatus};
+
+/// A turn that the app-server has taken.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// The session as it is now.
+    pub session: Arc<Session>,
+    /// The turn.
+    pub turn_id: String,
+    /// Whether the input went to a turn that was already running.
+    pub steered: bool,
+}
+
+/// turn/start answers with the turn, turn/steer with its id.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TurnAnswer {
+    #[serde(default)]
+    turn: Option<TurnId>,
+    #[serde(default)]
+    turn_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct TurnId {
+    id: String,
+}
+
+impl Ops {
+    /// Starts a turn, or steers the one that `expectedTurnId` names.
+    ///
+    /// # Errors
+    /// For a wrong field, an unknown or closed session, a steer of a turn that is not the running one, and when the
+    /// app-server is away, refuses or is late.
+    pub fn create_turn(&self, body: &Body) -> Result<Accepted, OpError> {
+        let session_id = body.required_text("sessionId")?;
+        let input = input(body)?;
+        let expected = body.text("expectedTurnId")?;
+        let mut params = fields::collect(fields::TURN, body)?;
+        self.check_app_server("Turns")?;
+        let session = self.session(&session_id)?;
+        if session.status == SessionStatus::Closed {
+            return Err(OpError::Conflict(format!("Session {session_id} is closed.")));
+        }
+        if session.thread_id.is_none() {
+            return Err(without_thread(&session_id));
+        }
+        let connection = self.client.connect()?;
+        let session = self.load_thread(&session_id, &connection)?;
+        let thread = session.thread_id.clone().ok_or_else(|| without_thread(&session_id))?;
+
+        let (method, steer) = match &expected {
+            Some(_) => ("turn/steer", true),
+            None => ("turn/start", false),
+        };
+        if let Some(turn) = &expected {
+            // A steer takes nothing but its input: what shapes a turn was settled when it began.
+            params = Params::from([("expectedTurnId", param(turn)?)]);
+        }
+        params.insert("threadId", param(&thread)?);
+        params.insert("input", input);
+
+        let id = session_id.clone();
+        let record = move |core: &mut Core, drafts: &mut Drafts, result: &RawValue| {
+            let answer: TurnAnswer = serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
+            let turn_id =
+                answer.turn.map(|turn| turn.id).or(answer.turn_id).ok_or("it names no turn".to_owned())?;
+            let running = core
+                .state()
+                .sessions
+                .get(&id)
+                .is_some_and(|session| session.current_turn_id.as_deref() == Some(turn_id.as_str()));
+            draft_accepted(drafts, &id, &thread, &turn_id);
+            Ok((turn_id, steer || running))
+        };
+        let outcome = connection.call_in_order(&self.hub, method, &params, self.client.timeout(), record);
+        let (turn_id, steered) = outcome.map_err(|error| match (&error, &expected) {
+            (CallError::Refused { error: refusal, .. }, Some(turn))
+                if refusal.code == INVALID_REQUEST && not_running(&refusal.message) =>
+            {
+                OpError::Conflict(format!("Turn {turn} is not the running one: {}.", refusal.message))
+            }
+            _ => error.into(),
+        })?;
+        Ok(Accepted { session: self.session(&session_id)?, turn_id, steered })
+    }
+}
+
+/// Codex gives every refusal the same code; these texts say that there was nothing to steer.
+fn not_running(message: &str) -> bool {
+    message.starts_with("expected active turn id") || message.starts_with("no active turn")
+}
+
+fn draft_accepted(drafts: &mut Drafts, session_id: &str, thread: &str, turn_id: &str) {
+    drafts.push(
+        EventType::TurnAccepted,
+        format_args!("Accepted turn {turn_id} for session {session_id}."),
+        Some(&serde_json::json!({ "sessionId": session_id, "threadId": thread, "turnId": turn_id })),
+        Subject::session(session_id, Some(thread)),
+        Some(Change::TurnAccepted { session_id: session_id.to_owned(), turn_id: turn_id.to_owned() }),
+    );
+}
+
+/// `input`, or `prompt` where that is absent: text, or the app-server's own input items.
+fn input(body: &Body) -> Result<Box<RawValue>, OpError> {
+    const RIGHT: &str = "a non-empty string or a non-empty array of input items";
+    let given = ["input", "prompt"].into_iter().find_map(|name| Some((name, body.raw(name)?)));
+    let Some((name, raw)) = given else {
+        return Err(OpError::BadRequest(format!("`input` (or `prompt`) is required: {RIGHT}.")));
+    };
+    match raw.get().as_bytes().first() {
+        Some(b'"') => {
+            let text = body.text(name)?.ok_or_else(|| wrong(name, RIGHT))?;
+            param(&[serde_json::json!({ "type": "text", "text": text, "text_elements": [] })])
+        }
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| wrong(name, RIGHT))?;
+            if items.is_empty() || items.iter().any(|item| !item.get().starts_with('{')) {
+                return Err(wrong(name, "a non-empty array of objects, each an app-server input item"));
+            }
+            Ok(raw.to_owned())
+        }
+        _ => Err(wrong(name, RIGHT)),
+    }
+}
