@@ -6,25 +6,28 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tungstenite::error::ProtocolError;
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::protocol::frame::{CloseFrame, FrameHeader};
 use tungstenite::protocol::{Message, Role, WebSocket, WebSocketConfig};
 use tungstenite::{Error, Utf8Bytes};
 
+mod gate;
+
+use gate::Gate;
+
 /// Bytes of a message from a client, in one frame or many.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
-/// Time for the other side to take each [`WRITE_PART`]; after that the connection is cut.
+/// Time for the other side to take each 64 KiB; after that the connection is cut.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const READ_BUFFER: usize = 4 * 1024;
 /// Frames are gathered up to this size before they are written.
 const GATHER: usize = 32 * 1024;
-const WRITE_PART: usize = 64 * 1024;
 /// A closing connection is read for that long and that far, so that our Close is not lost in a reset.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 64 * 1024 * 1024;
@@ -32,8 +35,6 @@ const DRAIN_BYTES: usize = 64 * 1024 * 1024;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
-/// A reason has at most 123 bytes (RFC 6455 section 5.5).
-const MAX_REASON: usize = 123;
 
 /// Close codes (RFC 6455 section 7.4.1).
 pub mod code {
@@ -116,7 +117,7 @@ impl Duplex {
             .write_buffer_size(0)
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
-        let gate = Arc::new(Gate { stream, role, closed: Mutex::new(false) });
+        let gate = Arc::new(Gate::new(stream, role));
         let half = ReadHalf(Arc::clone(&gate));
         let socket = WebSocket::from_partially_read(half, leftover, role, Some(config));
         Ok((
@@ -132,93 +133,6 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
-    Ok(())
-}
-
-/// Where both threads pass to write: whole frames, one thread at a time, none after our Close.
-#[derive(Debug)]
-struct Gate {
-    stream: Arc<TcpStream>,
-    role: Role,
-    closed: Mutex<bool>,
-}
-
-impl Gate {
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes whole frames.
-    fn write(&self, frames: &[&[u8]]) -> Result<(), Closed> {
-        let mut closed = self.lock();
-        if *closed {
-            return Err(Closed);
-        }
-        self.write_locked(frames, &mut closed)
-    }
-
-    fn write_locked(&self, frames: &[&[u8]], closed: &mut bool) -> Result<(), Closed> {
-        let all = frames.iter().try_for_each(|bytes| write_all(&self.stream, bytes));
-        all.map_err(|error| {
-            // Half a frame may be out: nothing can follow it, and the reader has to notice.
-            log::debug!("a WebSocket could not be written to: {error}");
-            *closed = true;
-            drop(self.stream.shutdown(Shutdown::Both));
-            Closed
-        })
-    }
-
-    /// Sends a Close frame, unless one was sent or the connection is broken. No reason without a code.
-    fn close(&self, close: Option<(u16, &str)>) -> Result<(), Closed> {
-        let mut payload = Vec::new();
-        if let Some((code, reason)) = close {
-            payload.extend_from_slice(&code.to_be_bytes());
-            let mut length = reason.len().min(MAX_REASON);
-            while !reason.is_char_boundary(length) {
-                length -= 1;
-            }
-            payload.extend_from_slice(&reason.as_bytes()[..length]);
-        }
-        let mut frame = Vec::new();
-        self.encode(OpCode::Control(Control::Close), payload.into(), &mut frame);
-        let mut closed = self.lock();
-        if *closed {
-            return Err(Closed);
-        }
-        self.write_locked(&[&frame], &mut closed)?;
-        *closed = true;
-        Ok(())
-    }
-
-    /// Adds one frame to `out`; a client's is masked (RFC 6455 section 5.3).
-    fn encode(&self, opcode: OpCode, payload: Bytes, out: &mut Vec<u8>) {
-        let mut header = FrameHeader { opcode, ..FrameHeader::default() };
-        if self.role == Role::Client {
-            let [a, b, c, d, ..] = *uuid::Uuid::new_v4().as_bytes();
-            header.mask = Some([a, b, c, d]);
-        }
-        // Writing to memory does not fail.
-        drop(Frame::from_payload(header, payload).format(out));
-    }
-}
-
-/// Writes all of it; the socket's own timeout bounds each wait, the clock bounds a side that takes byte by byte.
-fn write_all(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
-    for part in bytes.chunks(WRITE_PART) {
-        let until = Instant::now() + WRITE_TIMEOUT;
-        let mut left = part;
-        while !left.is_empty() {
-            match stream.write(left) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => left = &left[written..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if !left.is_empty() && Instant::now() >= until {
-                return Err(ErrorKind::TimedOut.into());
-            }
-        }
-    }
     Ok(())
 }
 
@@ -324,7 +238,7 @@ impl Reader {
 
     /// Ends the connection: no more writing, a bounded wait for the other side to close, then it is cut.
     pub fn finish(self) {
-        *self.gate.lock() = true;
+        self.gate.shut();
         let mut stream = &*self.gate.stream;
         let until = Instant::now() + DRAIN_TIME;
         let mut drained = 0;

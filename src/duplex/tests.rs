@@ -188,5 +188,6 @@ fn two_threads_write_whole_frames() {
     }
     theirs.close(1000, "").unwrap();
     assert_eq!(theirs.read(), Err(Ended::Close(Some(1000))));
+    theirs.finish();
     drop((answering, writing, asking));
 }

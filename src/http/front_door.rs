@@ -27,6 +27,8 @@ const READ_WORKERS: usize = 4;
 const CALL_WORKERS: usize = 16;
 /// Descriptors that connections leave to the rest of the daemon.
 const KEEP_DESCRIPTORS: u64 = 256;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
 /// Pause when the system has no descriptor, memory or thread for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Refused connections whose sockets are still open, so that the refusal is not lost in a reset.
@@ -177,6 +179,8 @@ impl FrontDoor {
     /// What bind(2) says: in use, no such address, not permitted.
     pub fn bind(address: SocketAddr) -> io::Result<Bound> {
         let listener = TcpListener::bind(address)?;
+        // std listens with a backlog of 128; a burst beyond that would wait a second for its SYN to be sent again.
+        rustix::net::listen(&listener, BACKLOG)?;
         // A client may be gone between poll and accept, and accept must not wait for the next one then.
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;

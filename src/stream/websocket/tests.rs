@@ -230,6 +230,7 @@ fn a_conversation() {
     assert_eq!(seq(&client.text()), 2);
     client.reader.close(1000, "").unwrap();
     assert_eq!(client.ended(), Ended::Close(Some(1000)));
+    drop(client);
     port.wait_until_empty();
 }
 
@@ -249,6 +250,7 @@ fn payloads_that_end_it() {
     let _ = client.writer.write(vec![b'x'; (1 << 20) + 1].into());
     let _ = client.writer.flush();
     assert_eq!(client.ended(), Ended::Close(Some(1009)));
+    drop(client);
     port.wait_until_empty();
 }
 
