@@ -1,0 +1,79 @@
+//! What the front door asks of the daemon behind it.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use super::head::Head;
+use super::reply::{ApiError, Reply};
+
+/// Header fields that reach a handler; everything else of the head ends at the front door.
+pub const FORWARDED: [&str; 3] = ["accept", "idempotency-key", "last-event-id"];
+
+/// Who handles a request.
+#[derive(Debug, Clone)]
+pub enum Route {
+    /// Answered from what the daemon knows: the small pool, which nothing slow may enter.
+    Read,
+    /// May wait for the app-server or a child: the large pool.
+    Call,
+    /// Nobody; this is the answer (404, 405 with `Allow`).
+    Refuse(ApiError),
+}
+
+/// A request that has passed every check, its body read to the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// `GET`, `POST`…; `HEAD` is given as `GET`, its body is left out later.
+    pub method: String,
+    /// Percent-encoded, begins with a slash, without one trailing slash.
+    pub path: String,
+    /// What stands after `?`, percent-encoded; empty when there is nothing.
+    pub query: String,
+    /// Those of [`FORWARDED`] that the client sent: name in lower case, value in visible ASCII.
+    pub headers: Vec<(String, String)>,
+    /// At most [`Limits::body`](super::front_door::Limits::body) bytes, not yet looked at.
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// The first value of a forwarded header field; `name` in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A WebSocket handshake that has passed the guard, and its connection.
+#[derive(Debug)]
+pub struct Upgrade<'a> {
+    /// The handshake.
+    pub head: &'a Head,
+    /// The socket: blocking, without delay, nobody else reads or writes.
+    pub stream: Arc<TcpStream>,
+    /// What the client sent behind the handshake.
+    pub leftover: Vec<u8>,
+    /// Is disconnected when the daemon stops: end the stream then.
+    pub stopping: Receiver<()>,
+}
+
+/// The daemon, as the port sees it.
+pub trait Api: Send + Sync + 'static {
+    /// The answer to `GET /healthz`, given in the connection's thread: it must neither wait nor fail.
+    fn healthz(&self) -> Reply;
+
+    /// Where a request goes; called with `GET` for `HEAD`. Looks at method and path only.
+    fn route(&self, method: &str, path: &str) -> Route;
+
+    /// Handles a request in a worker thread. A panic is answered with 500.
+    fn handle(&self, request: Request) -> Reply;
+
+    /// Path of the event stream: the only one where an upgrade is accepted.
+    fn stream_path(&self) -> &str;
+
+    /// Serves a stream client in the connection's thread, until one of the two ends it.
+    ///
+    /// # Errors
+    /// The answer to a handshake that is refused; nothing has been written then.
+    fn upgrade(&self, upgrade: Upgrade<'_>) -> Result<(), Reply>;
+}

@@ -1,0 +1,213 @@
+//! One client's connection, from its first byte to its last: requests are served in order, one at a time.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::api::{FORWARDED, Route, Upgrade};
+use super::body::{self, Framing};
+use super::front_door::Shared;
+use super::guard;
+use super::head::Head;
+use super::inner::{Pool, Slot};
+use super::reply::{ApiError, Reply};
+use super::wire::{Stop, Wire};
+
+/// What the front door knows of a connection, so as to end it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// The client's socket.
+    pub(super) stream: Arc<TcpStream>,
+    /// The request it waits for.
+    pub(super) slot: Slot,
+    /// Whether it has become an event stream, which ends itself when the daemon stops.
+    pub(super) streaming: AtomicBool,
+}
+
+/// What becomes of the connection after a request.
+enum Next {
+    /// The next request.
+    Request,
+    /// It ends; the client has nothing more to say.
+    Close,
+    /// It ends; the client may still be sending.
+    Linger,
+}
+
+/// Serves a connection to its end.
+pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketAddr) {
+    let mut wire = Wire::new(Arc::clone(&connection.stream));
+    let peer = match connection.stream.local_addr() {
+        Ok(ours) => shared.guard.check_peer(theirs, ours),
+        // The client is gone already.
+        Err(_) => return,
+    };
+    let mut idle = shared.limits.head;
+    loop {
+        let head = match wire.read_head(idle, shared.limits.head) {
+            Ok(head) => head,
+            Err(Stop::Silent) => return,
+            Err(Stop::Refuse(error)) => {
+                let _ = wire.write(&Reply::from(error).to_http(false, true), shared.limits.write);
+                return wire.linger();
+            }
+        };
+        if peer.is_ok() && head.wants_websocket() && shared.guard.check(&head).is_ok() {
+            return upgrade(shared, connection, wire, &head);
+        }
+        let done =
+            peer.clone().map_err(Stop::from).and_then(|()| answer(shared, connection, &mut wire, &head));
+        let next = match done {
+            Ok(next) => next,
+            Err(Stop::Silent) => return,
+            Err(Stop::Refuse(error)) => refuse(shared, &wire, &head, error),
+        };
+        match next {
+            Next::Request if !shared.is_closing() => idle = shared.limits.idle,
+            Next::Request | Next::Close => return,
+            Next::Linger => return wire.linger(),
+        }
+    }
+}
+
+/// Answers a request that failed a check. The connection lives on if it is certain where the next one begins.
+fn refuse(shared: &Shared, wire: &Wire, head: &Head, error: ApiError) -> Next {
+    // A client that gets a head wrong is not trusted with another one.
+    let clean = matches!(body::framing(head), Ok(Framing::Empty))
+        && error.code != super::reply::ErrorCode::BadRequest;
+    let close = !clean || head.wants_close() || shared.is_closing();
+    match wire.write(&Reply::from(error).to_http(head.is_head(), close), shared.limits.write) {
+        Err(_) => Next::Close,
+        Ok(()) if close => Next::Linger,
+        Ok(()) => Next::Request,
+    }
+}
+
+/// Every check of invariant 9 in its order, then the body, then the handler.
+fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head) -> Result<Next, Stop> {
+    shared.guard.check(head)?;
+    let pool = route(shared, head)?;
+    let framing = body::framing(head);
+    if head.method() == "POST" && framing.as_ref().ok() != Some(&Framing::Empty) {
+        guard::check_content_type(head)?;
+    }
+    let framing = framing?;
+    check_forwarded(head)?;
+    let expects = expects_continue(head)?;
+    body::check_size(framing, shared.limits.body)?;
+    if expects && framing != Framing::Empty && !wire.has_buffered() {
+        wire.write(b"HTTP/1.1 100 Continue\r\n\r\n", shared.limits.write).map_err(|_| Stop::Silent)?;
+    }
+    let body = body::read(wire, framing, shared.limits.body, Instant::now() + shared.limits.body_time)?;
+    let answer = match pool {
+        None => shared.api.healthz().to_http(head.is_head(), head.wants_close() || shared.is_closing()),
+        Some(pool) => {
+            let request = inner_request(head, &body);
+            let repeatable = matches!(head.method(), "GET" | "HEAD");
+            let answer =
+                pool.call(&request, head.is_head(), repeatable, shared.limits.wait, &connection.slot);
+            match answer {
+                Ok(answer) if head.wants_close() || shared.is_closing() => with_close(answer),
+                Ok(answer) => answer,
+                Err(error) => Reply::from(error).to_http(head.is_head(), head.wants_close()),
+            }
+        }
+    };
+    wire.write(&answer, shared.limits.write).map_err(|_| Stop::Silent)?;
+    Ok(if head.wants_close() { Next::Close } else { Next::Request })
+}
+
+/// The pool a request goes to; none for what is answered here.
+fn route<'a>(shared: &'a Shared, head: &Head) -> Result<Option<&'a Pool>, ApiError> {
+    if head.wants_websocket() {
+        return Err(no_stream_here(head));
+    }
+    let method = if head.is_head() { "GET" } else { head.method() };
+    if head.path() == "/healthz" {
+        return match method {
+            "GET" => Ok(None),
+            _ => Err(ApiError::method_not_allowed("/healthz answers GET and HEAD.").with_allow("GET, HEAD")),
+        };
+    }
+    match shared.api.route(method, head.path()) {
+        Route::Read => Ok(Some(&shared.read)),
+        Route::Call => Ok(Some(&shared.call)),
+        Route::Refuse(error) => Err(error),
+    }
+}
+
+fn no_stream_here(head: &Head) -> ApiError {
+    ApiError::not_found(format!("There is no event stream at {}.", head.path()))
+}
+
+/// Values of the fields that go on to a handler are ASCII: the inner server would refuse the whole head.
+fn check_forwarded(head: &Head) -> Result<(), ApiError> {
+    match FORWARDED.iter().find(|name| head.all(name).any(|value| !value.is_ascii())) {
+        Some(name) => Err(ApiError::bad_request(format!("The value of {name} must be ASCII."))),
+        None => Ok(()),
+    }
+}
+
+/// Whether the client waits for a word before it sends the body (RFC 9110 section 10.1.1).
+fn expects_continue(head: &Head) -> Result<bool, ApiError> {
+    let mut expects = false;
+    for expectation in head.all("expect").flat_map(|value| value.split(',')) {
+        if !expectation.trim().eq_ignore_ascii_case("100-continue") {
+            return Err(ApiError::expectation_failed("The only expectation met here is 100-continue."));
+        }
+        // One from an HTTP/1.0 client is to be ignored.
+        expects = !head.is_http10();
+    }
+    Ok(expects)
+}
+
+/// The request as the inner server gets it: everything of it was checked, nothing else of the head goes on.
+fn inner_request(head: &Head, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512 + body.len());
+    let mut put = |text: &str| out.extend_from_slice(text.as_bytes());
+    put(head.method());
+    put(" ");
+    put(head.path());
+    if !head.query().is_empty() {
+        put("?");
+        put(head.query());
+    }
+    put(" HTTP/1.1\r\nhost: codexd\r\nconnection: close\r\n");
+    for name in FORWARDED {
+        for value in head.all(name) {
+            put(name);
+            put(": ");
+            put(value);
+            put("\r\n");
+        }
+    }
+    put(&format!("content-length: {}\r\n\r\n", body.len()));
+    out.extend_from_slice(body);
+    out
+}
+
+/// The inner server's answer with `connection: close`, which it never says itself.
+fn with_close(mut answer: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = memchr::memchr(b'\n', &answer) {
+        answer.splice(end + 1..=end, *b"connection: close\r\n");
+    }
+    answer
+}
+
+/// Hands the connection over to the event stream, or refuses.
+fn upgrade(shared: &Shared, connection: &Connection, wire: Wire, head: &Head) {
+    let refusal = if head.path() == shared.api.stream_path() {
+        connection.streaming.store(true, Ordering::Release);
+        let (stream, leftover) = wire.into_parts();
+        shared.api.upgrade(Upgrade { head, stream, leftover, stopping: shared.stopping.clone() }).err()
+    } else {
+        Some(no_stream_here(head).into())
+    };
+    if let Some(refusal) = refusal {
+        connection.streaming.store(false, Ordering::Release);
+        let wire = Wire::new(Arc::clone(&connection.stream));
+        let _ = wire.write(&refusal.to_http(head.is_head(), true), shared.limits.write);
+        wire.linger();
+    }
+}

@@ -1,0 +1,397 @@
+//! The accept loop and the life of its connections.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+use super::api::Api;
+use super::connection::{Connection, converse};
+use super::guard::Guard;
+use super::inner::{Pool, cut};
+use super::reply::{ApiError, Reply};
+use crate::threads::{self, Thread};
+
+/// Workers for requests that are answered from memory.
+const READ_WORKERS: usize = 4;
+/// Workers for requests that may wait for the app-server.
+const CALL_WORKERS: usize = 16;
+/// Descriptors that connections leave to the rest of the daemon.
+const KEEP_DESCRIPTORS: u64 = 256;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// Pause when the system has no descriptor, memory or thread for another connection.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Refused connections whose sockets are still open, so that the refusal is not lost in a reset.
+const REFUSED_OPEN: usize = 16;
+/// Time that connections get to end by themselves when the front door is dropped without [`FrontDoor::close`].
+const DROP_GRACE: Duration = Duration::from_secs(2);
+
+/// What one client may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// For a whole head, from its first byte (10 s); also for the first byte of a new connection.
+    pub head: Duration,
+    /// For the first byte of the next request on a connection that is kept (60 s).
+    pub idle: Duration,
+    /// Bytes of a body (4 MiB).
+    pub body: usize,
+    /// For a whole body (30 s).
+    pub body_time: Duration,
+    /// For a client to take each 256 KiB of an answer (10 s).
+    pub write: Duration,
+    /// For a free worker (30 s).
+    pub wait: Duration,
+    /// Connections at a time (1024); fewer where the limit of descriptors is low.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            body: 4 * 1024 * 1024,
+            body_time: Duration::from_secs(30),
+            write: Duration::from_secs(10),
+            wait: Duration::from_secs(30),
+            connections: 1024,
+        }
+    }
+}
+
+/// The open connections by their number, each with its thread once that has started.
+type Open = HashMap<u64, (Arc<Connection>, Option<Thread>)>;
+
+/// What the connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) api: ApiHandle,
+    pub(super) guard: Guard,
+    pub(super) limits: Limits,
+    pub(super) read: Pool,
+    pub(super) call: Pool,
+    /// Disconnected when the front door closes.
+    pub(super) stopping: Receiver<()>,
+    closing: AtomicBool,
+    open: Mutex<Open>,
+}
+
+/// The daemon; a type of its own because trait objects have no `Debug`.
+pub(super) struct ApiHandle(Arc<dyn Api>);
+
+impl std::ops::Deref for ApiHandle {
+    type Target = dyn Api;
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl std::fmt::Debug for ApiHandle {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Api")
+    }
+}
+
+impl Shared {
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A port that is ours, but not yet served.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Bound {
+    /// The address with the port it really has.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts to serve: the accept thread and both pools of handlers.
+    ///
+    /// # Errors
+    /// What the system says when it has no thread, descriptor or temporary folder for it.
+    pub fn serve(self, api: Arc<dyn Api>, guard: Guard, mut limits: Limits) -> io::Result<FrontDoor> {
+        if let Some(descriptors) = getrlimit(Resource::Nofile).current {
+            let room = usize::try_from(descriptors.saturating_sub(KEEP_DESCRIPTORS)).unwrap_or(usize::MAX);
+            limits.connections = limits.connections.min(room.max(16));
+        }
+        let (stop, stopping) = bounded(0);
+        let shared = Shared {
+            read: Pool::start("http-r", READ_WORKERS, Arc::clone(&api))?,
+            call: Pool::start("http-c", CALL_WORKERS, Arc::clone(&api))?,
+            api: ApiHandle(api),
+            guard,
+            limits,
+            stopping,
+            closing: AtomicBool::new(false),
+            open: Mutex::default(),
+        };
+        let shared = Arc::new(shared);
+        let (alive, done) = bounded(0);
+        let (wake_read, wake) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let acceptor = Acceptor {
+            listener: self.listener,
+            wake: wake_read,
+            shared: Arc::clone(&shared),
+            alive,
+            reserve: File::open("/dev/null").ok(),
+            refused: VecDeque::new(),
+            next: 1,
+        };
+        let accept = threads::spawn("accept", move || acceptor.run())?;
+        Ok(FrontDoor { address: self.address, shared, stop: Some((stop, wake)), accept: Some(accept), done })
+    }
+}
+
+/// The port, served. Dropping it closes it.
+#[derive(Debug)]
+pub struct FrontDoor {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: Option<(Sender<()>, OwnedFd)>,
+    accept: Option<Thread>,
+    done: Receiver<()>,
+}
+
+impl FrontDoor {
+    /// Takes the port; port 0 is any free one. Clients wait from here on, and are served after [`Bound::serve`].
+    ///
+    /// # Errors
+    /// What bind(2) says: in use, no such address, not permitted.
+    pub fn bind(address: SocketAddr) -> io::Result<Bound> {
+        let listener = TcpListener::bind(address)?;
+        // std listens with a backlog of 128; a burst beyond that would wait a second for its SYN to be sent again.
+        rustix::net::listen(&listener, BACKLOG)?;
+        // A client may be gone between poll and accept, and accept must not wait for the next one then.
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Bound { listener, address })
+    }
+
+    /// The address with the port it really has.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> usize {
+        self.shared.open().len()
+    }
+
+    /// Takes no more connections, lets requests under way and stream clients end for up to `grace`, then cuts them.
+    /// Whatever handlers wait for should be ended before.
+    pub fn close(mut self, grace: Duration) {
+        self.close_now(grace);
+    }
+
+    fn close_now(&mut self, grace: Duration) {
+        let Some(stop) = self.stop.take() else { return };
+        self.shared.closing.store(true, Ordering::Release);
+        drop(stop);
+        drop(self.accept.take());
+        for (connection, _) in self.shared.open().values() {
+            // Whoever waits for a request sees its end; whoever works on one can still answer.
+            if !connection.streaming.load(Ordering::Acquire) {
+                drop(connection.stream.shutdown(Shutdown::Read));
+            }
+        }
+        let until = Instant::now() + grace;
+        if !self.wait(until) {
+            for (connection, _) in self.shared.open().values() {
+                drop(connection.stream.shutdown(Shutdown::Both));
+                cut(&connection.slot);
+            }
+            if !self.wait(Instant::now() + DROP_GRACE) {
+                log::warn!("{} connections did not end", self.connections());
+            }
+        }
+        self.shared.read.close(DROP_GRACE);
+        self.shared.call.close(DROP_GRACE);
+    }
+
+    /// Whether every connection has ended.
+    fn wait(&self, until: Instant) -> bool {
+        matches!(self.done.recv_deadline(until), Err(crossbeam_channel::RecvTimeoutError::Disconnected))
+    }
+
+    /// Ends the inner servers as if they had died.
+    #[cfg(test)]
+    pub(super) fn kill_inner(&self) {
+        self.shared.read.kill_server();
+        self.shared.call.kill_server();
+    }
+}
+
+impl Drop for FrontDoor {
+    fn drop(&mut self) {
+        self.close_now(DROP_GRACE);
+    }
+}
+
+/// The accept thread. Ends when the other end of `wake` is closed.
+struct Acceptor {
+    listener: TcpListener,
+    wake: OwnedFd,
+    shared: Arc<Shared>,
+    /// A clone in every connection's thread: the channel is disconnected when the last one has ended.
+    alive: Sender<()>,
+    /// Given up for a moment when there is no other descriptor, so that a client can be told.
+    reserve: Option<File>,
+    refused: VecDeque<Arc<TcpStream>>,
+    next: u64,
+}
+
+impl Acceptor {
+    fn run(mut self) {
+        while self.wait() {
+            match self.listener.accept() {
+                Ok((stream, peer)) => self.welcome(stream, peer),
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    /// Waits for a client; `false` when it is time to end.
+    fn wait(&self) -> bool {
+        let mut events = [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
+        match poll(&mut events, None) {
+            Ok(_) => events[1].revents().is_empty(),
+            Err(Errno::INTR) => true,
+            Err(error) => {
+                log::error!("poll on the port: {error}");
+                self.pause()
+            }
+        }
+    }
+
+    /// Waits a moment; `false` when it is time to end.
+    fn pause(&self) -> bool {
+        let pause = Timespec { tv_sec: 0, tv_nsec: i64::from(PAUSE.subsec_nanos()) as _ };
+        let mut events = [PollFd::new(&self.wake, PollFlags::IN)];
+        !matches!(poll(&mut events, Some(&pause)), Ok(1..))
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        match Errno::from_io_error(error) {
+            // The client is gone again (accept(2) names more of these on Linux).
+            _ if matches!(
+                error.kind(),
+                ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+            ) => {}
+            Some(Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
+            Some(Errno::MFILE | Errno::NFILE) => {
+                log::warn!("no descriptor for another connection: {error}");
+                self.reserve = None;
+                if let Ok((stream, _)) = self.listener.accept() {
+                    tell_unavailable(&stream);
+                }
+                self.reserve = File::open("/dev/null").ok();
+                self.pause();
+            }
+            _ => {
+                log::error!("accept on the port: {error}");
+                self.pause();
+            }
+        }
+    }
+
+    fn welcome(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let limits = self.shared.limits;
+        // On BSD and macOS the socket inherits the listener's mode. An error means that the client is gone.
+        let ready = stream
+            .set_nonblocking(false)
+            .and_then(|()| stream.set_nodelay(true))
+            .and_then(|()| stream.set_write_timeout(Some(limits.write)));
+        if ready.is_err() {
+            return;
+        }
+        let number = self.next;
+        self.next += 1;
+        let connection = Arc::new(Connection {
+            stream: Arc::new(stream),
+            slot: Mutex::new(None),
+            streaming: AtomicBool::new(false),
+        });
+        let full = {
+            let mut open = self.shared.open();
+            let full = open.len() >= limits.connections;
+            if !full {
+                open.insert(number, (Arc::clone(&connection), None));
+            }
+            full
+        };
+        let spawned = if full {
+            Err(io::Error::other("too many connections"))
+        } else {
+            let entry = Entry { shared: Arc::clone(&self.shared), number, _alive: self.alive.clone() };
+            let connection = Arc::clone(&connection);
+            threads::spawn_contained(format!("conn-{number}"), move || {
+                converse(&entry.shared, &connection, peer);
+                drop(connection);
+                drop(entry);
+            })
+        };
+        match spawned {
+            Ok(thread) => match self.shared.open().get_mut(&number) {
+                Some((_, handle)) => *handle = Some(thread),
+                // It has ended already; joining takes no time.
+                None => drop(thread),
+            },
+            Err(error) => {
+                log::warn!("a connection is refused: {error}");
+                self.refuse(Arc::clone(&connection.stream));
+            }
+        }
+    }
+
+    fn refuse(&mut self, stream: Arc<TcpStream>) {
+        tell_unavailable(&stream);
+        self.refused.push_back(stream);
+        if self.refused.len() > REFUSED_OPEN {
+            self.refused.pop_front();
+        }
+    }
+}
+
+/// Answers 503 without ever waiting: it fits into the socket's buffer, or the client does without.
+fn tell_unavailable(mut stream: &TcpStream) {
+    let error = ApiError::unavailable("There are too many connections; try again.").with_retry_after(1);
+    if stream.set_nonblocking(true).is_ok() {
+        let _ = stream.write(&Reply::from(error).to_http(false, true));
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+}
+
+/// A connection's entry among the open ones, struck off when its thread ends, by whatever way.
+struct Entry {
+    shared: Arc<Shared>,
+    number: u64,
+    _alive: Sender<()>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let entry = self.shared.open().remove(&self.number);
+        // The thread's handle is dropped by the thread itself: nobody has to join it.
+        drop(entry);
+    }
+}

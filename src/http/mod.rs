@@ -1,0 +1,21 @@
+//! The port: an accept loop of our own in front, tiny_http behind it on a Unix socket.
+//!
+//! ```text
+//! client ── TCP ── conn-N (head, guard, framing, body) ──┬── /healthz: answered here
+//!                                                       ├── upgrade at the stream path: Api::upgrade, in this thread
+//!                                                       └── everything else ── Unix socket ── tiny_http ── Api::handle
+//! ```
+//! A handler sees nothing that has not passed every check of [`guard`] and [`body`], and no stranger reaches tiny_http.
+
+pub mod api;
+mod body;
+mod connection;
+pub mod front_door;
+pub mod guard;
+pub mod head;
+mod inner;
+pub mod reply;
+mod wire;
+
+#[cfg(test)]
+mod tests;

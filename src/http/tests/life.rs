@@ -1,0 +1,139 @@
+//! Time, numbers, and the end: slow clients, many clients, busy and dying handlers, closing.
+
+use super::*;
+
+#[test]
+fn slow_heads_and_bodies_time_out() {
+    let short = Duration::from_millis(80);
+    let port = port_with(Limits { head: short, body_time: short, idle: short, ..Limits::default() });
+    assert_eq!(status(&port.talk("GET /healthz HTTP/1.1\r\n@X: ")), 408);
+    let head = "POST /v1/echo HTTP/1.1\r\n@Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    assert_eq!(status(&port.talk(head)), 408);
+    // Byte by byte does not help: the limit is for the whole head.
+    let mut stream = port.connect();
+    let until = Instant::now() + Duration::from_secs(10);
+    let (_tick, wait) = bounded::<()>(0);
+    while Instant::now() < until && stream.write_all(b"G").is_ok() {
+        let _ = wait.recv_timeout(Duration::from_millis(5));
+    }
+    assert!(Instant::now() < until);
+    // Silence is answered with silence.
+    assert_eq!(port.talk(""), "");
+    let mut stream = port.connect();
+    stream.write_all(port.expand("GET /healthz HTTP/1.1\r\n@\r\n").as_bytes()).unwrap();
+    read_answer(&mut stream);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    // A body cut short is refused, a client that is gone costs nothing.
+    let mut stream = port.connect();
+    stream.write_all(port.expand(head).as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert!(read_answer(&mut stream).0.starts_with("http/1.1 400"));
+}
+
+#[test]
+fn half_open_connections_do_not_keep_health_waiting() {
+    let port = port();
+    let half: Vec<TcpStream> = (0..300)
+        .map(|n| {
+            let mut stream = port.connect();
+            let part = [
+                "",
+                "GET",
+                "GET /v1/echo HTTP/1.1\r\nHo",
+                "POST /v1/echo HTTP/1.1\r\n@Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{",
+            ][n % 4];
+            stream.write_all(port.expand(part).as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let before = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(status(&port.get("/healthz")), 200);
+        assert_eq!(status(&port.get("/v1/echo")), 200);
+    }
+    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
+    drop(half);
+}
+
+#[test]
+fn connections_beyond_the_cap_get_503() {
+    let port = port_with(Limits { connections: 2, ..Limits::default() });
+    let mut kept: Vec<TcpStream> = (0..2).map(|_| port.connect()).collect();
+    for stream in &mut kept {
+        stream.write_all(port.expand("GET /healthz HTTP/1.1\r\n@\r\n").as_bytes()).unwrap();
+        assert!(read_answer(stream).0.starts_with("http/1.1 200"));
+    }
+    assert_eq!(status(&port.talk("")), 503);
+    drop(kept);
+    let until = Instant::now() + Duration::from_secs(5);
+    while port.door.connections() > 0 {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    assert_eq!(status(&port.get("/healthz")), 200);
+}
+
+#[test]
+fn slow_calls_do_not_keep_reads_waiting_and_no_worker_is_503() {
+    let mut port = port_with(Limits { wait: Duration::from_millis(50), ..Limits::default() });
+    let mut held: Vec<TcpStream> = (0..16)
+        .map(|_| {
+            let mut stream = port.connect();
+            stream.write_all(port.expand("GET /v1/hold HTTP/1.1\r\n@\r\n").as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..16 {
+        port.entered.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+    assert_eq!(status(&port.get("/v1/echo")), 200);
+    let busy = port.get("/v1/hold");
+    assert_eq!(status(&busy), 503);
+    assert!(busy.contains("retry-after: 1"));
+    drop(port.release.take());
+    for stream in &mut held {
+        assert!(read_answer(stream).0.starts_with("http/1.1 200"));
+    }
+}
+
+#[test]
+fn a_panic_is_500_and_its_worker_goes_on() {
+    let port = port();
+    for _ in 0..6 {
+        assert_eq!(status(&port.get("/v1/panic")), 500);
+    }
+    assert_eq!(status(&port.get("/v1/echo")), 200);
+}
+
+#[test]
+fn the_inner_server_is_started_again_when_it_dies() {
+    let port = port();
+    for _ in 0..3 {
+        assert_eq!(status(&port.get("/v1/echo")), 200);
+        port.door.kill_inner();
+        assert_eq!(status(&port.get("/v1/echo")), 200);
+        let post = "POST /v1/echo HTTP/1.1\r\n@Connection: close\r\n\r\n";
+        assert_eq!(status(&port.talk(post)), 200);
+    }
+}
+
+#[test]
+fn closing_lets_work_end_and_then_nothing_listens() {
+    let mut port = port();
+    let mut idle = port.connect();
+    idle.write_all(port.expand("GET /healthz HTTP/1.1\r\n@\r\n").as_bytes()).unwrap();
+    read_answer(&mut idle);
+    let mut busy = port.connect();
+    busy.write_all(port.expand("GET /v1/hold HTTP/1.1\r\n@\r\n").as_bytes()).unwrap();
+    port.entered.recv_timeout(Duration::from_secs(10)).unwrap();
+    let (address, door, release) = (port.address, port.door, port.release.take());
+    let closing =
+        crate::threads::spawn_contained("test-close", move || door.close(Duration::from_secs(10))).unwrap();
+    // The idle connection ends at once; the other one is answered.
+    assert_eq!(idle.read(&mut [0]).unwrap(), 0);
+    drop(release);
+    let (head, _) = read_answer(&mut busy);
+    assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
+    closing.join();
+    assert!(TcpStream::connect(address).is_err());
+}

@@ -1,0 +1,3 @@
+//! The event stream: what a client sees of the hub's batches, over a WebSocket (and, later, Server-Sent Events).
+
+pub mod websocket;

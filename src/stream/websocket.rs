@@ -1,0 +1,312 @@
+//! A WebSocket client of the event stream (contract, section 6).
+//!
+//! The connection's thread shakes hands, sends hello and then reads; `ws-N-tx` takes from the client's queue and writes.
+//! Either ends the other: the reader by dropping a channel, the writer by its Close and, if nobody answers, a cut.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded, select};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use tungstenite::handshake::derive_accept_key;
+
+use crate::duplex::{Closed, Duplex, Ended, Incoming, Reader, Writer, code};
+use crate::http::api::Upgrade;
+use crate::http::head::Head;
+use crate::http::reply::{ApiError, Reply};
+use crate::hub::batch::Batch;
+use crate::hub::subscription::{End, Subscription};
+use crate::threads;
+
+/// A payload that is no JSON object (contract, section 6; 4000 to 4999 are for private use).
+const NOT_AN_OBJECT: u16 = 4002;
+/// Time for the client to answer our Close.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+/// Characters of a client's own text that an answer repeats.
+const MAX_ECHO: usize = 160;
+
+static NUMBER: AtomicU64 = AtomicU64::new(1);
+
+/// A place on the stream.
+#[derive(Debug)]
+pub struct Opening {
+    /// The hello message, JSON text.
+    pub hello: String,
+    /// The last seq that hello knows; what comes through the subscription begins after it.
+    pub seq: u64,
+    /// Everything after.
+    pub subscription: Subscription,
+}
+
+/// Where the stream's data comes from.
+pub trait EventSource: Send + Sync {
+    /// Hello and everything after it, with nothing missing and nothing twice between them. `query`: what the client
+    /// asked for in the URL (`after`, filters), percent-encoded.
+    ///
+    /// # Errors
+    /// The answer to the handshake.
+    fn subscribe(&self, query: &str) -> Result<Opening, ApiError>;
+
+    /// The answer to `{"type":"status"}`, JSON text.
+    fn status_message(&self) -> String;
+
+    /// A client is here; called before [`EventSource::subscribe`], so that hello counts it.
+    fn client_opened(&self);
+
+    /// It is gone; called once for every [`EventSource::client_opened`].
+    fn client_closed(&self);
+}
+
+/// Serves one client to its end, in the connection's thread.
+///
+/// # Errors
+/// The answer to a handshake that is refused (RFC 6455 section 4.2): 400, 426, or what the source says.
+pub fn serve(source: &dyn EventSource, upgrade: Upgrade<'_>) -> Result<(), Reply> {
+    let key = check_handshake(upgrade.head)?;
+    let _present = Present::enter(source);
+    let Opening { hello, seq, subscription } = source.subscribe(upgrade.head.query())?;
+    let accepted = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {}\r\n\r\n",
+        derive_accept_key(key.as_bytes())
+    );
+    // From here on there is nobody to tell anything but over the WebSocket.
+    if std::io::Write::write_all(&mut &*upgrade.stream, accepted.as_bytes()).is_err() {
+        return Ok(());
+    }
+    let Ok((reader, mut writer)) = Duplex::server(upgrade.stream, upgrade.leftover) else { return Ok(()) };
+    if writer.write(hello.into()).and_then(|()| writer.flush()).is_ok() {
+        converse(source, reader, Pump { writer, subscription, last: seq, stopping: upgrade.stopping });
+    }
+    Ok(())
+}
+
+/// The key of a handshake that is right.
+fn check_handshake(head: &Head) -> Result<&str, Reply> {
+    let bad = |what: &str| Err(ApiError::bad_request(format!("WebSocket handshake: {what}.")).into());
+    if head.method() != "GET" || head.is_http10() {
+        return bad("it must be a GET with HTTP/1.1");
+    }
+    if !head.has_token("connection", "upgrade") {
+        return bad("the Connection header must name upgrade");
+    }
+    if head.get("content-length").is_some_and(|length| length != "0")
+        || head.get("transfer-encoding").is_some()
+    {
+        return bad("it must have no body");
+    }
+    let mut versions = head.all("sec-websocket-version");
+    match (versions.next(), versions.next()) {
+        (Some("13"), None) => {}
+        (None, _) => return bad("Sec-WebSocket-Version is missing"),
+        _ => {
+            let error =
+                ApiError::upgrade_required("Only version 13 of the WebSocket protocol is spoken here.");
+            return Err(Reply::from(error)
+                .with_header("sec-websocket-version", "13")
+                .with_header("upgrade", "websocket"));
+        }
+    }
+    let mut keys = head.all("sec-websocket-key");
+    match (keys.next(), keys.next()) {
+        (Some(key), None) if is_key(key) => Ok(key),
+        _ => bad("Sec-WebSocket-Key must be there once, 16 bytes in base64"),
+    }
+}
+
+/// 16 bytes in base64: 22 characters, of which the last carries two bits, and two signs of padding.
+fn is_key(key: &str) -> bool {
+    key.len() == 24
+        && key.ends_with("==")
+        && key[..22].bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
+}
+
+/// Counts a client for as long as it lives.
+struct Present<'a>(&'a dyn EventSource);
+
+impl<'a> Present<'a> {
+    fn enter(source: &'a dyn EventSource) -> Self {
+        source.client_opened();
+        Self(source)
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.client_closed();
+    }
+}
+
+/// The connection's thread: starts the writer, reads until one side ends it, ends the writer.
+fn converse(source: &dyn EventSource, mut reader: Reader, pump: Pump) {
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let (alive, reader_gone) = bounded::<()>(0);
+    let thread = threads::spawn_contained(format!("ws-{number}-tx"), move || pump.run(&reader_gone));
+    let Ok(thread) = thread else {
+        let _ = reader.close(code::TRY_AGAIN_LATER, "no thread for another client");
+        return reader.finish();
+    };
+    let ended = read_all(source, &mut reader);
+    log::debug!("stream client {number} ended: {ended:?}");
+    drop(alive);
+    // The writer may be waiting for a client that does not read: that ends when the socket is shut down.
+    reader.finish();
+    thread.join();
+}
+
+/// Answers the client until it or we end the connection.
+fn read_all(source: &dyn EventSource, reader: &mut Reader) -> Ended {
+    loop {
+        let text = match reader.read() {
+            Ok(Incoming::Text(text)) => text,
+            Ok(Incoming::Binary(_)) => {
+                let _ = reader.close(code::UNSUPPORTED, "only text messages are understood");
+                return Ended::Refused(code::UNSUPPORTED);
+            }
+            Err(ended) => return ended,
+        };
+        let Ok(ClientMessage { kind }) = serde_json::from_str(&text) else {
+            let _ = reader.close(NOT_AN_OBJECT, "a message must be a JSON object");
+            return Ended::Refused(NOT_AN_OBJECT);
+        };
+        let answer = match kind.as_deref() {
+            Some("ping") => "{\"type\":\"pong\"}".to_owned(),
+            Some("status") => source.status_message(),
+            other => unsupported(other.unwrap_or("unknown")),
+        };
+        if reader.send(answer).is_err() {
+            // Our own Close is out: the client's answer to it is still to come.
+            continue;
+        }
+    }
+}
+
+fn unsupported(kind: &str) -> String {
+    let mut shown: String = kind.chars().take(MAX_ECHO).collect();
+    if shown.len() < kind.len() {
+        shown.push_str("...");
+    }
+    let message = format!("Unsupported websocket message type: {shown}.");
+    serde_json::json!({ "type": "error", "message": message }).to_string()
+}
+
+/// The one member of a client's message that is looked at; of several with that name the last counts.
+struct ClientMessage {
+    kind: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for ClientMessage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = ClientMessage;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+                let mut kind = None;
+                while let Some(name) = members.next_key::<String>()? {
+                    if name == "type" {
+                        // A raw value is skipped over without recursion, however deep it nests.
+                        let value: &RawValue = members.next_value()?;
+                        kind = serde_json::from_str(value.get()).ok();
+                    } else {
+                        members.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(ClientMessage { kind })
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// The writer's thread.
+struct Pump {
+    writer: Writer,
+    subscription: Subscription,
+    /// The last seq that was written, or that hello knew.
+    last: u64,
+    stopping: Receiver<()>,
+}
+
+/// Why the writer stops.
+enum Stop {
+    /// There is nobody to write to.
+    ReaderGone,
+    /// The queue ended.
+    Queue(End),
+}
+
+impl Pump {
+    /// Writes until the queue ends, the daemon stops or the client is gone.
+    fn run(mut self, reader_gone: &Receiver<()>) {
+        let closed = match self.write_all(reader_gone) {
+            Err(Closed) | Ok(Stop::ReaderGone) => return,
+            Ok(Stop::Queue(End::Shutdown)) => self.writer.close(code::GOING_AWAY, "codexd is stopping"),
+            Ok(Stop::Queue(End::Lagged)) => {
+                self.writer.close(code::TRY_AGAIN_LATER, &format!("lagged after seq {}", self.last))
+            }
+        };
+        if closed.is_ok() && reader_gone.recv_timeout(CLOSE_WAIT) == Err(TIMEOUT) {
+            self.writer.cut();
+        }
+    }
+
+    fn write_all(&mut self, reader_gone: &Receiver<()>) -> Result<Stop, Closed> {
+        loop {
+            match self.subscription.try_next() {
+                Ok(Some(batch)) => self.write(&batch)?,
+                Ok(None) => {
+                    self.writer.flush()?;
+                    if let Some(stop) = self.wait(reader_gone)? {
+                        return Ok(stop);
+                    }
+                }
+                Err(end) => return Ok(Stop::Queue(end)),
+            }
+        }
+    }
+
+    /// Waits for the next batch and writes it, or finds a reason to stop.
+    fn wait(&mut self, reader_gone: &Receiver<()>) -> Result<Option<Stop>, Closed> {
+        let batch = select! {
+            recv(self.subscription.receiver()) -> batch => batch,
+            recv(reader_gone) -> _ => return Ok(Some(Stop::ReaderGone)),
+            recv(self.stopping) -> _ => {
+                // Whatever was queued before the stop still goes out.
+                while let Ok(Some(batch)) = self.subscription.try_next() {
+                    self.write(&batch)?;
+                }
+                return Ok(Some(Stop::Queue(End::Shutdown)));
+            }
+        };
+        match batch {
+            Ok(batch) => {
+                let batch = self.subscription.taken(batch);
+                self.write(&batch)?;
+                Ok(None)
+            }
+            Err(_) => Ok(Some(Stop::Queue(self.subscription.end()))),
+        }
+    }
+
+    fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Closed> {
+        for entry in batch.entries() {
+            if entry.seq > self.last {
+                self.writer.write(batch.frame(entry))?;
+                self.last = entry.seq;
+            }
+        }
+        Ok(())
+    }
+}
+
+const TIMEOUT: crossbeam_channel::RecvTimeoutError = crossbeam_channel::RecvTimeoutError::Timeout;
+
+#[cfg(test)]
+mod tests;
