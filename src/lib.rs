@@ -5,6 +5,7 @@ pub mod app_server;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod duplex;
 pub mod http;
 pub mod hub;

@@ -1,15 +1,92 @@
-//! `codexd start`. SEAM: to be filled with the daemon.
+//! `codexd start`.
 
 use std::process::ExitCode;
+use std::thread::Builder;
 
-use super::print;
+use crossbeam_channel::{Receiver, bounded};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::print::{self, StartReport};
 use crate::config::Config;
+use crate::daemon::Daemon;
+use crate::model::view::{ServiceView, Snapshot};
+use crate::process;
 
 /// Runs the daemon until SIGINT or SIGTERM; with `run_once` only for the smoke lifetime.
 ///
 /// After start-up it prints [`print::start_line`] or, with `json`, [`print::StartReport`].
 pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
-    let _ = (config, json, run_once);
-    print::complain("start is not built yet");
+    let signals = match watch_signals() {
+        Ok(signals) => signals,
+        Err(error) => return failed(&format!("cannot watch signals: {error}")),
+    };
+    let lifetime = config.smoke_lifetime;
+    let shown = config.clone();
+    let daemon = match Daemon::start(config) {
+        Ok(daemon) => daemon,
+        Err(error) => return failed(&error.to_string()),
+    };
+    let ended_by = if run_once {
+        signals.recv_timeout(lifetime).ok()
+    } else {
+        match daemon.snapshot() {
+            Ok(snapshot) => report(&shown, json, &daemon.service(), &snapshot),
+            Err(error) => print::complain(&error.to_string()),
+        }
+        signals.recv().ok()
+    };
+    match daemon.stop() {
+        Ok((service, snapshot)) => {
+            if !json && !run_once {
+                if let Some(signal) = ended_by {
+                    print::out(&format!("codexd stopped after {}\n", name(signal)));
+                }
+                report(&shown, json, &service, &snapshot);
+            } else if run_once {
+                report(&shown, json, &service, &snapshot);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+fn failed(message: &str) -> ExitCode {
+    print::complain(message);
     ExitCode::FAILURE
+}
+
+fn report(config: &Config, json: bool, service: &ServiceView, snapshot: &Snapshot) {
+    if json {
+        print::out_json(&StartReport { service, snapshot });
+    } else {
+        print::out(&format!("{}\n", print::start_line(config, snapshot, service)));
+    }
+}
+
+fn name(signal: i32) -> &'static str {
+    signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
+}
+
+/// The first SIGTERM or SIGINT comes through the channel; the second, during the stop, ends the process at once after
+/// its child processes. The thread lasts as long as the process: nothing but its end ends the watch.
+fn watch_signals() -> std::io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let (sender, receiver) = bounded(1);
+    Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if sender.try_send(signal).is_err() {
+                end_at_once(signal);
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the operator asked twice: destructors have had their chance")]
+fn end_at_once(signal: i32) {
+    print::complain(&format!("second {}: ending at once", name(signal)));
+    process::kill_all_groups();
+    std::process::exit(128 + signal)
 }

@@ -15,6 +15,7 @@ pub mod guard;
 pub mod head;
 mod inner;
 pub mod reply;
+pub mod routes;
 mod wire;
 
 #[cfg(test)]

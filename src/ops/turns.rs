@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::body::{Body, wrong};
@@ -19,7 +19,8 @@ use crate::model::event::EventType;
 use crate::model::record::{Session, SessionStatus};
 
 /// A turn that the app-server has taken.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Accepted {
     /// The session as it is now.
     pub session: Arc<Session>,

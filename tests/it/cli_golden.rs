@@ -6,7 +6,7 @@ use codexd::cli::print::{self, Check};
 use codexd::cli::{config_of, status};
 use codexd::config::Config;
 use codexd::model::record::ChildStatus;
-use codexd::model::view::{ServiceView, Snapshot};
+use codexd::model::view::{EventList, ServiceView, Snapshot};
 
 use crate::cli_support::{codexd, fixture, recorded_state};
 
@@ -60,6 +60,11 @@ fn status_line() {
     assert_eq!(format!("{}\n", print::status_line(&config, &snapshot)), fixture("cli-status.txt"));
 }
 
+/// That many events, whatever they say.
+fn events(count: usize) -> EventList {
+    EventList::new(&vec![std::sync::Arc::from("{}"); count])
+}
+
 #[test]
 fn start_lines() {
     let golden = fixture("cli-start.txt");
@@ -74,14 +79,14 @@ fn start_lines() {
         websocket_clients: 0,
     };
     snapshot.session_registry.sessions.truncate(1);
-    snapshot.recent_events.events.truncate(16);
+    snapshot.recent_events.events = events(16);
     assert_eq!(print::start_line(&config, &snapshot, &service), lines[2]);
 
     snapshot.daemon.started = true;
     snapshot.daemon.child.status = ChildStatus::Running;
     snapshot.session_registry.sessions.clear();
     snapshot.run_registry.runs.clear();
-    snapshot.recent_events.events.truncate(2);
+    snapshot.recent_events.events = events(2);
     service.listening = true;
     service.resolved_base_url = Some("http://127.0.0.1:4455".into());
     service.event_stream_url = Some("ws://127.0.0.1:4455/v1/codexd/events".into());

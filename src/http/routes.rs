@@ -1,0 +1,251 @@
+//! The routes, as one table: dispatch, `Allow`, the README and the tests read it.
+
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+
+use super::api::{Api, Request, Route as Way, Upgrade};
+use super::reply::{ApiError, ErrorCode, Reply};
+use crate::model::record::Session;
+use crate::ops::body::Body;
+use crate::ops::turns::Accepted;
+use crate::ops::{OpError, Ops};
+use crate::stream::websocket::{self, EventSource};
+
+/// Which workers a route needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// It answers from what the daemon knows.
+    Read,
+    /// It may wait for the app-server or for the log.
+    Call,
+}
+
+/// One route.
+pub struct Route {
+    /// `GET` or `POST`.
+    pub method: &'static str,
+    /// The path; a segment `{id}` stands for any one.
+    pub path: &'static str,
+    /// Which workers it needs.
+    pub pool: Pool,
+    /// What it does, for people.
+    pub doc: &'static str,
+    handle: fn(&Ops, &Call<'_>) -> Answer,
+}
+
+/// A request on its way to a handler.
+struct Call<'a> {
+    request: &'a Request,
+    /// The path's `{id}`, decoded; empty where there is none.
+    id: String,
+}
+
+#[derive(Serialize)]
+struct Sessions {
+    sessions: Vec<Arc<Session>>,
+}
+
+#[derive(Serialize)]
+struct One {
+    session: Arc<Session>,
+}
+
+#[derive(Serialize)]
+struct Turn {
+    accepted: bool,
+    #[serde(flatten)]
+    turn: Accepted,
+}
+
+type Answer = Result<Reply, OpError>;
+
+/// Every route but the event stream, whose path is configured, and /healthz, which the front door answers itself.
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/v1/codexd/status",
+        pool: Pool::Read,
+        doc: "the service and the whole state",
+        handle: |ops, _| ok(200, &ops.status()?),
+    },
+    Route {
+        method: "GET",
+        path: "/v1/codexd/sessions",
+        pool: Pool::Read,
+        doc: "all sessions",
+        handle: |ops, _| ok(200, &Sessions { sessions: ops.sessions()? }),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/sessions",
+        pool: Pool::Call,
+        doc: "a session on a new thread, or on the one that threadId names",
+        handle: |ops, call| {
+            let created = ops.create_session(&call.body()?)?;
+            ok(if created.new { 201 } else { 200 }, &One { session: created.session })
+        },
+    },
+    Route {
+        method: "GET",
+        path: "/v1/codexd/sessions/{id}",
+        pool: Pool::Read,
+        doc: "a session and the cached events about it",
+        handle: |ops, call| ok(200, &ops.session_with_events(&call.id)?),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/turn",
+        pool: Pool::Call,
+        doc: "input for a session: a new turn, or with expectedTurnId for the one that runs",
+        handle: |ops, call| ok(202, &Turn { accepted: true, turn: ops.create_turn(&call.body()?)? }),
+    },
+];
+
+impl Call<'_> {
+    fn body(&self) -> Result<Body, OpError> {
+        Body::parse(&self.request.body)
+    }
+}
+
+fn ok(status: u16, data: &impl Serialize) -> Answer {
+    Ok(Reply::ok(status, data))
+}
+
+/// The daemon as the port sees it.
+pub struct Routes {
+    ops: Arc<Ops>,
+    events: Arc<dyn EventSource>,
+}
+
+impl Routes {
+    /// The routes of one daemon.
+    pub fn new(ops: Arc<Ops>, events: Arc<dyn EventSource>) -> Self {
+        Self { ops, events }
+    }
+}
+
+impl Api for Routes {
+    fn healthz(&self) -> Reply {
+        Reply::json(
+            200,
+            &serde_json::json!({ "ok": true, "status": "ok", "service": self.ops.service.view() }),
+        )
+    }
+
+    fn route(&self, method: &str, path: &str) -> Way {
+        match find(method, path) {
+            Found::Route(route, _) if route.pool == Pool::Read => Way::Read,
+            Found::Route(..) => Way::Call,
+            Found::OtherMethods(allowed) => Way::Refuse(
+                ApiError::method_not_allowed(format!(
+                    "{method} is not possible at {}; {allowed} is.",
+                    crate::model::preview(path)
+                ))
+                .with_allow(allowed),
+            ),
+            Found::Nothing => Way::Refuse(unknown_route(method, path)),
+        }
+    }
+
+    fn handle(&self, request: Request) -> Reply {
+        let Found::Route(route, id) = find(&request.method, &request.path) else {
+            return unknown_route(&request.method, &request.path).into();
+        };
+        let call = Call { request: &request, id };
+        (route.handle)(&self.ops, &call).unwrap_or_else(|error| api_error(error).into())
+    }
+
+    fn stream_path(&self) -> &str {
+        &self.ops.config.service.event_stream_path
+    }
+
+    fn upgrade(&self, upgrade: Upgrade<'_>) -> Result<(), Reply> {
+        websocket::serve(&*self.events, upgrade)
+    }
+}
+
+enum Found {
+    Route(&'static Route, String),
+    /// The methods there are for that path.
+    OtherMethods(String),
+    Nothing,
+}
+
+fn find(method: &str, path: &str) -> Found {
+    let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
+    if path == "/healthz" {
+        return Found::OtherMethods("GET, HEAD".to_owned());
+    }
+    let mut allowed: Vec<&str> = Vec::new();
+    for route in ROUTES {
+        if let Some(id) = match_path(route.path, path) {
+            if route.method == method {
+                return Found::Route(route, id);
+            }
+            allowed.push(route.method);
+            if route.method == "GET" {
+                allowed.push("HEAD");
+            }
+        }
+    }
+    if allowed.is_empty() { Found::Nothing } else { Found::OtherMethods(allowed.join(", ")) }
+}
+
+/// The decoded `{id}` (empty without one) if the path matches.
+fn match_path(pattern: &str, path: &str) -> Option<String> {
+    let mut id = String::new();
+    let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return Some(id),
+            (Some("{id}"), Some(segment)) if !segment.is_empty() => {
+                id = percent_decode_str(segment).decode_utf8_lossy().into_owned();
+            }
+            (Some(wanted), Some(given)) if wanted == given => {}
+            _ => return None,
+        }
+    }
+}
+
+fn unknown_route(method: &str, path: &str) -> ApiError {
+    ApiError::not_found(format!("Unknown codexd route {method} {}.", crate::model::preview(path)))
+}
+
+/// What each failure of a verb is called over HTTP.
+pub fn api_error(error: OpError) -> ApiError {
+    let message = error.to_string();
+    let code = match error {
+        OpError::BadRequest(_) => ErrorCode::BadRequest,
+        OpError::NotFound(_) => ErrorCode::NotFound,
+        OpError::Conflict(_) => ErrorCode::Conflict,
+        OpError::Unavailable { .. } => ErrorCode::Unavailable,
+        OpError::Timeout(_) => ErrorCode::Timeout,
+        OpError::AppServer(_) => ErrorCode::AppServerError,
+        OpError::Internal(_) => ErrorCode::InternalError,
+    };
+    let api_error = ApiError::new(code, message);
+    match error {
+        OpError::Unavailable { retry_after: Some(seconds), .. } => api_error.with_retry_after(seconds),
+        _ => api_error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_match_whole_segments() {
+        assert_eq!(match_path("/a/{id}", "/a/x%2Fy"), Some("x/y".to_owned()));
+        assert_eq!(match_path("/a/{id}", "/a/"), None);
+        assert_eq!(match_path("/a/{id}", "/a/b/c"), None);
+        assert_eq!(match_path("/a/{id}/close", "/a/b/close"), Some("b".to_owned()));
+        assert!(matches!(find("GET", "/v1/codexd/status/"), Found::Route(..)));
+        assert!(
+            matches!(find("DELETE", "/v1/codexd/sessions"), Found::OtherMethods(allow) if allow == "GET, HEAD, POST")
+        );
+        assert!(matches!(find("GET", "/nope"), Found::Nothing));
+    }
+}

@@ -1,0 +1,83 @@
+//! The hub as the stream's source.
+
+use std::sync::Arc;
+
+use log::warn;
+use serde::Serialize;
+
+use super::websocket::{EventSource, Opening};
+use crate::http::reply::ApiError;
+use crate::http::routes::api_error;
+use crate::model::view::{EventList, ServiceView, Snapshot};
+use crate::ops::status::{Moment, Status};
+use crate::ops::{OpError, Ops};
+
+/// Gives each client its hello and its place.
+pub struct HubSource {
+    ops: Arc<Ops>,
+}
+
+impl HubSource {
+    /// The source of one daemon.
+    pub fn new(ops: Arc<Ops>) -> Self {
+        Self { ops }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Hello<'a> {
+    recent_events: &'a EventList,
+    service: ServiceView,
+    snapshot: &'a Snapshot,
+    #[serde(rename = "type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct StatusMessage {
+    #[serde(flatten)]
+    status: Status,
+    #[serde(rename = "type")]
+    kind: &'static str,
+}
+
+impl EventSource for HubSource {
+    fn subscribe(&self, _query: &str) -> Result<Opening, ApiError> {
+        // Snapshot, seq and place are of one moment: nothing is missed or sent twice between hello and what follows.
+        let (moment, seq, subscription) = self
+            .ops
+            .hub
+            .ask(|core| (Moment::take(core), core.latest_seq(), core.subscribe()))
+            .map_err(|error| api_error(error.into()))?;
+        let snapshot = self.ops.snapshot(moment).map_err(api_error)?;
+        let hello = Hello {
+            recent_events: &snapshot.recent_events.events,
+            service: self.ops.service.view(),
+            snapshot: &snapshot,
+            kind: "hello",
+        };
+        let hello = serde_json::to_string(&hello)
+            .map_err(|error| api_error(OpError::Internal(format!("hello cannot be written: {error}"))))?;
+        Ok(Opening { hello, seq, subscription })
+    }
+
+    fn status_message(&self) -> String {
+        let status = self.ops.status().and_then(|status| {
+            let message = StatusMessage { status, kind: "status" };
+            serde_json::to_string(&message).map_err(|error| OpError::Internal(error.to_string()))
+        });
+        status.unwrap_or_else(|error| {
+            warn!("a stream client's status could not be told: {error}");
+            serde_json::json!({ "type": "error", "message": error.to_string() }).to_string()
+        })
+    }
+
+    fn client_opened(&self) {
+        self.ops.service.client_opened();
+    }
+
+    fn client_closed(&self) {
+        self.ops.service.client_closed();
+    }
+}
