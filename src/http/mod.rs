@@ -5,7 +5,7 @@
 //!                                                       ├── upgrade at the stream path: Api::upgrade, in this thread
 //!                                                       └── everything else ── Unix socket ── tiny_http ── Api::handle
 //! ```
-//! A handler sees nothing that has not passed every check of [`guard`] and [`body`], and no stranger reaches tiny_http.
+//! A handler sees nothing that has not passed every check of [`guard`] and of the framing, and no stranger reaches tiny_http.
 
 pub mod api;
 mod body;
