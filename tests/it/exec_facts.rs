@@ -13,6 +13,7 @@ use crate::real_codex::{CodexHome, RealCodex, real_codex_or_skip};
 /// The last message of a run, its lines of JSON, its exit status.
 fn exec(codex: &RealCodex, home: &CodexHome, prompt: &str) -> (String, Vec<Value>, ExitStatus) {
     let last = home.outside("last-message.txt");
+    let _ = std::fs::remove_file(&last); // a failing run leaves the text of an earlier one in it
     // The argument order codexd uses.
     let mut command = Command::new(codex.native());
     command.args(["exec", "--cd"]).arg(home.work());
