@@ -32,10 +32,10 @@ fn scripted(script: &str) -> Builder {
 
 const DAEMON: &str = r#"
 echo start >> lives
-trap 'echo codexd stopped after SIGTERM; kill $!; rm -f "$0"; exit 0' TERM
+trap 'echo codexd stopped after SIGTERM; kill -9 $!; rm -f "$0"; exit 0' TERM
 sleep 600 &
-echo "identity=x child=running resolved_base=http://127.0.0.1:9 ws_url=ws://127.0.0.1:9/v1/codexd/events"
 echo warning >&2
+echo "identity=x child=running resolved_base=http://127.0.0.1:9 ws_url=ws://127.0.0.1:9/v1/codexd/events"
 wait
 "#;
 

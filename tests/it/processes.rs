@@ -90,9 +90,17 @@ impl Process {
     /// Kills what is left; to be called when a test is over anyway.
     pub(crate) fn sweep(&mut self) {
         self.kill_group();
-        for (pid, _) in left_of(&self.mark) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                let _ = kill_process(pid, Signal::KILL);
+        let until = Instant::now() + Duration::from_secs(5);
+        // Again until nothing is left: what was in the middle of a fork or an exec shows up later.
+        loop {
+            let left = self.left(Duration::ZERO);
+            if left.is_empty() || Instant::now() > until {
+                return;
+            }
+            for (pid, _) in left {
+                if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
             }
         }
     }
