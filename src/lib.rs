@@ -1,6 +1,7 @@
 //! codexd
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod api_client;
 pub mod app_server;
 pub mod cli;
 pub mod clock;

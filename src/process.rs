@@ -19,6 +19,9 @@ use crate::threads::{self, Thread};
 /// The variable by which what a process started can be told from everything else; its value is [`Process::mark`].
 pub const MARK: &str = "CODEXD_PROCESS";
 
+/// Looks for left-over descendants before giving up: each kills what the one before has found.
+const SWEEPS: usize = 100;
+
 /// Groups alive, for the case that the process must end at once.
 static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
@@ -154,8 +157,17 @@ impl Process {
         self.signal(Signal::KILL);
         let _ = self.ended.recv();
         kill_verified(&family);
-        // What was born while the others died.
-        kill_verified(&self.family());
+        // What was born while the others died; a process in the middle of execve(2) shows no environment and can be
+        // missed by one look.
+        let mut clean = 0;
+        for _ in 0..SWEEPS {
+            let left = self.family();
+            clean = if left.is_empty() { clean + 1 } else { 0 };
+            if clean == 2 {
+                break;
+            }
+            kill_verified(&left);
+        }
         if let Some(watcher) = self.watcher.take() {
             watcher.join();
         }
@@ -182,6 +194,7 @@ impl Process {
         let listed = os::list();
         let own = self.pid.as_raw_nonzero().get();
         let mut family = os::descendants(own, &listed);
+        family.retain(|process| !process.zombie);
         for process in listed {
             let known = process.pid == own || family.iter().any(|member| member.pid == process.pid);
             if !known && !process.zombie && os::has_variable(process.pid, MARK, &self.mark) {

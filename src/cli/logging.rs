@@ -7,7 +7,11 @@ use simple_logger::SimpleLogger;
 
 /// Starts logging. Only the first call of a process counts.
 pub fn init(level: LevelFilter) {
-    let logger = SimpleLogger::new().with_level(level).with_utc_timestamps();
+    let logger = SimpleLogger::new()
+        .with_level(level)
+        // It calls the end of its socket at every stop an error; faults of handlers are told by our own lines.
+        .with_module_level("tiny_http", LevelFilter::Off)
+        .with_utc_timestamps();
     if log::set_boxed_logger(Box::new(Unbreakable(logger))).is_ok() {
         log::set_max_level(level);
     }

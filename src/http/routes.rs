@@ -5,13 +5,12 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use super::api::{Api, Request, Route as Way, Upgrade};
+use super::api::{Request, Route as Way};
 use super::reply::{ApiError, ErrorCode, Reply};
 use crate::model::record::Session;
 use crate::ops::body::Body;
 use crate::ops::turns::Accepted;
 use crate::ops::{OpError, Ops};
-use crate::stream::websocket::{self, EventSource};
 
 /// Which workers a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,57 +112,26 @@ fn ok(status: u16, data: &impl Serialize) -> Answer {
     Ok(Reply::ok(status, data))
 }
 
-/// The daemon as the port sees it.
-pub struct Routes {
-    ops: Arc<Ops>,
-    events: Arc<dyn EventSource>,
-}
-
-impl Routes {
-    /// The routes of one daemon.
-    pub fn new(ops: Arc<Ops>, events: Arc<dyn EventSource>) -> Self {
-        Self { ops, events }
-    }
-}
-
-impl Api for Routes {
-    fn healthz(&self) -> Reply {
-        Reply::json(
-            200,
-            &serde_json::json!({ "ok": true, "status": "ok", "service": self.ops.service.view() }),
-        )
-    }
-
-    fn route(&self, method: &str, path: &str) -> Way {
-        match find(method, path) {
-            Found::Route(route, _) if route.pool == Pool::Read => Way::Read,
-            Found::Route(..) => Way::Call,
-            Found::OtherMethods(allowed) => Way::Refuse(
-                ApiError::method_not_allowed(format!(
-                    "{method} is not possible at {}; {allowed} is.",
-                    crate::model::preview(path)
-                ))
-                .with_allow(allowed),
-            ),
-            Found::Nothing => Way::Refuse(unknown_route(method, path)),
+/// Where a request goes.
+pub fn way(method: &str, path: &str) -> Way {
+    match find(method, path) {
+        Found::Route(route, _) if route.pool == Pool::Read => Way::Read,
+        Found::Route(..) => Way::Call,
+        Found::OtherMethods(allowed) => {
+            let path = crate::model::preview(path);
+            let message = format!("{method} is not possible at {path}; {allowed} is.");
+            Way::Refuse(ApiError::method_not_allowed(message).with_allow(allowed))
         }
+        Found::Nothing => Way::Refuse(unknown_route(method, path)),
     }
+}
 
-    fn handle(&self, request: Request) -> Reply {
-        let Found::Route(route, id) = find(&request.method, &request.path) else {
-            return unknown_route(&request.method, &request.path).into();
-        };
-        let call = Call { request: &request, id };
-        (route.handle)(&self.ops, &call).unwrap_or_else(|error| api_error(error).into())
-    }
-
-    fn stream_path(&self) -> &str {
-        &self.ops.config.service.event_stream_path
-    }
-
-    fn upgrade(&self, upgrade: Upgrade<'_>) -> Result<(), Reply> {
-        websocket::serve(&*self.events, upgrade)
-    }
+/// Handles a request.
+pub fn handle(ops: &Ops, request: &Request) -> Reply {
+    let Found::Route(route, id) = find(&request.method, &request.path) else {
+        return unknown_route(&request.method, &request.path).into();
+    };
+    (route.handle)(ops, &Call { request, id }).unwrap_or_else(|error| api_error(error).into())
 }
 
 enum Found {

@@ -6,6 +6,8 @@
 //! Stop: turns are interrupted, the child is ended, `daemon.stopped` is logged as the last event, the hub hands it out and
 //! writes the state files, the port closes.
 
+mod port;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +20,6 @@ use crate::clock;
 use crate::config::{Config, Strategy};
 use crate::http::front_door::{Bound, FrontDoor, Limits};
 use crate::http::guard::Guard;
-use crate::http::routes::Routes;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
@@ -32,9 +33,10 @@ use crate::ops::{OpError, Ops};
 use crate::store::files;
 use crate::store::lock::{self, Lock, LockError};
 use crate::store::{Repair, StoreError};
-use crate::stream::source::HubSource;
 use crate::supervisor::{self, Parts, StartError, Supervisor};
 use crate::{os, process, threads};
+
+use self::port::Port;
 
 /// How long the stop waits for the end of turns it has interrupted.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
@@ -251,9 +253,9 @@ fn draft_repaired(drafts: &mut Drafts, repair: &Repair) {
 
 fn open(ops: &Arc<Ops>, bound: Bound) -> Result<FrontDoor, Error> {
     let guard = Guard::new(bound.local_addr().port());
-    let source = Arc::new(HubSource::new(Arc::clone(ops)));
-    let routes = Arc::new(Routes::new(Arc::clone(ops), source));
-    bound.serve(routes, guard, Limits::default()).map_err(system("open the front door"))
+    bound
+        .serve(Arc::new(Port::new(Arc::clone(ops))), guard, Limits::default())
+        .map_err(system("open the front door"))
 }
 
 /// Asks the app-server to interrupt the turns in flight, and waits a moment for them to end.

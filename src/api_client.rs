@@ -1,0 +1,175 @@
+//! A client of codexd's own API, for the command line and the smoke test: one request a connection, blocking, with a
+//! deadline.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tungstenite::{Message, WebSocket};
+
+/// How long a request may take: longer than the daemon's own deadline for a call to the app-server.
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens, or the connection broke.
+    #[error("cannot talk to codexd at {address}: {source}")]
+    Io {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What came is no answer of codexd.
+    #[error("what answers at {address} is not codexd: {problem}")]
+    NotCodexd {
+        /// Where.
+        address: SocketAddr,
+        /// What is wrong.
+        problem: String,
+    },
+    /// codexd refused.
+    #[error("{message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The error code of the envelope.
+        code: String,
+        /// The text.
+        message: String,
+    },
+    /// The stream was closed.
+    #[error("the event stream was closed: {0}")]
+    Closed(String),
+}
+
+/// Where codexd listens.
+#[derive(Debug, Clone, Copy)]
+pub struct ApiClient {
+    address: SocketAddr,
+}
+
+impl ApiClient {
+    /// A client of the codexd at this address.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address }
+    }
+
+    /// `GET`: the envelope's data.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn get(&self, path: &str) -> Result<Value, ClientError> {
+        self.request("GET", path, None)
+    }
+
+    /// `POST`: the envelope's data.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.request("POST", path, Some(body))
+    }
+
+    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        );
+        let mut answer = Vec::new();
+        self.connect()
+            .and_then(|mut stream| {
+                stream.write_all(request.as_bytes())?;
+                stream.read_to_end(&mut answer)
+            })
+            .map_err(|source| ClientError::Io { address: self.address, source })?;
+        let (status, body) = self.split(&answer)?;
+        let envelope: Value = serde_json::from_slice(body).map_err(|error| self.not_codexd(&error))?;
+        if (200..300).contains(&status) {
+            return Ok(envelope.get("data").cloned().unwrap_or(envelope));
+        }
+        let text = |name: &str| envelope.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Err(ClientError::Refused { status, code: text("error"), message: text("message") })
+    }
+
+    fn connect(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    fn split<'a>(&self, answer: &'a [u8]) -> Result<(u16, &'a [u8]), ClientError> {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(answer) {
+            Ok(httparse::Status::Complete(head)) => {
+                Ok((response.code.unwrap_or(0), answer.get(head..).unwrap_or_default()))
+            }
+            Ok(httparse::Status::Partial) => Err(self.not_codexd(&"the answer was cut off")),
+            Err(error) => Err(self.not_codexd(&error)),
+        }
+    }
+
+    fn not_codexd(&self, problem: &dyn std::fmt::Display) -> ClientError {
+        ClientError::NotCodexd { address: self.address, problem: problem.to_string() }
+    }
+
+    /// Opens the event stream; `path` with its query.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn stream(&self, path: &str) -> Result<EventStream, ClientError> {
+        let stream = self.connect().map_err(|source| ClientError::Io { address: self.address, source })?;
+        let url = format!("ws://{}{path}", self.address);
+        let (socket, _) = tungstenite::client(url, stream).map_err(|error| self.not_codexd(&error))?;
+        Ok(EventStream { socket, address: self.address })
+    }
+}
+
+/// An open event stream.
+pub struct EventStream {
+    socket: WebSocket<TcpStream>,
+    address: SocketAddr,
+}
+
+impl EventStream {
+    /// The next message, whatever its type; waits up to `deadline`.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`] at the stream's end, [`ClientError::Io`] with `WouldBlock` or `TimedOut` past the
+    /// deadline.
+    pub fn next(&mut self, deadline: Instant) -> Result<Value, ClientError> {
+        let io = |source| ClientError::Io { address: self.address, source };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io(io::ErrorKind::TimedOut.into()));
+            }
+            self.socket.get_ref().set_read_timeout(Some(left)).map_err(io)?;
+            match self.socket.read() {
+                Ok(Message::Text(text)) => {
+                    return serde_json::from_str(&text).map_err(|error| ClientError::NotCodexd {
+                        address: self.address,
+                        problem: error.to_string(),
+                    });
+                }
+                Ok(Message::Close(frame)) => {
+                    let reason = frame.map_or_else(String::new, |frame| {
+                        format!("{} {}", u16::from(frame.code), frame.reason)
+                    });
+                    return Err(ClientError::Closed(reason));
+                }
+                Ok(_) => {}
+                Err(tungstenite::Error::Io(source)) => return Err(io(source)),
+                Err(error) => return Err(ClientError::Closed(error.to_string())),
+            }
+        }
+    }
+}
