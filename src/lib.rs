@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod duplex;
+pub mod fault;
 pub mod http;
 pub mod hub;
 pub mod ids;

@@ -144,6 +144,7 @@ impl Daemon {
             .and_then(|supervisor| match open(&ops, bound) {
                 Ok(front_door) => Ok((supervisor, front_door)),
                 Err(error) => {
+                    ops.hub.closing();
                     supervisor.stop();
                     Err(error)
                 }
@@ -186,6 +187,7 @@ impl Daemon {
     /// When the hub does not answer.
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
         let Self { ops, supervisor, hub_threads, front_door, lock } = self;
+        ops.hub.closing();
         interrupt_turns(&ops);
         supervisor.stop();
         record_stop(&ops);

@@ -19,6 +19,10 @@ impl Port {
     pub(super) fn new(ops: Arc<Ops>) -> Self {
         Self { events: HubSource::new(Arc::clone(&ops)), ops }
     }
+
+    fn is_stream_path(&self, path: &str) -> bool {
+        path == self.stream_path()
+    }
 }
 
 impl Api for Port {
@@ -28,15 +32,21 @@ impl Api for Port {
     }
 
     fn route(&self, method: &str, path: &str) -> Route {
-        routes::way(method, path)
+        if self.is_stream_path(path) { routes::events_way(method, path) } else { routes::way(method, path) }
     }
 
     fn handle(&self, request: Request) -> Reply {
-        routes::handle(&self.ops, &request)
+        if self.is_stream_path(&request.path) {
+            routes::events(&self.ops, &request)
+        } else {
+            routes::handle(&self.ops, &request)
+        }
     }
 
     fn stream_path(&self) -> &str {
-        &self.ops.config.service.event_stream_path
+        // A trailing slash makes no difference; the front door has taken it off what the client asked for.
+        let path = self.ops.config.service.event_stream_path.as_str();
+        path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path)
     }
 
     fn upgrade(&self, upgrade: Upgrade<'_>) -> Result<(), Reply> {

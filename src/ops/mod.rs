@@ -2,6 +2,7 @@
 //! and talks to the app-server where it must.
 
 pub mod body;
+pub mod events;
 pub mod fields;
 pub mod service;
 pub mod sessions;
