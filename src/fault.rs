@@ -69,11 +69,7 @@ pub fn point(point: Point) -> io::Result<()> {
 /// # Errors
 /// The fault that was ordered, or what `write` says.
 #[inline]
-pub fn writing(
-    point: Point,
-    bytes: &[u8],
-    mut write: impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<()> {
+pub fn writing(point: Point, bytes: &[u8], mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     #[cfg(debug_assertions)]
     if debug::point(point)? {
         write(&bytes[..bytes.len() / 2])?;

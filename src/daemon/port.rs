@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::http::api::{Api, Request, Route, Upgrade};
+use crate::http::api::{Api, EventStream, Request, Route, Upgrade};
 use crate::http::reply::Reply;
 use crate::http::routes;
 use crate::ops::Ops;
 use crate::stream::source::HubSource;
-use crate::stream::websocket;
+use crate::stream::{sse, websocket};
 
 /// What the front door asks.
 pub(super) struct Port {
@@ -51,5 +51,9 @@ impl Api for Port {
 
     fn upgrade(&self, upgrade: Upgrade<'_>) -> Result<(), Reply> {
         websocket::serve(&self.events, upgrade)
+    }
+
+    fn events(&self, request: EventStream<'_>) -> Result<bool, Reply> {
+        sse::serve(&self.events, request)
     }
 }

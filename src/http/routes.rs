@@ -83,6 +83,16 @@ pub fn events(ops: &Ops, request: &Request) -> Reply {
 pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
+        path: "/readyz",
+        pool: Pool::Read,
+        doc: "whether it can do its work now: hub, log, disk, child, app-server",
+        handle: |ops, _| {
+            let readiness = ops.readiness();
+            Ok(Reply::json(if readiness.ok { 200 } else { 503 }, &readiness))
+        },
+    },
+    Route {
+        method: "GET",
         path: "/v1/codexd/status",
         pool: Pool::Read,
         doc: "the service and the whole state",

@@ -35,11 +35,8 @@ impl Filter {
     /// A filter that knows what the state knows.
     pub fn new(wanted: Wanted, core: &Core) -> Self {
         let state = core.state();
-        let threads = wanted
-            .session
-            .iter()
-            .filter_map(|id| state.sessions.get(id)?.thread_id.clone())
-            .collect();
+        let threads =
+            wanted.session.iter().filter_map(|id| state.sessions.get(id)?.thread_id.clone()).collect();
         let sessions = wanted
             .thread
             .iter()
@@ -104,7 +101,8 @@ mod tests {
     fn types_are_prefixes_and_any_of_them_will_do() {
         let filter =
             filter(Wanted { types: vec!["turn.".to_owned(), "daemon.st".to_owned()], ..Wanted::default() });
-        for (kind, taken) in [("turn.accepted", true), ("daemon.started", true), ("app-server.turn.x", false)] {
+        for (kind, taken) in [("turn.accepted", true), ("daemon.started", true), ("app-server.turn.x", false)]
+        {
             assert_eq!(filter.takes_type(kind), taken, "{kind}");
         }
     }

@@ -315,7 +315,8 @@ impl Actor {
 
     /// Everything that waits to be sent by the child's threads would make the stop wait as well: they are let go.
     fn give_up_when_closing(&mut self) {
-        let since = self.core.stalled_since().zip(self.closing).map(|(stalled, closing)| stalled.max(closing));
+        let since =
+            self.core.stalled_since().zip(self.closing).map(|(stalled, closing)| stalled.max(closing));
         if since.is_some_and(|since| since.elapsed() >= GIVE_UP) {
             error!("the event log cannot be written; what the child said last is given up");
             self.closing = None;

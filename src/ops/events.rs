@@ -254,7 +254,9 @@ mod tests {
             ("type=%ff", "type"),
         ] {
             match EventQuery::parse(query) {
-                Err(OpError::BadRequest(text)) => assert!(text.contains(&format!("`{name}`")), "{query}: {text}"),
+                Err(OpError::BadRequest(text)) => {
+                    assert!(text.contains(&format!("`{name}`")), "{query}: {text}")
+                }
                 other => panic!("{query}: {other:?}"),
             }
         }

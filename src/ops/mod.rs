@@ -4,6 +4,7 @@
 pub mod body;
 pub mod events;
 pub mod fields;
+pub mod ready;
 pub mod service;
 pub mod sessions;
 pub mod status;
