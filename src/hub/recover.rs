@@ -14,6 +14,7 @@ use super::batch::Subject;
 use super::change::{self, Change};
 use super::core::{Recent, Start};
 use super::persister::FileExtras;
+use super::replay::Logged;
 use super::state::{Record, Registry, State};
 use crate::clock;
 use crate::config::Config;
@@ -48,13 +49,6 @@ struct RecentFile {
     _max_entries: u64,
     #[serde(flatten)]
     extra: Extra,
-}
-
-/// The part of an event that replay looks at first: most events change nothing and are decoded no further.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: std::borrow::Cow<'a, str>,
 }
 
 /// How far each registry's file had come; replay gives each only what is newer.
@@ -222,14 +216,15 @@ fn replay(state: &mut State, journal: &Journal, applied: &Applied, last: u64) ->
     let mut reader = EventReader::new(journal.view(), from, last);
     while let Some(seq) = reader.advance()? {
         let line = reader.line();
-        let Ok(head) = serde_json::from_slice::<Head<'_>>(line) else {
+        // Most events change nothing and are decoded no further.
+        let Some(logged) = Logged::parse(line) else {
             reader.note_damaged();
             continue;
         };
-        if !EventType::from_name(&head.kind).is_some_and(change::changes_state) {
+        if !EventType::from_name(&logged.kind).is_some_and(change::changes_state) {
             continue;
         }
-        let Ok(event) = serde_json::from_slice::<Event>(line) else {
+        let Ok(event) = serde_json::from_str::<Event>(logged.json) else {
             reader.note_damaged();
             continue;
         };
