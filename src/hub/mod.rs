@@ -21,7 +21,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
 use log::error;
 
 use self::core::AfterCommit;
@@ -123,6 +123,7 @@ impl Hub {
             persister_idle: true,
             deferred: None,
             closing: None,
+            given_up: false,
         };
         let thread = threads::spawn("hub", move || actor.run())?;
         // Joined in this order: the hub's end ends the other two.
@@ -200,7 +201,7 @@ impl Hub {
     }
 
     /// The daemon is about to stop. From here on a log that cannot be written is waited for only a moment; then what
-    /// waits for it is given up, and whoever still sends the child's events is told that the hub has stopped.
+    /// waits for it is given up, and nobody who sends the child's events waits any more.
     pub fn closing(&self) {
         // A hub that is already gone waits for nothing.
         let _ = self.control.send(Message::Closing);
@@ -260,6 +261,8 @@ struct Actor {
     deferred: Option<Message>,
     /// Since when the daemon is stopping.
     closing: Option<Instant>,
+    /// While the log fails the child's messages are dropped.
+    given_up: bool,
 }
 
 impl Actor {
@@ -293,14 +296,16 @@ impl Actor {
     /// alone: it fills, then the child's pipe does.
     fn next_while_stalled(&self, due: Instant) -> Option<Message> {
         // Whoever asks without a pause must not keep the log from being tried.
-        if Instant::now() >= due {
-            return None;
+        while let Some(left) = due.checked_duration_since(Instant::now()) {
+            let events = self.given_up.then_some(&self.events);
+            select! {
+                recv(self.control) -> message => return Some(message.unwrap_or(Message::Stop)),
+                // Taken and dropped, and whoever waits for what becomes of it is let go with it.
+                recv(events.unwrap_or(&never())) -> message => drop(message),
+                default(left) => return None,
+            }
         }
-        match self.control.recv_deadline(due) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
-        }
+        None
     }
 
     fn next(&mut self) -> Message {
@@ -313,16 +318,14 @@ impl Actor {
         }
     }
 
-    /// Everything that waits to be sent by the child's threads would make the stop wait as well: they are let go.
+    /// What the child's threads wait to send would make the stop wait as well: from here on it is dropped.
     fn give_up_when_closing(&mut self) {
         let since =
             self.core.stalled_since().zip(self.closing).map(|(stalled, closing)| stalled.max(closing));
-        if since.is_some_and(|since| since.elapsed() >= GIVE_UP) {
-            error!("the event log cannot be written; what the child said last is given up");
-            self.closing = None;
+        if !self.given_up && since.is_some_and(|since| since.elapsed() >= GIVE_UP) {
+            error!("the event log cannot be written; what the child says last is given up");
+            self.given_up = true;
             self.deferred = None;
-            // Dropping the inbox tells its senders that the hub has stopped; nothing comes from it any more.
-            self.events = crossbeam_channel::never();
         }
     }
 
@@ -425,6 +428,8 @@ impl Actor {
         while let Ok(message) = self.control.try_recv() {
             self.handle(message);
         }
+        // With what is left, whoever waits for it is let go.
+        while self.events.try_recv().is_ok() {}
         if let Some(reason) = self.core.stalled() {
             error!("codexd stops with events that are not in the log: {reason}");
         }

@@ -16,6 +16,7 @@ mod client;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
+mod disk_full;
 mod drivers;
 mod exec_facts;
 mod log;
