@@ -194,13 +194,22 @@ impl Core {
     }
 
     /// Logs, applies and hands out these drafts, then does what waits for them. What they tell has happened: if the log
-    /// does not take them they wait.
+    /// does not take them they wait; whoever waits for them is told so and does not.
     pub(super) fn commit(&mut self, drafts: Vec<Drafts>, after: Vec<AfterCommit>) {
         let rendered = self.render(drafts, after);
         if let Err(error) = self.append(&rendered) {
-            return self.stall(Some(rendered), &error, Instant::now());
+            let waiting = Rendered { after: Vec::new(), ..rendered };
+            self.stall(Some(waiting), &error, Instant::now());
+            return self.refuse(rendered.after);
         }
         self.finish(rendered);
+    }
+
+    fn refuse(&self, after: Vec<AfterCommit>) {
+        let reason = self.stalled().unwrap_or_default();
+        for after in after {
+            after(Err(reason.to_owned()));
+        }
     }
 
     /// As [`Core::commit`], for what is only to happen: if the log does not take it, it has not happened.
@@ -210,11 +219,7 @@ impl Core {
         if let Err(error) = self.append(&rendered) {
             self.next_seq = first_seq;
             self.stall(None, &error, Instant::now());
-            let reason = self.stalled().unwrap_or_default().to_owned();
-            for after in rendered.after {
-                after(Err(reason.clone()));
-            }
-            return;
+            return self.refuse(rendered.after);
         }
         self.finish(rendered);
     }

@@ -27,6 +27,7 @@ mod real_codex;
 mod repairs;
 mod replay;
 mod sse;
+mod tidy;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
