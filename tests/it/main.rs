@@ -13,6 +13,7 @@ mod cli_status;
 mod cli_support;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod client;
+mod crash;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
