@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod fields;
+mod readable;
 pub mod service;
 pub mod sessions;
 pub mod status;
