@@ -6,6 +6,7 @@
 
 mod app_server;
 mod app_server_facts;
+mod backbone;
 mod cli_errors;
 mod cli_flags;
 mod cli_golden;
@@ -22,6 +23,7 @@ mod model_server;
 mod processes;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod talk;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
