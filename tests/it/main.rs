@@ -19,6 +19,7 @@ mod daemon;
 mod directives;
 mod drivers;
 mod exec_facts;
+mod golden_shapes;
 mod model_server;
 mod processes;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
