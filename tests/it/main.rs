@@ -7,6 +7,7 @@
 mod app_server;
 mod app_server_facts;
 mod backbone;
+mod bad_input;
 mod cli_errors;
 mod cli_flags;
 mod cli_golden;
