@@ -23,6 +23,7 @@ mod exec_facts;
 mod golden_shapes;
 mod model_server;
 mod processes;
+mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
 mod talk;
