@@ -9,7 +9,7 @@
 mod port;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
@@ -18,6 +18,8 @@ use serde::Serialize;
 use crate::app_server::client::{Client, Introduction};
 use crate::clock;
 use crate::config::{Config, Strategy};
+use crate::exec::pool::Pool;
+use crate::exec::process::Shared;
 use crate::http::front_door::{Bound, FrontDoor, Limits};
 use crate::http::guard::Guard;
 use crate::hub::batch::Subject;
@@ -34,7 +36,7 @@ use crate::store::files;
 use crate::store::lock::{self, Lock, LockError};
 use crate::store::{Repair, StoreError};
 use crate::supervisor::{self, Parts, StartError, Supervisor};
-use crate::{os, process, threads};
+use crate::{ops, os, process, threads};
 
 use self::port::Port;
 
@@ -134,7 +136,8 @@ impl Daemon {
             timeout: config.server.call_timeout,
         };
         let client = Arc::new(Client::new(hub.clone(), introduction));
-        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), service));
+        let runs = runs(&config, &hub)?;
+        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), service, runs));
 
         let running = begin(&ops, &config, repairs)
             .and_then(|daemon_id| {
@@ -187,6 +190,7 @@ impl Daemon {
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
         let Self { ops, supervisor, hub_threads, front_door, lock } = self;
         interrupt_turns(&ops);
+        ops.runs.stop();
         supervisor.stop();
         record_stop(&ops);
         ops.service.close();
@@ -215,9 +219,33 @@ fn begin(ops: &Ops, config: &Arc<Config>, repairs: Vec<Repair>) -> Result<String
         if config.server.strategy == Strategy::Spawn {
             supervisor::turns_cut_off_by_a_crash(core, drafts);
         }
+        ops::runs::interrupted_by_a_crash(core, drafts);
         core.state().identity.as_ref().map(|identity| identity.daemon_id.clone())
     })?;
     daemon_id.ok_or_else(|| Error::Op(OpError::Internal("there is no identity".to_owned())))
+}
+
+/// The runs' queue, its private folder empty: what an earlier life left there belongs to nobody.
+fn runs(config: &Config, hub: &Hub) -> Result<Pool, Error> {
+    let temporary = config.paths.state_dir.join("run-tmp");
+    match std::fs::remove_dir_all(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::at("cannot empty", &temporary)(error).into());
+        }
+        _ => files::make_folder(&temporary)?,
+    }
+    let daemon_id =
+        hub.ask(|core| core.state().identity.as_ref().map(|identity| identity.daemon_id.clone()))?;
+    let shared = Shared {
+        command: config.runs.command.clone(),
+        leading_args: config.runs.leading_args.clone(),
+        fallback_cwd: config.paths.repo_root.clone(),
+        temporary,
+        logs: config.paths.logs_dir.join("runs"),
+        daemon_id: daemon_id.unwrap_or_default(),
+        starts: Mutex::default(),
+    };
+    Ok(Pool::new(hub.clone(), shared, config.runs.max_concurrent, config.runs.max_queued))
 }
 
 fn draft_started(core: &Core, drafts: &mut Drafts, config: &Config) {
