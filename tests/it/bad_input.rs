@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Instant;
 
+use codexd::http::routes::ROUTES;
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
@@ -300,4 +301,21 @@ fn a_trailing_slash_a_head_and_an_encoded_id_make_no_difference() {
     let answer = client.post(&format!("{TURN}/"), &body);
     assert_eq!(answer.status, 202, "{}", answer.text());
     assert_eq!(completed(&stream, answer.json()["data"]["turnId"].as_str().unwrap()), "completed");
+}
+
+#[test]
+fn a_closed_session_takes_no_turn() {
+    // Once there is a route for it.
+    if !ROUTES.iter().any(|route| route.path.ends_with("/close")) {
+        return;
+    }
+    let mut daemon = Daemon::builder().start();
+    let client = daemon.client();
+    let session = session(&client, &json!({}));
+    let closed = client.post(&format!("{SESSIONS}/{}/close", id(&session)), &json!({}));
+    assert_eq!((closed.status, &closed.json()["data"]["session"]["status"]), (200, &json!("closed")));
+    let body = json!({"sessionId": id(&session), "input": "never"});
+    assert_error(&client.post(TURN, &body), 409, "conflict", "is closed");
+    daemon.stop();
+    assert_eq!(count(&whole_log(&daemon), "turn.accepted"), 0);
 }

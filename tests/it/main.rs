@@ -26,6 +26,7 @@ mod processes;
 mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod same_scenario;
 mod talk;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
