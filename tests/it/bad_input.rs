@@ -161,6 +161,7 @@ fn unknown_ids_are_not_found() {
         assert_error(&client.get(&format!("{SESSIONS}/{path}")), 404, "not_found", "Unknown session");
     }
     assert_error(&client.get(&format!("{SESSIONS}/a%2Fb")), 404, "not_found", "Unknown session a/b.");
+    assert_error(&client.get("/v1/codexd/runs/run-x"), 404, "not_found", "run-x");
     let body = json!({"sessionId": "session-x", "input": "x"});
     assert_error(&client.post(TURN, &body), 404, "not_found", "Unknown session session-x.");
     let long = json!({"sessionId": "s".repeat(5000), "input": "x"});
@@ -248,6 +249,7 @@ fn routes_and_methods() {
         ("/healthz", &["GET", "HEAD"][..]),
         ("/v1/codexd/status", &["GET", "HEAD"]),
         (SESSIONS, &["GET", "HEAD", "POST"]),
+        ("/v1/codexd/runs", &["GET", "HEAD", "POST"]),
         (&one, &["GET", "HEAD"]),
         (TURN, &["POST"]),
     ] {
