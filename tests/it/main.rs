@@ -28,6 +28,7 @@ mod real_backbone;
 mod real_codex;
 mod same_scenario;
 mod talk;
+mod tidy;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
