@@ -20,3 +20,4 @@ pub mod stream;
 pub mod stub;
 pub mod supervisor;
 pub mod threads;
+pub mod timer;

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::api::{Request, Route as Way};
 use super::reply::{ApiError, ErrorCode, Reply};
-use crate::model::record::Session;
+use crate::model::record::{Request as CodexRequest, Session};
 use crate::ops::body::Body;
+use crate::ops::query::Query;
 use crate::ops::turns::Accepted;
 use crate::ops::{OpError, Ops};
 
@@ -52,6 +53,16 @@ struct One {
 }
 
 #[derive(Serialize)]
+struct Requests {
+    requests: Vec<Arc<CodexRequest>>,
+}
+
+#[derive(Serialize)]
+struct OneRequest {
+    request: Arc<CodexRequest>,
+}
+
+#[derive(Serialize)]
 struct Turn {
     accepted: bool,
     #[serde(flatten)]
@@ -73,8 +84,8 @@ pub const ROUTES: &[Route] = &[
         method: "GET",
         path: "/v1/codexd/sessions",
         pool: Pool::Read,
-        doc: "all sessions",
-        handle: |ops, _| ok(200, &Sessions { sessions: ops.sessions()? }),
+        doc: "all sessions, or those of ?status=, ?purpose=, ?limit=, ?after=ID",
+        handle: |ops, call| ok(200, &Sessions { sessions: ops.sessions(&call.query())? }),
     },
     Route {
         method: "POST",
@@ -95,6 +106,44 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: "POST",
+        path: "/v1/codexd/sessions/{id}/interrupt",
+        pool: Pool::Call,
+        doc: "interrupts the running turn",
+        handle: |ops, call| ok(202, &ops.interrupt_turn(&call.id, &call.optional_body()?)?),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/sessions/{id}/close",
+        pool: Pool::Call,
+        doc: "interrupts the running turn and closes the session",
+        handle: |ops, call| {
+            call.optional_body()?;
+            ok(200, &One { session: ops.close_session(&call.id)? })
+        },
+    },
+    Route {
+        method: "GET",
+        path: "/v1/codexd/requests",
+        pool: Pool::Read,
+        doc: "what Codex asked, or those of ?status=, ?limit=, ?after=ID",
+        handle: |ops, call| ok(200, &Requests { requests: ops.requests(&call.query())? }),
+    },
+    Route {
+        method: "GET",
+        path: "/v1/codexd/requests/{id}",
+        pool: Pool::Read,
+        doc: "one request of Codex",
+        handle: |ops, call| ok(200, &OneRequest { request: ops.request(&call.id)? }),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/requests/{id}/answer",
+        pool: Pool::Call,
+        doc: "answers it with decision, answers, result or error",
+        handle: |ops, call| ok(200, &OneRequest { request: ops.answer_request(&call.id, &call.body()?)? }),
+    },
+    Route {
+        method: "POST",
         path: "/v1/codexd/turn",
         pool: Pool::Call,
         doc: "input for a session: a new turn, or with expectedTurnId for the one that runs",
@@ -105,6 +154,15 @@ pub const ROUTES: &[Route] = &[
 impl Call<'_> {
     fn body(&self) -> Result<Body, OpError> {
         Body::parse(&self.request.body)
+    }
+
+    /// Of an action without required fields.
+    fn optional_body(&self) -> Result<Body, OpError> {
+        Body::parse_optional(&self.request.body)
+    }
+
+    fn query(&self) -> Query {
+        Query::parse(&self.request.query)
     }
 }
 
@@ -187,7 +245,7 @@ pub fn api_error(error: OpError) -> ApiError {
     let code = match error {
         OpError::BadRequest(_) => ErrorCode::BadRequest,
         OpError::NotFound(_) => ErrorCode::NotFound,
-        OpError::Conflict(_) => ErrorCode::Conflict,
+        OpError::Conflict(_) | OpError::Settled { .. } => ErrorCode::Conflict,
         OpError::Unavailable { .. } => ErrorCode::Unavailable,
         OpError::Timeout(_) => ErrorCode::Timeout,
         OpError::AppServer(_) => ErrorCode::AppServerError,
@@ -196,6 +254,7 @@ pub fn api_error(error: OpError) -> ApiError {
     let api_error = ApiError::new(code, message);
     match error {
         OpError::Unavailable { retry_after: Some(seconds), .. } => api_error.with_retry_after(seconds),
+        OpError::Settled { request, .. } => api_error.with_data(&OneRequest { request }),
         _ => api_error,
     }
 }

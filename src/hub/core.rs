@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{error, info};
 
 use super::batch::{Batch, Entry, FRAME_HEAD, FRAME_TAIL, Subject};
@@ -53,6 +53,14 @@ pub struct Core {
     log_sync: Sender<Arc<File>>,
     lines: Vec<u8>,
     stalled: Option<Stalled>,
+    watches: Vec<Watch>,
+}
+
+/// Somebody who waits for a turn of a thread to begin or to end.
+struct Watch {
+    thread_id: String,
+    /// Dropped when it does; nothing is ever sent.
+    _over: Sender<()>,
 }
 
 /// A batch on its way to the log.
@@ -102,6 +110,7 @@ impl Core {
             log_sync,
             lines: Vec::new(),
             stalled: None,
+            watches: Vec::new(),
         }
     }
 
@@ -160,6 +169,31 @@ impl Core {
         let (subscriber, subscription) = subscription::queue();
         self.subscribers.push(subscriber);
         subscription
+    }
+
+    /// A channel that is disconnected once a turn of that thread begins or ends, or can no longer do so.
+    pub fn watch_turns(&mut self, thread_id: &str) -> Receiver<()> {
+        let (over, watch) = bounded(0);
+        self.watches.push(Watch { thread_id: thread_id.to_owned(), _over: over });
+        watch
+    }
+
+    fn wake(&mut self, change: &Change) {
+        if self.watches.is_empty() {
+            return;
+        }
+        match change {
+            Change::TurnStarted { thread_id, .. }
+            | Change::TurnCompleted { thread_id, .. }
+            | Change::TurnError { thread_id, will_retry: false, .. } => {
+                self.watches.retain(|watch| watch.thread_id != *thread_id);
+            }
+            // Rare, and whoever was woken for nothing looks again.
+            Change::TurnMissing { .. } | Change::SessionClosed { .. } | Change::DaemonStopped => {
+                self.watches.clear();
+            }
+            _ => {}
+        }
     }
 
     /// How many subscribers there are.
@@ -256,6 +290,7 @@ impl Core {
                 let _ = self.log_sync.try_send(self.journal.file());
             }
             for change in rendered.changes {
+                self.wake(&change);
                 self.state.apply(change, &rendered.at);
             }
             self.remember(&rendered.batch, rendered.at);

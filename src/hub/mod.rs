@@ -6,6 +6,7 @@
 //! and transactions of everybody else; they wait too, but the hub never leaves it unread, not even while the log
 //! cannot be written.
 
+mod asked;
 pub mod batch;
 pub mod change;
 pub mod core;
@@ -106,7 +107,14 @@ impl Hub {
             threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?;
         let syncer = threads::spawn("log-sync", move || sync_log(&sync_inbox))?;
         let core = Core::new(start, log_sync);
-        let actor = Actor { core, events: events_inbox, control: control_inbox, jobs, persister_idle: true };
+        let actor = Actor {
+            core,
+            events: events_inbox,
+            control: control_inbox,
+            jobs,
+            persister_idle: true,
+            held: None,
+        };
         let thread = threads::spawn("hub", move || actor.run())?;
         // Joined in this order: the hub's end ends the other two.
         Ok((hub.clone(), HubThreads { hub, threads: vec![thread, persister, syncer] }))
@@ -152,8 +160,23 @@ impl Hub {
         &self,
         run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
     ) -> Result<T, HubError> {
+        self.transact_then(run, |value| value)
+    }
+
+    /// A transaction that is acted on even when nobody waits for its outcome any more: `then` is called in the hub's
+    /// thread once the events are in the log, and must not wait.
+    ///
+    /// # Errors
+    /// As [`Hub::transact`]; after [`HubError::Timeout`] it may still happen.
+    pub fn transact_then<T: Send + 'static, U: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
+        then: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U, HubError> {
         let (reply, answer) = bounded(1);
-        self.post(&self.control, transaction(run, move |result| drop(reply.send(result))))?;
+        // Nobody waits any more after the deadline; that is no fault.
+        let then = move |result: Result<T, HubError>| drop(reply.send(result.map(then)));
+        self.post(&self.control, transaction(run, then))?;
         wait(&answer)?
     }
 
@@ -216,6 +239,8 @@ struct Actor {
     control: Receiver<Message>,
     jobs: Sender<Job>,
     persister_idle: bool,
+    /// A message of the child that was taken out behind a batch which the log did not take.
+    held: Option<Message>,
 }
 
 impl Actor {
@@ -236,13 +261,16 @@ impl Actor {
 
     /// The next message; `None` when it is time to try the log again. While the log fails the child's inbox is left
     /// alone: it fills, then the child's pipe does.
-    fn next(&self) -> Option<Message> {
+    fn next(&mut self) -> Option<Message> {
         if self.core.stalled().is_some() {
             return match self.control.recv_timeout(LOG_RETRY) {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
             };
+        }
+        if let Some(held) = self.held.take() {
+            return Some(held);
         }
         // The handles are cloned from one pair: both inboxes end together.
         select! {
@@ -284,8 +312,11 @@ impl Actor {
             }
         }
         self.core.commit(all, Vec::new());
-        if let Some(message) = interrupted_by {
-            self.handle(message);
+        match interrupted_by {
+            // A transaction would be refused now, and what the child said with it lost.
+            Some(message) if self.core.stalled().is_some() => self.held = Some(message),
+            Some(message) => self.handle(message),
+            None => {}
         }
     }
 
@@ -340,6 +371,9 @@ impl Actor {
 
     /// Everything sent before the stop is taken; then the last state is written.
     fn finish(mut self) {
+        if let Some(held) = self.held.take() {
+            self.handle(held);
+        }
         while let Ok(message) = self.events.try_recv() {
             self.handle(message);
         }

@@ -2,7 +2,10 @@
 //! and talks to the app-server where it must.
 
 pub mod body;
+pub mod ending;
 pub mod fields;
+pub mod query;
+pub mod requests;
 pub mod service;
 pub mod sessions;
 pub mod status;
@@ -13,8 +16,10 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use crate::app_server::client::Client;
 use crate::app_server::connection::CallError;
+use crate::app_server::inbox::Inbox;
 use crate::config::{Config, Mode};
 use crate::hub::{Hub, HubError};
+use crate::model::record::Request;
 use crate::ops::service::Service;
 
 /// Why a verb did not do what it was asked.
@@ -29,6 +34,14 @@ pub enum OpError {
     /// The state of the thing forbids it.
     #[error("{0}")]
     Conflict(String),
+    /// A request of Codex that has been settled, in another way than was asked for.
+    #[error("{message}")]
+    Settled {
+        /// How.
+        message: String,
+        /// The request as it is.
+        request: Arc<Request>,
+    },
     /// Not now.
     #[error("{reason}")]
     Unavailable {
@@ -77,6 +90,8 @@ pub struct Ops {
     pub hub: Hub,
     /// The app-server.
     pub client: Arc<Client>,
+    /// What it asks.
+    pub inbox: Arc<Inbox>,
     /// The port.
     pub service: Arc<Service>,
     /// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
@@ -86,8 +101,22 @@ pub struct Ops {
 
 impl Ops {
     /// The verbs of one daemon.
-    pub fn new(config: Arc<Config>, hub: Hub, client: Arc<Client>, service: Arc<Service>) -> Self {
-        Self { config, hub, client, service, loading: Mutex::new(HashSet::new()), loaded: Condvar::new() }
+    pub fn new(
+        config: Arc<Config>,
+        hub: Hub,
+        client: Arc<Client>,
+        inbox: Arc<Inbox>,
+        service: Arc<Service>,
+    ) -> Self {
+        Self {
+            config,
+            hub,
+            client,
+            inbox,
+            service,
+            loading: Mutex::new(HashSet::new()),
+            loaded: Condvar::new(),
+        }
     }
 
     /// What needs the app-server needs app-server mode, and a log that can record what comes of it.
