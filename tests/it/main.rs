@@ -17,11 +17,15 @@ mod client;
 mod daemon;
 mod directives;
 mod drivers;
+mod ending;
 mod exec_facts;
+mod inbox;
+mod inbox_support;
 mod model_server;
 mod processes;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod real_inbox;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
