@@ -1,8 +1,10 @@
 //! What the operating system knows of processes: groups, start times, descendants. The only module with unsafe code.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 /// Starts a command in a process group of its own that dies with this process (Linux: SIGTERM by prctl(2)
@@ -185,6 +187,27 @@ pub fn has_variable(pid: i32, name: &str, value: &str) -> bool {
     let wanted = format!("{name}={value}");
     std::fs::read(format!("/proc/{pid}/environ"))
         .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes()))
+}
+
+/// Waits for input; `false` when the other end of `cancel` is gone.
+///
+/// # Errors
+/// What poll(2) says.
+pub fn ready(input: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
+    loop {
+        let mut fds = [PollFd::new(input, PollFlags::IN), PollFd::new(cancel, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if !fds[1].revents().is_empty() {
+            return Ok(false);
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(true);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 mod port;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
@@ -19,6 +19,8 @@ use crate::app_server::client::{Client, Introduction};
 use crate::app_server::inbox::{self, Inbox};
 use crate::clock;
 use crate::config::{Config, Strategy};
+use crate::exec::pool::Pool;
+use crate::exec::process::Shared;
 use crate::http::front_door::{Bound, FrontDoor, Limits};
 use crate::http::guard::Guard;
 use crate::hub::batch::Subject;
@@ -36,7 +38,7 @@ use crate::store::lock::{self, Lock, LockError};
 use crate::store::{Repair, StoreError};
 use crate::supervisor::{self, Parts, StartError, Supervisor};
 use crate::timer::{Timer, TimerThread};
-use crate::{os, process, threads};
+use crate::{ops, os, process, threads};
 
 use self::port::Port;
 
@@ -139,7 +141,8 @@ impl Daemon {
         let client = Arc::new(Client::new(hub.clone(), introduction));
         let (timer, timer_thread) = Timer::start().map_err(system("start the timer's thread"))?;
         let inbox = Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config));
-        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), inbox, service));
+        let runs = runs(&config, &hub)?;
+        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), inbox, service, runs));
 
         let running = begin(&ops, &config, repairs)
             .and_then(|daemon_id| {
@@ -196,6 +199,7 @@ impl Daemon {
             warn!("the requests left open could not be recorded: {error}");
         }
         interrupt_turns(&ops);
+        ops.runs.stop();
         supervisor.stop();
         drop(timer);
         record_stop(&ops);
@@ -226,9 +230,33 @@ fn begin(ops: &Ops, config: &Arc<Config>, repairs: Vec<Repair>) -> Result<String
             supervisor::turns_cut_off_by_a_crash(core, drafts);
             inbox::orphan_pending(core, drafts);
         }
+        ops::runs::interrupted_by_a_crash(core, drafts);
         core.state().identity.as_ref().map(|identity| identity.daemon_id.clone())
     })?;
     daemon_id.ok_or_else(|| Error::Op(OpError::Internal("there is no identity".to_owned())))
+}
+
+/// The runs' queue, its private folder empty: what an earlier life left there belongs to nobody.
+fn runs(config: &Config, hub: &Hub) -> Result<Pool, Error> {
+    let temporary = config.paths.state_dir.join("run-tmp");
+    match std::fs::remove_dir_all(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::at("cannot empty", &temporary)(error).into());
+        }
+        _ => files::make_folder(&temporary)?,
+    }
+    let daemon_id =
+        hub.ask(|core| core.state().identity.as_ref().map(|identity| identity.daemon_id.clone()))?;
+    let shared = Shared {
+        command: config.runs.command.clone(),
+        leading_args: config.runs.leading_args.clone(),
+        fallback_cwd: config.paths.repo_root.clone(),
+        temporary,
+        logs: config.paths.logs_dir.join("runs"),
+        daemon_id: daemon_id.unwrap_or_default(),
+        starts: Mutex::default(),
+    };
+    Ok(Pool::new(hub.clone(), shared, config.runs.max_concurrent, config.runs.max_queued))
 }
 
 fn draft_started(core: &Core, drafts: &mut Drafts, config: &Config) {

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::api::{Request, Route as Way};
 use super::reply::{ApiError, ErrorCode, Reply};
-use crate::model::record::{Request as CodexRequest, Session};
+use crate::model::record::{Request as CodexRequest, Run, Session};
 use crate::ops::body::Body;
+use crate::ops::idempotency::Key;
 use crate::ops::query::Query;
 use crate::ops::turns::Accepted;
 use crate::ops::{OpError, Ops};
@@ -45,6 +46,16 @@ struct Call<'a> {
 #[derive(Serialize)]
 struct Sessions {
     sessions: Vec<Arc<Session>>,
+}
+
+#[derive(Serialize)]
+struct Runs {
+    runs: Vec<Arc<Run>>,
+}
+
+#[derive(Serialize)]
+struct OneRun {
+    run: Arc<Run>,
 }
 
 #[derive(Serialize)]
@@ -93,7 +104,7 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Call,
         doc: "a session on a new thread, or on the one that threadId names",
         handle: |ops, call| {
-            let created = ops.create_session(&call.body()?)?;
+            let created = ops.create_session(&call.body()?, call.key()?)?;
             ok(if created.new { 201 } else { 200 }, &One { session: created.session })
         },
     },
@@ -119,6 +130,41 @@ pub const ROUTES: &[Route] = &[
         handle: |ops, call| {
             call.optional_body()?;
             ok(200, &One { session: ops.close_session(&call.id)? })
+        },
+    },
+    Route {
+        method: "GET",
+        path: "/v1/codexd/runs",
+        pool: Pool::Read,
+        doc: "all one-shot runs",
+        handle: |ops, _| ok(200, &Runs { runs: ops.runs()? }),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/runs",
+        pool: Pool::Call,
+        doc: "a one-shot run of codex exec",
+        handle: |ops, call| {
+            let created = ops.create_run(&call.body()?, call.key()?)?;
+            ok(if created.new { 202 } else { 200 }, &OneRun { run: created.run })
+        },
+    },
+    Route {
+        method: "GET",
+        path: "/v1/codexd/runs/{id}",
+        pool: Pool::Read,
+        doc: "a run, with its whole outcome once it has ended",
+        handle: |ops, call| ok(200, &OneRun { run: ops.run(&call.id)? }),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/runs/{id}/cancel",
+        pool: Pool::Call,
+        doc: "ends a run that waits or runs",
+        handle: |ops, call| {
+            call.optional_body()?;
+            let (run, was_active) = ops.cancel_run(&call.id)?;
+            ok(if was_active { 202 } else { 200 }, &OneRun { run })
         },
     },
     Route {
@@ -156,13 +202,16 @@ impl Call<'_> {
         Body::parse(&self.request.body)
     }
 
-    /// Of an action without required fields.
     fn optional_body(&self) -> Result<Body, OpError> {
         Body::parse_optional(&self.request.body)
     }
 
     fn query(&self) -> Query {
         Query::parse(&self.request.query)
+    }
+
+    fn key(&self) -> Result<Option<Key>, OpError> {
+        self.request.header("idempotency-key").map(|key| Key::new(key, &self.request.body)).transpose()
     }
 }
 
@@ -246,6 +295,8 @@ pub fn api_error(error: OpError) -> ApiError {
         OpError::BadRequest(_) => ErrorCode::BadRequest,
         OpError::NotFound(_) => ErrorCode::NotFound,
         OpError::Conflict(_) | OpError::Settled { .. } => ErrorCode::Conflict,
+        OpError::IdempotencyMismatch => ErrorCode::IdempotencyMismatch,
+        OpError::TooManyRuns { .. } => ErrorCode::TooManyRuns,
         OpError::Unavailable { .. } => ErrorCode::Unavailable,
         OpError::Timeout(_) => ErrorCode::Timeout,
         OpError::AppServer(_) => ErrorCode::AppServerError,
@@ -253,8 +304,9 @@ pub fn api_error(error: OpError) -> ApiError {
     };
     let api_error = ApiError::new(code, message);
     match error {
-        OpError::Unavailable { retry_after: Some(seconds), .. } => api_error.with_retry_after(seconds),
         OpError::Settled { request, .. } => api_error.with_data(&OneRequest { request }),
+        OpError::Unavailable { retry_after: Some(seconds), .. }
+        | OpError::TooManyRuns { retry_after: seconds, .. } => api_error.with_retry_after(seconds),
         _ => api_error,
     }
 }

@@ -107,14 +107,7 @@ impl Hub {
             threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?;
         let syncer = threads::spawn("log-sync", move || sync_log(&sync_inbox))?;
         let core = Core::new(start, log_sync);
-        let actor = Actor {
-            core,
-            events: events_inbox,
-            control: control_inbox,
-            jobs,
-            persister_idle: true,
-            held: None,
-        };
+        let actor = Actor { core, events: events_inbox, control: control_inbox, jobs, persister_idle: true };
         let thread = threads::spawn("hub", move || actor.run())?;
         // Joined in this order: the hub's end ends the other two.
         Ok((hub.clone(), HubThreads { hub, threads: vec![thread, persister, syncer] }))
@@ -160,7 +153,9 @@ impl Hub {
         &self,
         run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
     ) -> Result<T, HubError> {
-        self.transact_then(run, |value| value)
+        let (reply, answer) = bounded(1);
+        self.post(&self.control, transaction(run, move |result| drop(reply.send(result))))?;
+        wait(&answer)?
     }
 
     /// A transaction that is acted on even when nobody waits for its outcome any more: `then` is called in the hub's
@@ -239,8 +234,6 @@ struct Actor {
     control: Receiver<Message>,
     jobs: Sender<Job>,
     persister_idle: bool,
-    /// A message of the child that was taken out behind a batch which the log did not take.
-    held: Option<Message>,
 }
 
 impl Actor {
@@ -261,16 +254,13 @@ impl Actor {
 
     /// The next message; `None` when it is time to try the log again. While the log fails the child's inbox is left
     /// alone: it fills, then the child's pipe does.
-    fn next(&mut self) -> Option<Message> {
+    fn next(&self) -> Option<Message> {
         if self.core.stalled().is_some() {
             return match self.control.recv_timeout(LOG_RETRY) {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
             };
-        }
-        if let Some(held) = self.held.take() {
-            return Some(held);
         }
         // The handles are cloned from one pair: both inboxes end together.
         select! {
@@ -312,11 +302,8 @@ impl Actor {
             }
         }
         self.core.commit(all, Vec::new());
-        match interrupted_by {
-            // A transaction would be refused now, and what the child said with it lost.
-            Some(message) if self.core.stalled().is_some() => self.held = Some(message),
-            Some(message) => self.handle(message),
-            None => {}
+        if let Some(message) = interrupted_by {
+            self.handle(message);
         }
     }
 
@@ -371,9 +358,6 @@ impl Actor {
 
     /// Everything sent before the stop is taken; then the last state is written.
     fn finish(mut self) {
-        if let Some(held) = self.held.take() {
-            self.handle(held);
-        }
         while let Ok(message) = self.events.try_recv() {
             self.handle(message);
         }

@@ -4,8 +4,10 @@
 pub mod body;
 pub mod ending;
 pub mod fields;
+pub mod idempotency;
 pub mod query;
 pub mod requests;
+pub mod runs;
 pub mod service;
 pub mod sessions;
 pub mod status;
@@ -18,6 +20,7 @@ use crate::app_server::client::Client;
 use crate::app_server::connection::CallError;
 use crate::app_server::inbox::Inbox;
 use crate::config::{Config, Mode};
+use crate::exec::pool::Pool;
 use crate::hub::{Hub, HubError};
 use crate::model::record::Request;
 use crate::ops::service::Service;
@@ -41,6 +44,17 @@ pub enum OpError {
         message: String,
         /// The request as it is.
         request: Arc<Request>,
+    },
+    /// An idempotency key that was used with another body.
+    #[error("The idempotency key was used before with another body.")]
+    IdempotencyMismatch,
+    /// The queue of runs is full.
+    #[error("{reason}")]
+    TooManyRuns {
+        /// How full.
+        reason: String,
+        /// Seconds after which a retry makes sense.
+        retry_after: u32,
     },
     /// Not now.
     #[error("{reason}")]
@@ -94,6 +108,8 @@ pub struct Ops {
     pub inbox: Arc<Inbox>,
     /// The port.
     pub service: Arc<Service>,
+    /// The runs' queue.
+    pub runs: Pool,
     /// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
     loading: Mutex<HashSet<String>>,
     loaded: Condvar,
@@ -107,6 +123,7 @@ impl Ops {
         client: Arc<Client>,
         inbox: Arc<Inbox>,
         service: Arc<Service>,
+        runs: Pool,
     ) -> Self {
         Self {
             config,
@@ -114,6 +131,7 @@ impl Ops {
             client,
             inbox,
             service,
+            runs,
             loading: Mutex::new(HashSet::new()),
             loaded: Condvar::new(),
         }

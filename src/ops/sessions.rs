@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::body::Body;
 use super::fields::{self, Params, param};
+use super::idempotency::{Key, Seen};
 use super::query::Query;
 use super::{OpError, Ops};
 use crate::app_server::connection::{CallError, Connection};
@@ -153,7 +154,7 @@ impl Ops {
     ///
     /// # Errors
     /// For a wrong field, in exec mode, and when the app-server is away, refuses or is late.
-    pub fn create_session(&self, body: &Body) -> Result<Created, OpError> {
+    pub fn create_session(&self, body: &Body, key: Option<Key>) -> Result<Created, OpError> {
         let purpose = body.one_of("purpose", PURPOSES)?.unwrap_or(SessionPurpose::Duplex);
         let thread_id = body.text("threadId")?;
         let metadata = body.metadata()?;
@@ -161,6 +162,11 @@ impl Ops {
         let request_timeout_ms = body.number("requestTimeoutMs", 0)?;
         let params = fields::collect(fields::THREAD, body)?;
         self.check_app_server("Sessions")?;
+        if let Some(key) = key.clone()
+            && let Some(session) = self.hub.ask(move |core| known(core, &key))??
+        {
+            return Ok(Created { session, new: false });
+        }
         if let Some(thread) = &thread_id
             && let Some(session) = self.active_session_of(thread)?
         {
@@ -181,6 +187,10 @@ impl Ops {
                 serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
             if let Some(session) = core.state().active_session_of_thread(&answer.thread.id) {
                 return Ok(Created { session: Arc::clone(session), new: false });
+            }
+            // Two at once with one key: the thread of the second stays without a session.
+            if let Some(Ok(Some(session))) = key.as_ref().map(|key| known(core, key)) {
+                return Ok(Created { session, new: false });
             }
             let now = clock::now_iso();
             let session = Arc::new(Session {
@@ -206,6 +216,7 @@ impl Ops {
                 thread_params,
                 request_policy,
                 request_timeout_ms,
+                idempotency: key.map(Key::record),
                 extra: Extra::new(),
             });
             draft_created(drafts, &session, resumed);
@@ -250,6 +261,7 @@ impl Ops {
                 thread_params: serde_json::Value::Null,
                 request_policy: None,
                 request_timeout_ms: None,
+                idempotency: None,
                 extra: Extra::new(),
             });
             let detail = serde_json::json!({
@@ -354,6 +366,15 @@ impl Ops {
         if let Err(error) = told {
             warn!("session.recovery.failed could not be logged: {error}");
         }
+    }
+}
+
+/// The session that this key named before, if any.
+fn known(core: &Core, key: &Key) -> Result<Option<Arc<Session>>, OpError> {
+    match key.seen(core.state().sessions.by_key(key.name())) {
+        Seen::Never => Ok(None),
+        Seen::Same(session) => Ok(Some(session)),
+        Seen::Other => Err(OpError::IdempotencyMismatch),
     }
 }
 
