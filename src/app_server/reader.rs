@@ -204,13 +204,21 @@ impl Reader {
             message: format!("codexd cannot answer {method}"),
             data: None,
         };
-        self.connection.respond(id, Err(&error));
         self.drafts.push(
             EventType::RequestUnsupported,
             format_args!("Codex asked {}, which codexd cannot answer.", model::preview(method)),
             Some(&serde_json::json!({ "method": method, "threadId": thread })),
             thread.as_deref().map(Subject::thread).unwrap_or_default(),
             None,
+        );
+        let told = std::mem::take(&mut self.drafts);
+        let (connection, id) = (Arc::clone(&self.connection), id.to_owned());
+        // A hub that has stopped takes no more; the next flush says so.
+        let _ = self.hub.transact_in_order(
+            move |_, drafts| *drafts = told,
+            move |_| {
+                connection.respond(&id, Err(&error));
+            },
         );
     }
 

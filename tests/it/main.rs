@@ -20,6 +20,7 @@ mod drivers;
 mod ending;
 mod exec_facts;
 mod inbox;
+mod inbox_reconnect;
 mod inbox_support;
 mod model_server;
 mod processes;
