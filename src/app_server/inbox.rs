@@ -104,14 +104,18 @@ enum Decided {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct Names<'a> {
-    /// `conversationId` in the first version of the protocol.
-    #[serde(borrow, alias = "conversationId")]
+    #[serde(borrow)]
     thread_id: Option<Cow<'a, str>>,
+    /// The thread in the first version of the protocol.
+    #[serde(borrow)]
+    conversation_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     turn_id: Option<Cow<'a, str>>,
-    /// `callId` of a tool's call, and in the first version.
-    #[serde(borrow, alias = "callId")]
+    #[serde(borrow)]
     item_id: Option<Cow<'a, str>>,
+    /// The item of a tool's call, and in the first version.
+    #[serde(borrow)]
+    call_id: Option<Cow<'a, str>>,
 }
 
 impl Inbox {
@@ -151,11 +155,12 @@ impl Inbox {
 
     fn record(&self, core: &Core, drafts: &mut Drafts, generation: u64, asked: Asked) -> Opening {
         let names: Names<'_> = serde_json::from_str(asked.params.get()).unwrap_or_default();
-        let thread = names.thread_id.as_deref();
+        let thread = names.thread_id.as_deref().or(names.conversation_id.as_deref());
+        let item = names.item_id.as_deref().or(names.call_id.as_deref());
         let known = core.state().request_with_id(thread, asked.id.get()).filter(|known| {
             (self.external || known.generation == generation)
                 && known.turn_id.as_deref() == names.turn_id.as_deref()
-                && known.item_id.as_deref() == names.item_id.as_deref()
+                && known.item_id.as_deref() == item
         });
         let session = thread.and_then(|thread| session_of(core, thread));
         let (policy, timeout) = self.rules(session);
@@ -175,9 +180,9 @@ impl Inbox {
                 method: asked.method,
                 kind: asked.kind,
                 session_id: session.map(|session| session.session_id.clone()),
-                thread_id: names.thread_id.as_deref().map(str::to_owned),
+                thread_id: thread.map(str::to_owned),
                 turn_id: names.turn_id.as_deref().map(str::to_owned),
-                item_id: names.item_id.as_deref().map(str::to_owned),
+                item_id: item.map(str::to_owned),
                 params: asked.params.clone(),
                 status: RequestStatus::Pending,
                 created_at: clock::iso(now),
@@ -339,6 +344,17 @@ impl Inbox {
 /// Everything that waits is orphaned: the app-server that asked is gone.
 pub fn orphan_pending(core: &Core, drafts: &mut Drafts) {
     end_pending(core, drafts, RequestStatus::Orphaned, |_| true);
+}
+
+/// At the start: what an earlier life of the daemon left waiting. An external app-server still waits for an answer,
+/// unless the daemon was told to use another one since.
+pub fn orphan_left_over(core: &Core, drafts: &mut Drafts, config: &Config) {
+    let elsewhere = |request: &Request| {
+        let session = request.session_id.as_deref().and_then(|id| core.state().sessions.get(id));
+        session.is_some_and(|session| session.endpoint != config.server.endpoint)
+    };
+    let spawned = config.server.strategy == Strategy::Spawn;
+    end_pending(core, drafts, RequestStatus::Orphaned, |request| spawned || elsewhere(request));
 }
 
 fn end_pending(core: &Core, drafts: &mut Drafts, status: RequestStatus, ends: impl Fn(&Request) -> bool) {

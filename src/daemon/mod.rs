@@ -228,8 +228,8 @@ fn begin(ops: &Ops, config: &Arc<Config>, repairs: Vec<Repair>) -> Result<String
         }
         if config.server.strategy == Strategy::Spawn {
             supervisor::turns_cut_off_by_a_crash(core, drafts);
-            inbox::orphan_pending(core, drafts);
         }
+        inbox::orphan_left_over(core, drafts, &config);
         ops::runs::interrupted_by_a_crash(core, drafts);
         core.state().identity.as_ref().map(|identity| identity.daemon_id.clone())
     })?;

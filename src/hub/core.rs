@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Sender;
 use log::{error, info};
 
 use super::batch::{Batch, Entry, FRAME_HEAD, FRAME_TAIL, Subject};
@@ -19,6 +19,7 @@ use super::drafts::Drafts;
 use super::persister;
 use super::state::State;
 use super::subscription::{self, Offer, Subscriber, Subscription};
+use super::watch::{TurnWatch, Watches};
 use crate::clock;
 use crate::config::Sync;
 use crate::model::event::EventType;
@@ -53,14 +54,7 @@ pub struct Core {
     log_sync: Sender<Arc<File>>,
     lines: Vec<u8>,
     stalled: Option<Stalled>,
-    watches: Vec<Watch>,
-}
-
-/// Somebody who waits for a turn of a thread to begin or to end.
-struct Watch {
-    thread_id: String,
-    /// Dropped when it does; nothing is ever sent.
-    _over: Sender<()>,
+    watches: Watches,
 }
 
 /// A batch on its way to the log.
@@ -110,7 +104,7 @@ impl Core {
             log_sync,
             lines: Vec::new(),
             stalled: None,
-            watches: Vec::new(),
+            watches: Watches::default(),
         }
     }
 
@@ -171,29 +165,9 @@ impl Core {
         subscription
     }
 
-    /// A channel that is disconnected once a turn of that thread begins or ends, or can no longer do so.
-    pub fn watch_turns(&mut self, thread_id: &str) -> Receiver<()> {
-        let (over, watch) = bounded(0);
-        self.watches.push(Watch { thread_id: thread_id.to_owned(), _over: over });
-        watch
-    }
-
-    fn wake(&mut self, change: &Change) {
-        if self.watches.is_empty() {
-            return;
-        }
-        match change {
-            Change::TurnStarted { thread_id, .. }
-            | Change::TurnCompleted { thread_id, .. }
-            | Change::TurnError { thread_id, will_retry: false, .. } => {
-                self.watches.retain(|watch| watch.thread_id != *thread_id);
-            }
-            // Rare, and whoever was woken for nothing looks again.
-            Change::TurnMissing { .. } | Change::SessionClosed { .. } | Change::DaemonStopped => {
-                self.watches.clear();
-            }
-            _ => {}
-        }
+    /// A wait for the next beginning or end of a turn in that thread.
+    pub fn watch_turns(&mut self, thread_id: &str) -> TurnWatch {
+        self.watches.add(thread_id)
     }
 
     /// How many subscribers there are.
@@ -290,7 +264,7 @@ impl Core {
                 let _ = self.log_sync.try_send(self.journal.file());
             }
             for change in rendered.changes {
-                self.wake(&change);
+                self.watches.wake(&change);
                 self.state.apply(change, &rendered.at);
             }
             self.remember(&rendered.batch, rendered.at);

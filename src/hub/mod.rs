@@ -15,6 +15,7 @@ mod persister;
 pub mod recover;
 pub mod state;
 pub mod subscription;
+pub mod watch;
 
 use std::fs::File;
 use std::sync::Arc;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::RecvTimeoutError;
 use log::warn;
 use serde::Serialize;
 
@@ -66,7 +65,7 @@ impl Ops {
                     if error.code == INVALID_REQUEST && error.message.starts_with("no active turn") =>
                 {
                     // Not begun yet, or just over: either way the next event of the turn tells.
-                    if watch.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
+                    if !watch.wait_until(deadline) {
                         return Err(OpError::Timeout(format!("Turn {turn} has not begun in time.")));
                     }
                 }
@@ -147,7 +146,7 @@ impl Ops {
             if current.as_deref() != Some(turn) {
                 return Ok(true);
             }
-            if watch.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout) {
+            if !watch.wait_until(deadline) {
                 warn!("session {id} is closed although its turn {turn} has not ended yet");
                 return Ok(false);
             }
