@@ -7,10 +7,10 @@ PREFIX ?= /usr/local
 # What `make start` passes on, for example ARGS='--local-api-base http://127.0.0.1:0'
 ARGS ?=
 
-.PHONY: help smoke test check build install bench start clean
+.PHONY: help smoke test check build install bench bench-check start clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 smoke: ## Test the daemon from end to end with the built-in stand-in; needs no Codex
 	$(CARGO) run --locked --quiet -- smoke
@@ -33,8 +33,11 @@ install: ## Install into PREFIX (/usr/local), below DESTDIR; builds only if ther
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/codexd
 
-bench: ## A placeholder: the benchmark comes with the performance work
-	@echo "There is no benchmark yet; it comes with the performance work."
+bench: ## Measure codexd under load, beside a bare relay; prints a table and writes target/bench.json
+	$(CARGO) bench --locked --bench load
+
+bench-check: ## As bench, and fail where a ratio to the relay is a quarter worse than in tests/bench/baseline.json
+	$(CARGO) bench --locked --bench load -- --check
 
 start: build ## Build and run the daemon for this folder; ARGS='…' are its flags
 	exec $(BIN) start $(ARGS)

@@ -41,7 +41,7 @@ const ISOLATED: &[&str] = &["stub", "api_client"];
 /// No file of `src` is longer (400 is where to start thinking).
 const MAX_LINES: usize = 450;
 /// Files that are, up to that many lines. A row that is no longer needed has to go.
-const LONGER: &[(&str, usize)] = &[("src/app_server/notification.rs", 479)];
+const LONGER: &[(&str, usize)] = &[];
 
 /// Names that say nothing.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "misc"];
