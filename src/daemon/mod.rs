@@ -16,6 +16,7 @@ use log::{info, warn};
 use serde::Serialize;
 
 use crate::app_server::client::{Client, Introduction};
+use crate::app_server::inbox::{self, Inbox};
 use crate::clock;
 use crate::config::{Config, Strategy};
 use crate::exec::pool::Pool;
@@ -36,6 +37,7 @@ use crate::store::files;
 use crate::store::lock::{self, Lock, LockError};
 use crate::store::{Repair, StoreError};
 use crate::supervisor::{self, Parts, StartError, Supervisor};
+use crate::timer::{Timer, TimerThread};
 use crate::{ops, os, process, threads};
 
 use self::port::Port;
@@ -92,6 +94,7 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 pub struct Daemon {
     ops: Arc<Ops>,
     supervisor: Supervisor,
+    timer: TimerThread,
     hub_threads: HubThreads,
     front_door: FrontDoor,
     /// Kept for the life of the daemon.
@@ -136,12 +139,15 @@ impl Daemon {
             timeout: config.server.call_timeout,
         };
         let client = Arc::new(Client::new(hub.clone(), introduction));
+        let (timer, timer_thread) = Timer::start().map_err(system("start the timer's thread"))?;
+        let inbox = Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config));
         let runs = runs(&config, &hub)?;
-        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), service, runs));
+        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), inbox, service, runs));
 
         let running = begin(&ops, &config, repairs)
             .and_then(|daemon_id| {
-                let parts = Parts { config: Arc::clone(&config), hub: ops.hub.clone(), client, daemon_id };
+                let (hub, inbox) = (ops.hub.clone(), Arc::clone(&ops.inbox));
+                let parts = Parts { config: Arc::clone(&config), hub, client, inbox, daemon_id };
                 Ok(Supervisor::start(parts)?)
             })
             .and_then(|supervisor| match open(&ops, bound) {
@@ -155,7 +161,7 @@ impl Daemon {
             Ok((supervisor, front_door)) => {
                 ops.service.open(resolved);
                 info!("codexd {} listens at {resolved}", env!("CARGO_PKG_VERSION"));
-                Ok(Self { ops, supervisor, hub_threads, front_door, lock })
+                Ok(Self { ops, supervisor, timer: timer_thread, hub_threads, front_door, lock })
             }
             Err(error) => {
                 record_stop(&ops);
@@ -188,10 +194,14 @@ impl Daemon {
     /// # Errors
     /// When the hub does not answer.
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
-        let Self { ops, supervisor, hub_threads, front_door, lock } = self;
+        let Self { ops, supervisor, timer, hub_threads, front_door, lock } = self;
+        if let Err(error) = ops.inbox.close() {
+            warn!("the requests left open could not be recorded: {error}");
+        }
         interrupt_turns(&ops);
         ops.runs.stop();
         supervisor.stop();
+        drop(timer);
         record_stop(&ops);
         ops.service.close();
         let status = ops.status();
@@ -219,6 +229,7 @@ fn begin(ops: &Ops, config: &Arc<Config>, repairs: Vec<Repair>) -> Result<String
         if config.server.strategy == Strategy::Spawn {
             supervisor::turns_cut_off_by_a_crash(core, drafts);
         }
+        inbox::orphan_left_over(core, drafts, &config);
         ops::runs::interrupted_by_a_crash(core, drafts);
         core.state().identity.as_ref().map(|identity| identity.daemon_id.clone())
     })?;

@@ -6,6 +6,7 @@
 //! and transactions of everybody else; they wait too, but the hub never leaves it unread, not even while the log
 //! cannot be written.
 
+mod asked;
 pub mod batch;
 pub mod change;
 pub mod core;
@@ -14,6 +15,7 @@ mod persister;
 pub mod recover;
 pub mod state;
 pub mod subscription;
+pub mod watch;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -154,6 +156,23 @@ impl Hub {
     ) -> Result<T, HubError> {
         let (reply, answer) = bounded(1);
         self.post(&self.control, transaction(run, move |result| drop(reply.send(result))))?;
+        wait(&answer)?
+    }
+
+    /// A transaction that is acted on even when nobody waits for its outcome any more: `then` is called in the hub's
+    /// thread once the events are in the log, and must not wait.
+    ///
+    /// # Errors
+    /// As [`Hub::transact`]; after [`HubError::Timeout`] it may still happen.
+    pub fn transact_then<T: Send + 'static, U: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
+        then: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U, HubError> {
+        let (reply, answer) = bounded(1);
+        // Nobody waits any more after the deadline; that is no fault.
+        let then = move |result: Result<T, HubError>| drop(reply.send(result.map(then)));
+        self.post(&self.control, transaction(run, then))?;
         wait(&answer)?
     }
 

@@ -19,13 +19,18 @@ mod client;
 mod daemon;
 mod directives;
 mod drivers;
+mod ending;
 mod exec_facts;
 mod golden_shapes;
+mod inbox;
+mod inbox_reconnect;
+mod inbox_support;
 mod model_server;
 mod processes;
 mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod real_inbox;
 mod same_scenario;
 mod talk;
 mod tidy;
