@@ -139,6 +139,7 @@ impl Ops {
         let metadata = body.metadata()?;
         let params = fields::collect(fields::THREAD, body)?;
         self.check_app_server("Sessions")?;
+        self.check_taking_work()?;
         if let Some(thread) = &thread_id
             && let Some(session) = self.active_session_of(thread)?
         {
@@ -283,10 +284,8 @@ impl Ops {
         }
         loading.insert(id.to_owned());
         drop(loading);
-        let outcome = self.resume_thread(&session, connection);
-        lock(&self.loading).remove(id);
-        self.loaded.notify_all();
-        outcome
+        let _mine = Loading { ops: self, id };
+        self.resume_thread(&session, connection)
     }
 
     fn resume_thread(
@@ -306,7 +305,10 @@ impl Ops {
             outcome => outcome,
         };
         outcome.map_err(|error| {
-            self.tell_recovery_failed(session, &error);
+            // An app-server that is gone says nothing about the thread: its next life is asked again.
+            if !matches!(error, CallError::Unavailable { .. } | CallError::Hub(_)) {
+                self.tell_recovery_failed(session, &error);
+            }
             error.into()
         })
     }
@@ -352,6 +354,19 @@ impl Ops {
         if let Err(error) = told {
             warn!("session.recovery.failed could not be logged: {error}");
         }
+    }
+}
+
+/// One session's thread is being loaded; the others that want it wait until this is dropped.
+struct Loading<'a> {
+    ops: &'a Ops,
+    id: &'a str,
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        lock(&self.ops.loading).remove(self.id);
+        self.ops.loaded.notify_all();
     }
 }
 
