@@ -19,7 +19,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, select};
 use log::error;
 
 use self::core::AfterCommit;
@@ -334,14 +334,21 @@ impl Actor {
     }
 
     fn persist(&mut self) {
-        if !self.persister_idle {
-            return;
+        let job = if self.persister_idle { self.job() } else { self.urgent_job() };
+        let Some(job) = job else { return };
+        self.persister_idle = false;
+        // Full when something urgent waits there: the persister will say again that it is idle.
+        if let Err(TrySendError::Full(job)) = self.jobs.try_send(job) {
+            self.mark_dirty(&job);
         }
-        if let Some(job) = self.job() {
-            self.persister_idle = false;
-            // Idle means that its queue is empty.
-            let _ = self.jobs.try_send(job);
-        }
+    }
+
+    /// What the persister's rest does not hold up: `codexd status` reads from the file whether daemon and child run.
+    fn urgent_job(&mut self) -> Option<Job> {
+        let applied_seq = self.core.latest_seq();
+        let state = &mut self.core.state;
+        let daemon = std::mem::take(&mut state.daemon_dirty).then(|| state.daemon.clone())?;
+        Some(Job { applied_seq, daemon: Some(daemon), ..Job::default() })
     }
 
     fn job(&mut self) -> Option<Job> {
@@ -357,13 +364,7 @@ impl Actor {
             requests: std::mem::take(&mut state.requests.dirty).then(|| records(&state.requests)),
             recent,
         };
-        let nothing = job.identity.is_none()
-            && job.daemon.is_none()
-            && job.sessions.is_none()
-            && job.runs.is_none()
-            && job.requests.is_none()
-            && job.recent.is_none();
-        (!nothing).then_some(job)
+        (!job.is_done()).then_some(job)
     }
 
     /// Everything sent before the stop is taken; then the last state is written.

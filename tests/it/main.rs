@@ -13,15 +13,20 @@ mod cli_status;
 mod cli_support;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod client;
+mod conversation;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
+mod drain;
 mod drivers;
 mod exec_facts;
+mod misbehaviour;
 mod model_server;
+mod orphans;
 mod processes;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod supervision;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
