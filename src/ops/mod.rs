@@ -7,6 +7,7 @@ pub mod fields;
 pub mod idempotency;
 pub mod query;
 mod readable;
+pub mod recovery;
 pub mod requests;
 pub mod runs;
 pub mod service;
@@ -15,6 +16,7 @@ pub mod status;
 pub mod turns;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use crate::app_server::client::Client;
@@ -114,7 +116,12 @@ pub struct Ops {
     /// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
     loading: Mutex<HashSet<String>>,
     loaded: Condvar,
+    /// The daemon is about to stop.
+    draining: AtomicBool,
 }
+
+/// Seconds after which it makes sense to ask a daemon again that was stopping: its service manager starts the next.
+const RETRY_AFTER_STOP: u32 = 5;
 
 impl Ops {
     /// The verbs of one daemon.
@@ -135,7 +142,33 @@ impl Ops {
             runs,
             loading: Mutex::new(HashSet::new()),
             loaded: Condvar::new(),
+            draining: AtomicBool::new(false),
         }
+    }
+
+    /// From here on no new work is taken: the daemon is about to stop.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the daemon is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Every verb that begins something (a session, a turn, a run) asks this first; what serves work that is going on
+    /// (answers, steering, interrupts) does not.
+    ///
+    /// # Errors
+    /// [`OpError::Unavailable`] once the daemon is about to stop.
+    pub fn check_taking_work(&self) -> Result<(), OpError> {
+        if self.is_draining() {
+            return Err(OpError::Unavailable {
+                reason: "codexd is stopping and takes no new work".to_owned(),
+                retry_after: Some(RETRY_AFTER_STOP),
+            });
+        }
+        Ok(())
     }
 
     /// What needs the app-server needs app-server mode, and a log that can record what comes of it.

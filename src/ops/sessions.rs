@@ -162,6 +162,7 @@ impl Ops {
         let request_timeout_ms = body.number("requestTimeoutMs", 0)?;
         let params = fields::collect(fields::THREAD, body)?;
         self.check_app_server("Sessions")?;
+        self.check_taking_work()?;
         if let Some(key) = key.clone()
             && let Some(session) = self.hub.ask(move |core| known(core, &key))??
         {
@@ -297,10 +298,8 @@ impl Ops {
         }
         loading.insert(id.to_owned());
         drop(loading);
-        let outcome = self.resume_thread(&session, connection);
-        lock(&self.loading).remove(id);
-        self.loaded.notify_all();
-        outcome
+        let _mine = Loading { ops: self, id };
+        self.resume_thread(&session, connection)
     }
 
     fn resume_thread(
@@ -320,7 +319,10 @@ impl Ops {
             outcome => outcome,
         };
         outcome.map_err(|error| {
-            self.tell_recovery_failed(session, &error);
+            // An app-server that is gone says nothing about the thread: its next life is asked again.
+            if !matches!(error, CallError::Unavailable { .. } | CallError::Hub(_)) {
+                self.tell_recovery_failed(session, &error);
+            }
             error.into()
         })
     }
@@ -375,6 +377,19 @@ fn known(core: &Core, key: &Key) -> Result<Option<Arc<Session>>, OpError> {
         Seen::Never => Ok(None),
         Seen::Same(session) => Ok(Some(session)),
         Seen::Other => Err(OpError::IdempotencyMismatch),
+    }
+}
+
+/// One session's thread is being loaded; the others that want it wait until this is dropped.
+struct Loading<'a> {
+    ops: &'a Ops,
+    id: &'a str,
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        lock(&self.ops.loading).remove(self.id);
+        self.ops.loaded.notify_all();
     }
 }
 

@@ -57,6 +57,9 @@ impl Ops {
         let expected = body.text("expectedTurnId")?;
         let mut params = fields::collect(fields::TURN, body)?;
         self.check_app_server("Turns")?;
+        if expected.is_none() {
+            self.check_taking_work()?;
+        }
         let session = self.session(&session_id)?;
         if session.status == SessionStatus::Closed {
             return Err(OpError::Conflict(format!("Session {session_id} is closed.")));

@@ -242,6 +242,13 @@ impl Daemon {
         self.life.as_ref().expect("it runs").process.pid()
     }
 
+    /// What it has started and is still alive, the daemon itself not counted (Linux; elsewhere nothing is seen).
+    pub(crate) fn descendants(&self) -> Vec<(u32, String)> {
+        let mut alive = self.life.as_ref().expect("it runs").process.left(Duration::ZERO);
+        alive.retain(|(pid, _)| *pid != self.pid());
+        alive
+    }
+
     /// What it has written to stderr in this life.
     pub(crate) fn stderr(&self) -> String {
         self.life.as_ref().expect("it runs").stderr.lock().unwrap().clone()

@@ -15,9 +15,11 @@ mod cli_status;
 mod cli_support;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod client;
+mod conversation;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
+mod drain;
 mod drivers;
 mod ending;
 mod exec_facts;
@@ -25,13 +27,16 @@ mod golden_shapes;
 mod inbox;
 mod inbox_reconnect;
 mod inbox_support;
+mod misbehaviour;
 mod model_server;
+mod orphans;
 mod processes;
 mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
 mod real_inbox;
 mod same_scenario;
+mod supervision;
 mod talk;
 mod tidy;
 
