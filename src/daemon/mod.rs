@@ -165,6 +165,7 @@ impl Daemon {
             .and_then(|supervisor| match accompany(&ops, lives, bound) {
                 Ok((recovery, front_door)) => Ok((supervisor, recovery, front_door)),
                 Err(error) => {
+                    ops.hub.closing();
                     supervisor.stop();
                     Err(error)
                 }
@@ -217,6 +218,7 @@ impl Daemon {
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
         let Self { ops, supervisor, timer, recovery, hub_threads, front_door, adoption, lock } = self;
         ops.drain();
+        ops.hub.closing();
         if let Err(error) = ops.inbox.close() {
             warn!("the requests left open could not be recorded: {error}");
         }

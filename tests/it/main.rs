@@ -19,6 +19,7 @@ mod conversation;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
+mod disk_full;
 mod drain;
 mod drivers;
 mod ending;
@@ -27,6 +28,7 @@ mod golden_shapes;
 mod inbox;
 mod inbox_reconnect;
 mod inbox_support;
+mod log;
 mod misbehaviour;
 mod model_server;
 mod orphans;
@@ -35,7 +37,10 @@ mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
 mod real_inbox;
+mod repairs;
+mod replay;
 mod same_scenario;
+mod sse;
 mod supervision;
 mod talk;
 mod tidy;
