@@ -4,13 +4,14 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, never, select};
+use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use log::error;
 
 use super::core::Core;
 use super::drafts::Drafts;
 use super::persister::{Job, Records};
 use super::{Message, Transaction, Work, state};
+use crate::threads::budget::Share;
 use crate::{fault, threads};
 
 /// Bytes of drafts taken into one batch: what a slow moment piles up, but no more than a write of a few milliseconds.
@@ -121,12 +122,13 @@ impl Actor {
 
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Drafts(first) => self.batch(first),
+            Message::Drafts(first, share) => self.batch(first, share),
             Message::Work(work) => self.work(work),
             Message::PersisterIdle(written) => {
                 self.persister_idle = true;
                 match written {
-                    Ok(seq) => self.core.persisted(seq),
+                    Ok(Some(seq)) => self.core.persisted(seq),
+                    Ok(None) => {}
                     Err(unwritten) => self.mark_dirty(&unwritten),
                 }
             }
@@ -136,15 +138,17 @@ impl Actor {
     }
 
     /// Takes what else is waiting into the same batch: one write for all of it.
-    fn batch(&mut self, first: Drafts) {
+    fn batch(&mut self, first: Drafts, share: Share) {
         let mut size = first.len();
         let mut all = vec![first];
+        let mut shares = vec![share];
         let mut interrupted_by = None;
         while size < BATCH_BYTES {
             match self.events.try_recv() {
-                Ok(Message::Drafts(drafts)) => {
+                Ok(Message::Drafts(drafts, share)) => {
                     size += drafts.len();
                     all.push(drafts);
+                    shares.push(share);
                 }
                 Ok(other) => {
                     interrupted_by = Some(other);
@@ -154,6 +158,7 @@ impl Actor {
             }
         }
         self.core.commit(all, Vec::new());
+        drop(shares);
         self.deferred = interrupted_by;
     }
 
@@ -177,14 +182,21 @@ impl Actor {
     }
 
     fn persist(&mut self) {
-        if !self.persister_idle {
-            return;
+        let job = if self.persister_idle { self.job() } else { self.urgent_job() };
+        let Some(job) = job else { return };
+        self.persister_idle = false;
+        // Full when something urgent waits there: the persister will say again that it is idle.
+        if let Err(TrySendError::Full(job)) = self.jobs.try_send(job) {
+            self.mark_dirty(&job);
         }
-        if let Some(job) = self.job() {
-            self.persister_idle = false;
-            // Idle means that its queue is empty.
-            let _ = self.jobs.try_send(job);
-        }
+    }
+
+    /// What the persister's rest does not hold up: `codexd status` reads from the file whether daemon and child run.
+    fn urgent_job(&mut self) -> Option<Job> {
+        let applied_seq = self.core.latest_seq();
+        let state = &mut self.core.state;
+        let daemon = std::mem::take(&mut state.daemon_dirty).then(|| state.daemon.clone())?;
+        Some(Job { applied_seq, daemon: Some(daemon), ..Job::default() })
     }
 
     fn job(&mut self) -> Option<Job> {
@@ -200,13 +212,7 @@ impl Actor {
             requests: std::mem::take(&mut state.requests.dirty).then(|| records(&state.requests)),
             recent,
         };
-        let nothing = job.identity.is_none()
-            && job.daemon.is_none()
-            && job.sessions.is_none()
-            && job.runs.is_none()
-            && job.requests.is_none()
-            && job.recent.is_none();
-        (!nothing).then_some(job)
+        (!job.is_done()).then_some(job)
     }
 
     /// Everything sent before the stop is taken; then the last state is written.

@@ -7,6 +7,7 @@
 //! cannot be written.
 
 mod actor;
+mod asked;
 pub mod batch;
 pub mod change;
 pub mod core;
@@ -17,7 +18,9 @@ pub mod recover;
 pub mod replay;
 pub mod state;
 pub mod subscription;
+pub mod watch;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -29,10 +32,13 @@ use self::drafts::Drafts;
 pub use self::persister::FileExtras;
 use self::persister::Job;
 use crate::config::Paths;
+use crate::threads::budget::{Budget, Share};
 use crate::threads::{self, Thread};
 
 /// Messages of the child that may wait; each is what one read of its pipe held.
 const EVENTS_BOUND: usize = 32;
+/// Their size in bytes: a single line of the child may be as long as `--max-line-bytes`.
+const EVENTS_BYTES: usize = 16 * 1024 * 1024;
 /// Questions and transactions that may wait.
 const CONTROL_BOUND: usize = 256;
 /// How long a transaction may wait for the log.
@@ -51,11 +57,12 @@ struct Transaction {
 
 enum Message {
     /// Events without a change that anybody waits for.
-    Drafts(Drafts),
+    Drafts(Drafts, Share),
     /// A question or a transaction.
     Work(Work),
-    /// The persister has rested; the events up to which the files are written, or what it could not write.
-    PersisterIdle(Result<u64, Box<Job>>),
+    /// The persister has rested. The events up to which every file is written now, if that was a job of all of them, or
+    /// what it could not write.
+    PersisterIdle(Result<Option<u64>, Box<Job>>),
     /// The daemon is about to stop: nothing may wait for the log without end any more.
     Closing,
     /// End.
@@ -80,6 +87,8 @@ pub enum HubError {
 #[derive(Clone)]
 pub struct Hub {
     events: Sender<Message>,
+    /// What waits in `events`, in bytes.
+    waiting: Arc<Budget>,
     control: Sender<Message>,
 }
 
@@ -99,7 +108,7 @@ impl Hub {
         let (control, control_inbox) = bounded(CONTROL_BOUND);
         let (jobs, jobs_inbox) = bounded(1);
         let (log_sync, sync_inbox) = bounded(1);
-        let hub = Self { events, control };
+        let hub = Self { events, waiting: Budget::new(EVENTS_BYTES), control };
         let to_hub = hub.control.clone();
         let persister =
             threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?;
@@ -119,7 +128,8 @@ impl Hub {
         if drafts.is_empty() {
             return Ok(());
         }
-        self.events.send(Message::Drafts(drafts)).map_err(|_| HubError::Stopped)
+        let share = self.waiting.take(drafts.len());
+        self.events.send(Message::Drafts(drafts, share)).map_err(|_| HubError::Stopped)
     }
 
     /// A question about the state as the log has it.
@@ -168,6 +178,24 @@ impl Hub {
         wait(&answer, until)?
     }
 
+    /// A transaction that is acted on even when nobody waits for its outcome any more: `then` is called in the hub's
+    /// thread once the events are in the log, and must not wait.
+    ///
+    /// # Errors
+    /// As [`Hub::transact`]; after [`HubError::Timeout`] it may still happen.
+    pub fn transact_then<T: Send + 'static, U: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
+        then: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U, HubError> {
+        let until = Instant::now() + COMMIT_TIMEOUT;
+        let (reply, answer) = bounded(1);
+        // Nobody waits any more after the deadline; that is no fault.
+        let then = move |result: Result<T, HubError>| drop(reply.send(result.map(then)));
+        self.post(transaction(false, run, then), until)?;
+        wait(&answer, until)?
+    }
+
     /// A transaction that keeps its place among the child's messages. `then` is called in the hub's thread once the
     /// events are in the log, and must not wait.
     ///
@@ -178,7 +206,26 @@ impl Hub {
         run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
         then: impl FnOnce(Result<T, HubError>) + Send + 'static,
     ) -> Result<(), HubError> {
-        self.events.send(Message::Work(transaction(true, run, then))).map_err(|_| HubError::Stopped)
+        self.transact_in_order_with(0, run, then)
+    }
+
+    /// [`Hub::transact_in_order`] for a `run` that carries so many bytes of the child's: they count for the inbox.
+    ///
+    /// # Errors
+    /// When the hub has stopped.
+    pub fn transact_in_order_with<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
+        then: impl FnOnce(Result<T, HubError>) + Send + 'static,
+    ) -> Result<(), HubError> {
+        let share = self.waiting.take(bytes);
+        let work = transaction(true, run, then);
+        let work: Work = Box::new(move |core| {
+            let _share = share;
+            work(core)
+        });
+        self.events.send(Message::Work(work)).map_err(|_| HubError::Stopped)
     }
 
     /// The daemon is about to stop. From here on a log that cannot be written is waited for only a moment; then what
