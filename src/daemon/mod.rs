@@ -22,6 +22,7 @@ use crate::exec::pool::Pool;
 use crate::exec::process::Shared;
 use crate::http::front_door::{Bound, FrontDoor, Limits};
 use crate::http::guard::Guard;
+use crate::http::{peer, token};
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
@@ -34,7 +35,8 @@ use crate::ops::service::Service;
 use crate::ops::{OpError, Ops};
 use crate::store::files;
 use crate::store::lock::{self, Lock, LockError};
-use crate::store::{Repair, StoreError};
+use crate::store::token::TokenFile;
+use crate::store::{Repair, StoreError, private};
 use crate::supervisor::{self, Parts, StartError, Supervisor};
 use crate::{ops, os, process, threads};
 
@@ -115,12 +117,14 @@ impl Daemon {
     pub fn start(config: Config) -> Result<Self, Error> {
         let config = Arc::new(config);
         threads::set_last_words(process::kill_all_groups);
+        private::mend_umask();
+        os::descriptors::raise_limit();
         let address = config.service.local_api_base.address;
         let bound = FrontDoor::bind(address).map_err(|source| Error::Bind { address, source })?;
         let resolved = bound.local_addr();
 
-        files::make_folder(&config.paths.logs_dir)?;
-        files::make_folder(&config.paths.state_dir)?;
+        private_folders(&config)?;
+        let guard = guard(&config, resolved.port())?;
         let lock = lock::acquire(&config.paths.lock())?;
         if let Err(error) = os::become_subreaper() {
             warn!("orphaned descendants will not be adopted: {error}");
@@ -144,7 +148,7 @@ impl Daemon {
                 let parts = Parts { config: Arc::clone(&config), hub: ops.hub.clone(), client, daemon_id };
                 Ok(Supervisor::start(parts)?)
             })
-            .and_then(|supervisor| match open(&ops, bound) {
+            .and_then(|supervisor| match open(&ops, bound, guard) {
                 Ok(front_door) => Ok((supervisor, front_door)),
                 Err(error) => {
                     supervisor.stop();
@@ -279,11 +283,42 @@ fn draft_repaired(drafts: &mut Drafts, repair: &Repair) {
     );
 }
 
-fn open(ops: &Arc<Ops>, bound: Bound) -> Result<FrontDoor, Error> {
-    let guard = Guard::new(bound.local_addr().port());
+fn open(ops: &Arc<Ops>, bound: Bound, guard: Guard) -> Result<FrontDoor, Error> {
     bound
         .serve(Arc::new(Port::new(Arc::clone(ops))), guard, Limits::default())
         .map_err(system("open the front door"))
+}
+
+/// Makes the folders, or makes those of an older version private.
+fn private_folders(config: &Config) -> Result<(), StoreError> {
+    let mut closed = Vec::new();
+    private::folder(&config.paths.logs_dir, &mut closed)?;
+    private::folder(&config.paths.state_dir, &mut closed)?;
+    for path in closed {
+        warn!("other users had access to {}; they have no more", path.display());
+    }
+    Ok(())
+}
+
+/// Who may ask. What cannot be had is refused before anything is started.
+fn guard(config: &Config, port: u16) -> Result<Guard, Error> {
+    let mut guard = Guard::new(port);
+    let service = &config.service;
+    if let Some(file) = &service.token_file {
+        guard = guard.with_token(token::check(TokenFile::open(file)?));
+    }
+    if service.allow_other_users {
+        return Ok(guard);
+    }
+    if os::peer::can_tell() {
+        guard = guard.with_peer(peer::check(rustix::process::geteuid().as_raw()));
+    } else if service.token_file.is_none() {
+        warn!(
+            "this system does not tell which user connects: every user of this host can run commands through \
+             codexd; give it --token-file PATH, or --allow-other-users if that is meant"
+        );
+    }
+    Ok(guard)
 }
 
 /// Asks the app-server to interrupt the turns in flight, and waits a moment for them to end.

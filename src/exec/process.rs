@@ -15,6 +15,7 @@ use super::capture::{self, Capture, Captured};
 use super::{CommandLine, Details, Failure, FailureCode, JsonParseError, Outcome, ProcessResult, Task};
 use crate::clock;
 use crate::process::{self, Exit, Process, Spec};
+use crate::store::private;
 use crate::threads::{self, Thread, lock};
 
 /// From SIGTERM to SIGKILL (contract, section 8).
@@ -145,7 +146,7 @@ fn attempt(
 
 fn write_schema(folder: &Path, schema: &RawValue) -> std::io::Result<PathBuf> {
     let path = folder.join("output-schema.json");
-    std::fs::File::create_new(&path)?.write_all(schema.get().as_bytes())?;
+    private::create_new(&path)?.write_all(schema.get().as_bytes())?;
     Ok(path)
 }
 

@@ -155,6 +155,7 @@ impl Bound {
             alive,
             reserve: File::open("/dev/null").ok(),
             refused: VecDeque::new(),
+            turned_away: 0,
             next: 1,
         };
         let accept = threads::spawn("accept", move || acceptor.run())?;
@@ -257,6 +258,8 @@ struct Acceptor {
     /// Given up for a moment when there is no other descriptor, so that a client can be told.
     reserve: Option<File>,
     refused: VecDeque<Arc<TcpStream>>,
+    /// How many were refused for want of room.
+    turned_away: u64,
     next: u64,
 }
 
@@ -357,7 +360,11 @@ impl Acceptor {
                 None => drop(thread),
             },
             Err(error) => {
-                log::warn!("a connection is refused: {error}");
+                self.turned_away += 1;
+                // Not a line each: a flood of clients must not fill the disk.
+                if self.turned_away.is_power_of_two() {
+                    log::warn!("{} connections were refused so far, now: {error}", self.turned_away);
+                }
                 self.refuse(Arc::clone(&connection.stream));
             }
         }

@@ -14,8 +14,10 @@ pub mod front_door;
 pub mod guard;
 pub mod head;
 mod inner;
+pub mod peer;
 pub mod reply;
 pub mod routes;
+pub mod token;
 mod wire;
 
 #[cfg(test)]
