@@ -33,6 +33,8 @@ const BACKLOG: i32 = 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Refused connections whose sockets are still open, so that the refusal is not lost in a reset.
 const REFUSED_OPEN: usize = 16;
+/// Seconds after which they are closed when nobody else comes.
+const REFUSED_LINGER: i64 = 1;
 /// Time that connections get to end by themselves when the front door is dropped without [`FrontDoor::close`].
 const DROP_GRACE: Duration = Duration::from_secs(2);
 
@@ -274,9 +276,15 @@ impl Acceptor {
     }
 
     /// Waits for a client; `false` when it is time to end.
-    fn wait(&self) -> bool {
+    fn wait(&mut self) -> bool {
         let mut events = [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
-        match poll(&mut events, None) {
+        let linger = Timespec { tv_sec: REFUSED_LINGER, tv_nsec: 0 };
+        match poll(&mut events, (!self.refused.is_empty()).then_some(&linger)) {
+            Ok(0) => {
+                // Quiet again: whoever was refused has read it by now.
+                self.refused.clear();
+                true
+            }
             Ok(_) => events[1].revents().is_empty(),
             Err(Errno::INTR) => true,
             Err(error) => {
@@ -304,6 +312,7 @@ impl Acceptor {
             Some(Errno::MFILE | Errno::NFILE) => {
                 log::warn!("no descriptor for another connection: {error}");
                 self.reserve = None;
+                self.refused.clear();
                 if let Ok((stream, _)) = self.listener.accept() {
                     tell_unavailable(&stream);
                 }

@@ -21,7 +21,7 @@ pub fn check(own: u32) -> PeerCheck {
             }
         }),
         Err(error) => {
-            log::warn!("the user at {theirs} cannot be told: {error}");
+            log::debug!("the user at {theirs} cannot be told: {error}");
             Err(ApiError::unavailable("It cannot be told which user asks; try again.").with_retry_after(1))
         }
     })
