@@ -10,8 +10,6 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Message, WebSocket};
 
-use crate::store::token::Secret;
-
 /// How long a request may take: longer than the daemon's own deadline for a call to the app-server.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -50,10 +48,16 @@ pub enum ClientError {
 }
 
 /// Where codexd listens.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ApiClient {
     address: SocketAddr,
-    token: Option<Secret>,
+    token: Option<String>,
+}
+
+impl std::fmt::Debug for ApiClient {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ApiClient").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl ApiClient {
@@ -64,14 +68,14 @@ impl ApiClient {
 
     /// With this bearer token in every request.
     #[must_use]
-    pub fn with_token(mut self, token: Option<Secret>) -> Self {
+    pub fn with_token(mut self, token: Option<String>) -> Self {
         self.token = token;
         self
     }
 
     /// The header field with the token, or nothing.
     fn authorization(&self) -> String {
-        let field = |token: &Secret| format!("Authorization: Bearer {}\r\n", token.expose());
+        let field = |token: &String| format!("Authorization: Bearer {token}\r\n");
         self.token.as_ref().map(field).unwrap_or_default()
     }
 
@@ -149,8 +153,8 @@ impl ApiClient {
         let url = format!("ws://{}{path}", self.address);
         let mut request = url.into_client_request().map_err(|error| self.not_codexd(&error))?;
         if let Some(token) = &self.token {
-            let bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
-                .map_err(|error| self.not_codexd(&error))?;
+            let bearer =
+                HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| self.not_codexd(&error))?;
             request.headers_mut().insert("authorization", bearer);
         }
         let (socket, _) = tungstenite::client(request, stream).map_err(|error| self.not_codexd(&error))?;

@@ -33,7 +33,10 @@ fn log_panic(info: &PanicHookInfo<'_>) {
         return;
     }
     let thread = std::thread::current();
-    let message = info.payload_as_str().unwrap_or("no message");
+    let payload = info.payload();
+    let message = payload.downcast_ref::<&str>().copied();
+    let message =
+        message.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
     log::error!("thread {} panicked at {place}: {message}", thread.name().unwrap_or("without a name"));
 }

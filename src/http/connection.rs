@@ -11,9 +11,13 @@ use super::front_door::Shared;
 use super::guard;
 use super::head::Head;
 use super::inner::{Pool, Slot};
+use super::permits::Permit;
 use super::reply::{ApiError, Reply};
 use super::token;
 use super::wire::{Stop, Wire};
+
+/// Bytes of a body that every connection may have at once.
+const SMALL_BODY: u64 = 64 * 1024;
 
 /// What the front door knows of a connection, so as to end it.
 #[derive(Debug)]
@@ -106,6 +110,7 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
     if expects && framing != Framing::Empty && !wire.has_buffered() {
         wire.write(b"HTTP/1.1 100 Continue\r\n\r\n", shared.limits.write).map_err(|_| Stop::Silent)?;
     }
+    let _room = large_body_room(shared, framing)?;
     let body = body::read(wire, framing, shared.limits.body, Instant::now() + shared.limits.body_time)?;
     let answer = match pool {
         None => shared.api.healthz().to_http(head.is_head(), head.wants_close() || shared.is_closing()),
@@ -123,6 +128,21 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
     };
     wire.write(&answer, shared.limits.write).map_err(|_| Stop::Silent)?;
     Ok(if head.wants_close() { Next::Close } else { Next::Request })
+}
+
+/// Room for a body that may be large, until the request is answered: what all connections together may hold in memory
+/// is bounded.
+fn large_body_room(shared: &Shared, framing: Framing) -> Result<Option<Permit<'_>>, ApiError> {
+    match framing {
+        Framing::Empty => Ok(None),
+        Framing::Length(length) if length <= SMALL_BODY => Ok(None),
+        Framing::Length(_) | Framing::Chunked => match shared.large_bodies.take() {
+            Some(permit) => Ok(Some(permit)),
+            None => {
+                Err(ApiError::unavailable("Too many large requests at once; try again.").with_retry_after(1))
+            }
+        },
+    }
 }
 
 /// The pool a request goes to; none for what is answered here.

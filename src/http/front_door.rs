@@ -18,6 +18,7 @@ use super::api::Api;
 use super::connection::{Connection, converse};
 use super::guard::Guard;
 use super::inner::{Pool, cut};
+use super::permits::Permits;
 use super::reply::{ApiError, Reply};
 use crate::threads::{self, Thread};
 
@@ -25,6 +26,8 @@ use crate::threads::{self, Thread};
 const READ_WORKERS: usize = 4;
 /// Workers for requests that may wait for the app-server.
 const CALL_WORKERS: usize = 16;
+/// Bodies of more than 64 KiB that may be held in memory at a time, 4 MiB each at most.
+const LARGE_BODIES: usize = 32;
 /// Descriptors that connections leave to the rest of the daemon.
 const KEEP_DESCRIPTORS: u64 = 256;
 /// Connections that may wait to be accepted.
@@ -82,6 +85,7 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) read: Pool,
     pub(super) call: Pool,
+    pub(super) large_bodies: Permits,
     /// Disconnected when the front door closes.
     pub(super) stopping: Receiver<()>,
     closing: AtomicBool,
@@ -143,6 +147,7 @@ impl Bound {
             api: ApiHandle(api),
             guard,
             limits,
+            large_bodies: Permits::new(LARGE_BODIES),
             stopping,
             closing: AtomicBool::new(false),
             open: Mutex::default(),

@@ -241,10 +241,11 @@ fn syntax_error(error: httparse::Error, bytes: &[u8]) -> ApiError {
     }
 }
 
-/// Whether the request line ends with `HTTP/` and digits: a version, though none we know.
+/// Whether the request line has three words, the last of them `HTTP/` and digits: a version, though none we know.
 fn names_another_version(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or_default();
-    let word = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    let mut words = line.split(|&byte| byte == b' ').skip(2);
+    let (Some(word), None) = (words.next(), words.next()) else { return false };
     word.strip_prefix(b"HTTP/").is_some_and(|version| version.first().is_some_and(u8::is_ascii_digit))
 }
 
@@ -322,6 +323,7 @@ mod tests {
             b"GET /\xc3\xa4 HTTP/1.1\r\n\r\n",
             b"GET /#x HTTP/1.1\r\n\r\n",
             b"GET  / HTTP/1.1\r\n\r\n",
+            b"GET /a b HTTP/1.1\r\n\r\n",
             b"GET x HTTP/1.1\r\n\r\n",
             b"GET * HTTP/1.1\r\n\r\n",
             b"CONNECT a:1 HTTP/1.1\r\n\r\n",

@@ -15,6 +15,7 @@ pub mod guard;
 pub mod head;
 mod inner;
 pub mod peer;
+mod permits;
 pub mod reply;
 pub mod routes;
 pub mod token;

@@ -18,12 +18,15 @@ mod daemon;
 mod directives;
 mod drivers;
 mod exec_facts;
+mod hostile;
 mod model_server;
 mod processes;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod rfc6455;
 mod strangers;
 mod tidy;
+mod watch;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
