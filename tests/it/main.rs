@@ -25,6 +25,7 @@ mod drivers;
 mod ending;
 mod exec_facts;
 mod golden_shapes;
+mod hostile;
 mod inbox;
 mod inbox_reconnect;
 mod inbox_support;
@@ -39,11 +40,14 @@ mod real_codex;
 mod real_inbox;
 mod repairs;
 mod replay;
+mod rfc6455;
 mod same_scenario;
 mod sse;
+mod strangers;
 mod supervision;
 mod talk;
 mod tidy;
+mod watch;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -72,7 +72,6 @@ const OWN_PATHS: &[(&str, &str)] = &[("src/cli/resolve.rs", "an invented working
 /// yet, and the README says so.
 const EFFECTS: &[(&str, &str)] = &[
     ("token-file", ".token_file"),
-    ("require-token", ".require_token"),
     ("allow-other-users", ".allow_other_users"),
     ("drain-timeout-ms", ".drain_timeout"),
     ("request-policy", ".request_policy"),
