@@ -1,4 +1,87 @@
-//! codexd
+//! # codexd: architecture
+//!
+//! codexd keeps one OpenAI Codex at work on one host and tells everybody what it does. It supervises `codex app-server`,
+//! keeps sessions, one-shot runs and an append-only event log on disk, and serves loopback clients a REST API and an
+//! event stream. Everything is blocking threads joined by bounded channels; there is no async runtime.
+//!
+//! ## One notification, from the child's stdout to disk and N clients
+//!
+//! ```text
+//! codex app-server ──stdout──▶ app-rx  bytes → lines → envelope; params stay text     (app_server::reader)
+//!                                │      draft = an event without number and time       (app_server::notification, hub::drafts)
+//!                                ▼ events inbox, bounded: when it is full the child waits
+//!                               hub     batch → seq → one write to events.jsonl → state → subscribers   (hub::core)
+//!                                ├────▶ ws-N-tx  shared bytes, one queue per client, never waited for   (hub::subscription, stream)
+//!                                └────▶ persist  state files, at most five times a second               (hub::persister)
+//! ```
+//!
+//! ## One POST /v1/codexd/turn
+//!
+//! ```text
+//! client ─TCP─▶ conn-N (peer, Host, Origin, token, route, type, framing, size)  ─unix socket─▶ http-c-N (tiny_http)
+//!   ─▶ http::routes ─▶ ops::turns ─▶ app_server::client (connect, load the thread) ─▶ turn/start ─▶ app-tx ─stdin─▶ codex
+//!   codex ─▶ app-rx ─▶ hub: turn.accepted at the answer's own place among the notifications ─▶ the waiting verb ─▶ reply
+//! ```
+//!
+//! ## Invariants
+//!
+//! 1. **Log first.** An event is in events.jsonl, whole, before any client sees it or any reply speaks of it.
+//! 2. **What was acknowledged survives `kill -9`.** 201, 202 and 200 mean that replaying the log gives the record back.
+//! 3. **One owner.** The hub's thread owns the state. Nobody locks it; others ask ([`hub::Hub::ask`]) or transact
+//!    ([`hub::Hub::transact`]).
+//! 4. **The state is a fold of the log.** An event carries what it does to the state ([`hub::change::Change`]); replay
+//!    reads the same change back from the event's JSON. The state never runs ahead of the log.
+//! 5. **One source, one order.** What the app-server says, notifications and answers alike, keeps its order into the log:
+//!    answers that matter to the state are applied by the reader's hand-over, not by the caller that waits for them.
+//! 6. **Nobody waits for a client.** A slow reader costs its own queue, then its place.
+//! 7. **Backpressure goes to the child.** Every queue between its stdout and the disk is bounded; nothing is dropped.
+//! 8. **The cost of an event does not grow** with sessions, runs, cached events or the log. A page of the log is found by
+//!    binary search over its bytes ([`store::segments::locate`]): there is no index to build, to keep or to get wrong.
+//! 9. **No orphans.** Every process is started in a group of its own, marked, and ended with its whole tree.
+//! 10. **Nothing reaches a handler** before [`http::guard`] and the framing checks have passed it.
+//! 11. **No cycle in waiting**: http worker → app-server call → reader → hub → disk. The hub waits for its inbox and the
+//!     disk only.
+//! 12. **Unsafe code** stands in [`os`] alone.
+//!
+//! ## Layers
+//!
+//! Imports go only downward; `tests/it/tidy.rs` checks it.
+//!
+//! | layer | modules |
+//! |---|---|
+//! | 8 | `main`, [`cli`] (flag table, start, status, smoke…) |
+//! | 7 | [`daemon`] (the only place that knows all parts: start and stop order), [`smoke`], [`stub`] (the built-in stand-in for Codex) |
+//! | 6 | [`http`] (front door, guard, routes, replies), [`stream`] (WebSocket, its source) |
+//! | 5 | [`ops`]: the verbs; they know no HTTP |
+//! | 4 | [`app_server`] (client, connection, reader, wire), [`supervisor`] (the child's life), [`exec`] (one-shot runs) |
+//! | 3 | [`hub`] (core, state, change, drafts, batch, subscription, persister, recover) |
+//! | 2 | [`store`] (journal, segments, reader, files, lock), [`config`], [`duplex`] (two-thread WebSocket), [`process`], [`api_client`] |
+//! | 1 | [`model`]: records, events, views, JSON text |
+//! | 0 | [`os`], [`clock`], [`ids`], [`threads`] |
+//!
+//! ## Threads
+//!
+//! | name | owner | blocks on | ends by |
+//! |---|---|---|---|
+//! | main | | signals | SIGTERM, SIGINT |
+//! | signals | the process | signals | the process's end |
+//! | hub | `HubThreads` | its two inboxes | `Message::Stop` |
+//! | persist, log-sync | `HubThreads` | their channel | the hub's end |
+//! | child | `Supervisor` | the child, its output, the stop | the stop |
+//! | wait-PID | `Process` | waitid(2) | the process's end |
+//! | app-rx-N, child-N-err, child-out | `Life` | a pipe | end of file, or a cancelled poll(2) |
+//! | app-tx-N | `Life` | its queue | the connection's close |
+//! | accept, conn-N | `FrontDoor` | the port, a socket | self-connect, shutdown |
+//! | http-r-N, http-c-N | `Pool` (http) | tiny_http | unblock |
+//! | ws-N-tx | its connection | its queue | the queue's end |
+//! | run-N, run-…-out/-err/-in | `Pool` (exec) | a process, its pipes | its end, or a cancel |
+//!
+//! ## What was done otherwise than first proposed, and why
+//!
+//! - The stream of a client gets whole batches, not single events: one queue slot, one reference count for hundreds.
+//! - Events are rendered by the reader, in its own thread; the hub only numbers them. That is half of the work off the
+//!   one thread that everything goes through.
+//! - The state files' checkpoint is `appliedSeq` in recent-events.json, which is written after the registries.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod api_client;
@@ -8,6 +91,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod duplex;
+pub mod exec;
 pub mod http;
 pub mod hub;
 pub mod ids;
@@ -15,6 +99,7 @@ pub mod model;
 pub mod ops;
 pub mod os;
 pub mod process;
+pub mod smoke;
 pub mod store;
 pub mod stream;
 pub mod stub;

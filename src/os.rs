@@ -1,10 +1,11 @@
 //! What the operating system knows of processes: groups, start times, descendants. The only module with unsafe code.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command};
 
 use crossbeam_channel::{Sender, bounded};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
@@ -255,6 +256,27 @@ pub fn boot() -> String {
     String::new()
 }
 
+/// Waits for input; `false` when the other end of `cancel` is gone.
+///
+/// # Errors
+/// What poll(2) says.
+pub fn ready(input: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
+    loop {
+        let mut fds = [PollFd::new(input, PollFlags::IN), PollFd::new(cancel, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if !fds[1].revents().is_empty() {
+            return Ok(false);
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(true);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,7 +313,7 @@ mod tests {
         let file = folder.path().join("made");
         let (seen, look) = (file.clone(), bounded(1));
         let announce: Announce = Box::new(move |pid| {
-            let born = super::look_up(pid).is_some_and(|listed| listed.started != "");
+            let born = super::look_up(pid).is_some_and(|listed| !listed.started.is_empty());
             look.0.send((pid, born, seen.exists())).unwrap();
             Ok(())
         });

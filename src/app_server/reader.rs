@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use log::warn;
-use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::value::RawValue;
 
 use super::connection::Connection;
@@ -16,6 +15,7 @@ use crate::hub::batch::Subject;
 use crate::hub::drafts::Drafts;
 use crate::model;
 use crate::model::event::EventType;
+use crate::os;
 use crate::store::raw_log::RawLog;
 
 /// Bytes asked for in one read: a pipe's usual capacity.
@@ -67,7 +67,7 @@ impl Reader {
         let mut chunk = vec![0; CHUNK];
         let mut tee_failed = false;
         let (source, message) = loop {
-            match ready(&input, cancel) {
+            match os::ready(&input, cancel) {
                 Ok(true) => {}
                 Ok(false) => break ("closed", "codexd closed the connection".to_owned()),
                 Err(error) => break ("stdout.error", format!("waiting for output failed: {error}")),
@@ -194,26 +194,5 @@ impl Reader {
     /// Hands the drafts to the hub; `false` when it has stopped.
     fn flush(&mut self) -> bool {
         self.hub.send(std::mem::take(&mut self.drafts)).is_ok()
-    }
-}
-
-/// Waits for input; `false` when the other end of `cancel` is gone.
-///
-/// # Errors
-/// What poll(2) says.
-pub fn ready(input: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
-    loop {
-        let mut fds = [PollFd::new(input, PollFlags::IN), PollFd::new(cancel, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
-        }
-        if !fds[1].revents().is_empty() {
-            return Ok(false);
-        }
-        if !fds[0].revents().is_empty() {
-            return Ok(true);
-        }
     }
 }

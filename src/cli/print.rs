@@ -3,12 +3,13 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::config::Config;
 use crate::model::json;
 use crate::model::record::ChildStatus;
 use crate::model::view::{ServiceView, Snapshot};
+use crate::smoke::Check;
 
 /// Writes text to standard output at once. A reader that has gone away (`codexd help | head -1`) has seen what it
 /// wanted: that is a success. Anything else that fails is said on standard error, exit code 1.
@@ -117,18 +118,6 @@ pub struct StartReport<'a> {
     pub snapshot: &'a Snapshot,
 }
 
-/// One check of `smoke`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// Its fixed name, such as `stdout_log`.
-    pub name: &'static str,
-    /// Whether it passed: `ok` or `failed` in the JSON.
-    #[serde(rename = "status", serialize_with = "ok_or_failed")]
-    pub ok: bool,
-    /// What was found.
-    pub detail: String,
-}
-
 /// What `smoke --json` prints.
 #[derive(Debug, Serialize)]
 pub struct SmokeReport<'a> {
@@ -151,11 +140,6 @@ pub fn smoke_lines(config: &Config, checks: &[Check], snapshot: &Snapshot) -> St
 
 const fn outcome(ok: bool) -> &'static str {
     if ok { "ok" } else { "failed" }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn ok_or_failed<S: Serializer>(ok: &bool, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(outcome(*ok))
 }
 
 const fn child_word(status: ChildStatus) -> &'static str {

@@ -10,7 +10,7 @@ mod drain;
 mod port;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
@@ -20,6 +20,8 @@ use serde::Serialize;
 use crate::app_server::client::{Client, Introduction};
 use crate::clock;
 use crate::config::{Config, Strategy};
+use crate::exec::pool::Pool;
+use crate::exec::process::Shared;
 use crate::http::front_door::{Bound, FrontDoor, Limits};
 use crate::http::guard::Guard;
 use crate::hub::batch::Subject;
@@ -30,6 +32,7 @@ use crate::hub::{Core, Hub, HubThreads};
 use crate::model::event::EventType;
 use crate::model::record::Identity;
 use crate::model::view::{ServiceView, Snapshot};
+use crate::ops;
 use crate::ops::service::Service;
 use crate::ops::{OpError, Ops, recovery};
 use crate::process::ledger::Ledger;
@@ -143,7 +146,8 @@ impl Daemon {
             timeout: config.server.call_timeout,
         };
         let client = Arc::new(Client::new(hub.clone(), introduction));
-        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), service));
+        let runs = runs(&config, &hub, Arc::clone(&ledger))?;
+        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), service, runs));
 
         let (revived, lives) = bounded(1);
         let running = begin(&ops, &config, repairs, reaped)
@@ -240,9 +244,31 @@ fn begin(
         if config.server.strategy == Strategy::Spawn {
             supervisor::turns_cut_off_by_a_crash(core, drafts);
         }
+        ops::runs::interrupted_by_a_crash(core, drafts);
         core.state().identity.as_ref().map(|identity| identity.daemon_id.clone())
     })?;
     daemon_id.ok_or_else(|| Error::Op(OpError::Internal("there is no identity".to_owned())))
+}
+
+/// The runs' queue, its private folder empty: what an earlier life left there belongs to nobody.
+fn runs(config: &Config, hub: &Hub, ledger: Arc<Ledger>) -> Result<Pool, Error> {
+    let temporary = config.paths.state_dir.join("run-tmp");
+    match std::fs::remove_dir_all(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::at("cannot empty", &temporary)(error).into());
+        }
+        _ => files::make_folder(&temporary)?,
+    }
+    let shared = Shared {
+        command: config.runs.command.clone(),
+        leading_args: config.runs.leading_args.clone(),
+        fallback_cwd: config.paths.repo_root.clone(),
+        temporary,
+        logs: config.paths.logs_dir.join("runs"),
+        ledger,
+        starts: Mutex::default(),
+    };
+    Ok(Pool::new(hub.clone(), shared, config.runs.max_concurrent, config.runs.max_queued))
 }
 
 fn draft_started(core: &Core, drafts: &mut Drafts, config: &Config) {

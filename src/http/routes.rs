@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::api::{Request, Route as Way};
 use super::reply::{ApiError, ErrorCode, Reply};
-use crate::model::record::Session;
+use crate::model::record::{Run, Session};
 use crate::ops::body::Body;
+use crate::ops::idempotency::Key;
 use crate::ops::turns::Accepted;
 use crate::ops::{OpError, Ops};
 
@@ -47,6 +48,16 @@ struct Sessions {
 }
 
 #[derive(Serialize)]
+struct Runs {
+    runs: Vec<Arc<Run>>,
+}
+
+#[derive(Serialize)]
+struct OneRun {
+    run: Arc<Run>,
+}
+
+#[derive(Serialize)]
 struct One {
     session: Arc<Session>,
 }
@@ -82,7 +93,7 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Call,
         doc: "a session on a new thread, or on the one that threadId names",
         handle: |ops, call| {
-            let created = ops.create_session(&call.body()?)?;
+            let created = ops.create_session(&call.body()?, call.key()?)?;
             ok(if created.new { 201 } else { 200 }, &One { session: created.session })
         },
     },
@@ -92,6 +103,41 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Read,
         doc: "a session and the cached events about it",
         handle: |ops, call| ok(200, &ops.session_with_events(&call.id)?),
+    },
+    Route {
+        method: "GET",
+        path: "/v1/codexd/runs",
+        pool: Pool::Read,
+        doc: "all one-shot runs",
+        handle: |ops, _| ok(200, &Runs { runs: ops.runs()? }),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/runs",
+        pool: Pool::Call,
+        doc: "a one-shot run of codex exec",
+        handle: |ops, call| {
+            let created = ops.create_run(&call.body()?, call.key()?)?;
+            ok(if created.new { 202 } else { 200 }, &OneRun { run: created.run })
+        },
+    },
+    Route {
+        method: "GET",
+        path: "/v1/codexd/runs/{id}",
+        pool: Pool::Read,
+        doc: "a run, with its whole outcome once it has ended",
+        handle: |ops, call| ok(200, &OneRun { run: ops.run(&call.id)? }),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/runs/{id}/cancel",
+        pool: Pool::Call,
+        doc: "ends a run that waits or runs",
+        handle: |ops, call| {
+            call.optional_body()?;
+            let (run, was_active) = ops.cancel_run(&call.id)?;
+            ok(if was_active { 202 } else { 200 }, &OneRun { run })
+        },
     },
     Route {
         method: "POST",
@@ -105,6 +151,14 @@ pub const ROUTES: &[Route] = &[
 impl Call<'_> {
     fn body(&self) -> Result<Body, OpError> {
         Body::parse(&self.request.body)
+    }
+
+    fn optional_body(&self) -> Result<Body, OpError> {
+        Body::parse_optional(&self.request.body)
+    }
+
+    fn key(&self) -> Result<Option<Key>, OpError> {
+        self.request.header("idempotency-key").map(|key| Key::new(key, &self.request.body)).transpose()
     }
 }
 
@@ -188,6 +242,8 @@ pub fn api_error(error: OpError) -> ApiError {
         OpError::BadRequest(_) => ErrorCode::BadRequest,
         OpError::NotFound(_) => ErrorCode::NotFound,
         OpError::Conflict(_) => ErrorCode::Conflict,
+        OpError::IdempotencyMismatch => ErrorCode::IdempotencyMismatch,
+        OpError::TooManyRuns { .. } => ErrorCode::TooManyRuns,
         OpError::Unavailable { .. } => ErrorCode::Unavailable,
         OpError::Timeout(_) => ErrorCode::Timeout,
         OpError::AppServer(_) => ErrorCode::AppServerError,
@@ -195,7 +251,8 @@ pub fn api_error(error: OpError) -> ApiError {
     };
     let api_error = ApiError::new(code, message);
     match error {
-        OpError::Unavailable { retry_after: Some(seconds), .. } => api_error.with_retry_after(seconds),
+        OpError::Unavailable { retry_after: Some(seconds), .. }
+        | OpError::TooManyRuns { retry_after: seconds, .. } => api_error.with_retry_after(seconds),
         _ => api_error,
     }
 }

@@ -12,17 +12,30 @@ use crate::model::record::{
 pub trait Record {
     /// Its id.
     fn id(&self) -> &str;
+
+    /// The idempotency key it was made with.
+    fn key(&self) -> Option<&str> {
+        None
+    }
 }
 
 impl Record for Session {
     fn id(&self) -> &str {
         &self.session_id
     }
+
+    fn key(&self) -> Option<&str> {
+        self.idempotency.as_ref().map(|idempotency| idempotency.key.as_str())
+    }
 }
 
 impl Record for Run {
     fn id(&self) -> &str {
         &self.run_id
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.idempotency.as_ref().map(|idempotency| idempotency.key.as_str())
     }
 }
 
@@ -39,13 +52,20 @@ pub struct Registry<T> {
     pub updated_at: Option<String>,
     items: Vec<Arc<T>>,
     index: HashMap<String, usize>,
+    keys: HashMap<String, usize>,
     /// Changed since it was last written to disk.
     pub dirty: bool,
 }
 
 impl<T> Default for Registry<T> {
     fn default() -> Self {
-        Self { updated_at: None, items: Vec::new(), index: HashMap::new(), dirty: false }
+        Self {
+            updated_at: None,
+            items: Vec::new(),
+            index: HashMap::new(),
+            keys: HashMap::new(),
+            dirty: false,
+        }
     }
 }
 
@@ -70,6 +90,11 @@ impl<T: Record + Clone> Registry<T> {
         self.index.get(id).and_then(|&at| self.items.get(at))
     }
 
+    /// The last one that was made with this idempotency key.
+    pub fn by_key(&self, key: &str) -> Option<&Arc<T>> {
+        self.keys.get(key).and_then(|&at| self.items.get(at))
+    }
+
     fn put(&mut self, record: Arc<T>) -> usize {
         self.dirty = true;
         if let Some(&at) = self.index.get(record.id()) {
@@ -78,6 +103,9 @@ impl<T: Record + Clone> Registry<T> {
         }
         let at = self.items.len();
         self.index.insert(record.id().to_owned(), at);
+        if let Some(key) = record.key() {
+            self.keys.insert(key.to_owned(), at);
+        }
         self.items.push(record);
         at
     }

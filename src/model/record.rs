@@ -179,9 +179,49 @@ pub struct Session {
     /// resumed and is started anew with them.
     #[serde(default)]
     pub thread_params: Value,
+    /// The key it was made with.
+    #[serde(default)]
+    pub idempotency: Option<Idempotency>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+/// The idempotency key a record was made with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// As the client sent it.
+    pub key: String,
+    /// A digest of the body it came with.
+    pub body: String,
+}
+
+/// A record that may have been made with an idempotency key.
+pub trait Idempotent {
+    /// The key, if there was one.
+    fn idempotency(&self) -> Option<&Idempotency>;
+    /// When the record was made.
+    fn created_at(&self) -> &str;
+}
+
+impl Idempotent for Session {
+    fn idempotency(&self) -> Option<&Idempotency> {
+        self.idempotency.as_ref()
+    }
+
+    fn created_at(&self) -> &str {
+        &self.created_at
+    }
+}
+
+impl Idempotent for Run {
+    fn idempotency(&self) -> Option<&Idempotency> {
+        self.idempotency.as_ref()
+    }
+
+    fn created_at(&self) -> &str {
+        &self.created_at
+    }
 }
 
 /// Life of a run.
@@ -232,6 +272,9 @@ pub struct Run {
     pub metadata: BTreeMap<String, String>,
     /// The whole outcome (see `exec`).
     pub result: Option<Box<RawValue>>,
+    /// The key it was made with.
+    #[serde(default)]
+    pub idempotency: Option<Idempotency>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,

@@ -3,7 +3,9 @@
 
 pub mod body;
 pub mod fields;
+pub mod idempotency;
 pub mod recovery;
+pub mod runs;
 pub mod service;
 pub mod sessions;
 pub mod status;
@@ -16,6 +18,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use crate::app_server::client::Client;
 use crate::app_server::connection::CallError;
 use crate::config::{Config, Mode};
+use crate::exec::pool::Pool;
 use crate::hub::{Hub, HubError};
 use crate::ops::service::Service;
 
@@ -31,6 +34,17 @@ pub enum OpError {
     /// The state of the thing forbids it.
     #[error("{0}")]
     Conflict(String),
+    /// An idempotency key that was used with another body.
+    #[error("The idempotency key was used before with another body.")]
+    IdempotencyMismatch,
+    /// The queue of runs is full.
+    #[error("{reason}")]
+    TooManyRuns {
+        /// How full.
+        reason: String,
+        /// Seconds after which a retry makes sense.
+        retry_after: u32,
+    },
     /// Not now.
     #[error("{reason}")]
     Unavailable {
@@ -81,6 +95,8 @@ pub struct Ops {
     pub client: Arc<Client>,
     /// The port.
     pub service: Arc<Service>,
+    /// The runs' queue.
+    pub runs: Pool,
     /// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
     loading: Mutex<HashSet<String>>,
     loaded: Condvar,
@@ -93,12 +109,19 @@ const RETRY_AFTER_STOP: u32 = 5;
 
 impl Ops {
     /// The verbs of one daemon.
-    pub fn new(config: Arc<Config>, hub: Hub, client: Arc<Client>, service: Arc<Service>) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        hub: Hub,
+        client: Arc<Client>,
+        service: Arc<Service>,
+        runs: Pool,
+    ) -> Self {
         Self {
             config,
             hub,
             client,
             service,
+            runs,
             loading: Mutex::new(HashSet::new()),
             loaded: Condvar::new(),
             draining: AtomicBool::new(false),

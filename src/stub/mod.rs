@@ -3,7 +3,7 @@
 //! `codex app-server` and `codex exec` need a network and an account, so the tests of this program and a first
 //! try of an installation run against this module instead. It speaks the protocol recorded from the real Codex
 //! (the transcripts in `tests/transcripts`); the first line of a prompt tells it what to do
-//! ([`directive::Directive`]), and the environment variable `CODEXD_STUB` how to misbehave ([`Behaviour`]).
+//! (`directive.rs`), and the environment variable `CODEXD_STUB` how to misbehave ([`Behaviour`]).
 
 mod approvals;
 mod behaviour;

@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use log::warn;
 
-use crate::app_server::reader::ready;
 use crate::hub::Hub;
 use crate::hub::batch::Subject;
 use crate::hub::drafts::Drafts;
 use crate::model;
 use crate::model::event::EventType;
+use crate::os;
 use crate::store::raw_log::RawLog;
 
 /// A longer line becomes several events.
@@ -44,7 +44,7 @@ pub(super) fn run(mut input: impl Read + AsFd, cancel: &OwnedFd, mut tee: RawLog
     let mut chunk = vec![0; LONGEST];
     let mut line: Vec<u8> = Vec::new();
     let mut tee_failed = false;
-    while ready(&input, cancel).unwrap_or(false) {
+    while os::ready(&input, cancel).unwrap_or(false) {
         let read = match input.read(&mut chunk) {
             Ok(0) => break,
             Ok(read) => read,

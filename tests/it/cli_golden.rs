@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use codexd::cli::print::{self, Check};
+use codexd::cli::print;
 use codexd::cli::{config_of, status};
 use codexd::config::Config;
 use codexd::model::record::ChildStatus;
 use codexd::model::view::{EventList, ServiceView, Snapshot};
+use codexd::smoke::Check;
 
 use crate::cli_support::{codexd, fixture, recorded_state};
 

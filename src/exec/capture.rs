@@ -1,0 +1,162 @@
+//! What a run's process writes: the end of it in memory, all of it in a file once it is more than that.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use log::warn;
+
+use crate::os;
+
+/// Bytes of a stream that the record holds.
+pub const KEPT: usize = 256 * 1024;
+/// A JSON line longer than this is not looked at.
+const LONGEST_LINE: usize = 64 * 1024 * 1024;
+
+/// The end of a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Captured {
+    /// At most [`KEPT`] bytes, with what is not UTF-8 replaced.
+    pub text: String,
+    /// Whether there was more; the file has all of it.
+    pub truncated: bool,
+}
+
+/// Collects one stream.
+#[derive(Debug)]
+pub struct Capture {
+    tail: Vec<u8>,
+    path: PathBuf,
+    file: Option<File>,
+    /// The file could not be written: said once.
+    failed: bool,
+    truncated: bool,
+}
+
+impl Capture {
+    /// A capture whose file, if it comes to that, is `path`.
+    pub fn new(path: PathBuf) -> Self {
+        Self { tail: Vec::new(), path, file: None, failed: false, truncated: false }
+    }
+
+    /// Adds bytes.
+    pub fn add(&mut self, bytes: &[u8]) {
+        if !self.truncated && self.tail.len() + bytes.len() > KEPT {
+            self.truncated = true;
+            match open(&self.path) {
+                Ok(file) => self.file = Some(file),
+                Err(error) => self.fail(&error),
+            }
+            let tail = std::mem::take(&mut self.tail);
+            self.write(&tail);
+            self.tail = tail;
+        }
+        if self.truncated {
+            self.write(bytes);
+        }
+        self.tail.extend_from_slice(bytes);
+        // Cut only now and then: what is kept is moved at most once per KEPT bytes.
+        if self.tail.len() > 2 * KEPT {
+            self.tail.drain(..self.tail.len() - KEPT);
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.write_all(bytes)
+        {
+            self.file = None;
+            self.fail(&error);
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        if !self.failed {
+            warn!("{} cannot be written: {error}", self.path.display());
+        }
+        self.failed = true;
+    }
+
+    /// The end of the stream.
+    pub fn finish(mut self) -> Captured {
+        if self.truncated {
+            self.tail.drain(..self.tail.len().saturating_sub(KEPT));
+        }
+        Captured { text: String::from_utf8_lossy(&self.tail).into_owned(), truncated: self.truncated }
+    }
+}
+
+fn open(path: &std::path::Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Reads a pipe to its end, or until the other end of `cancel` is dropped, calling `line` for each whole line.
+pub fn drain(
+    mut input: impl Read + AsFd,
+    cancel: &OwnedFd,
+    mut capture: Capture,
+    mut line: impl FnMut(&[u8]),
+) -> Captured {
+    let mut chunk = vec![0; 64 * 1024];
+    let mut partial: Vec<u8> = Vec::new();
+    while os::ready(&input, cancel).unwrap_or(false) {
+        let read = match input.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                warn!("reading a run's output failed: {error}");
+                break;
+            }
+        };
+        capture.add(&chunk[..read]);
+        for part in chunk[..read].split_inclusive(|&byte| byte == b'\n') {
+            partial.extend_from_slice(part);
+            if part.ends_with(b"\n") || partial.len() > LONGEST_LINE {
+                line(&partial);
+                partial.clear();
+            }
+        }
+    }
+    if !partial.is_empty() {
+        line(&partial);
+    }
+    capture.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_output_stays_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs/x.log");
+        let mut capture = Capture::new(path.clone());
+        capture.add(b"hello \xff");
+        assert_eq!(capture.finish(), Captured { text: "hello \u{fffd}".to_owned(), truncated: false });
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn much_output_is_whole_in_the_file_and_its_end_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs/x.log");
+        let mut capture = Capture::new(path.clone());
+        let mut all = Vec::new();
+        for number in 0..200_000 {
+            let line = format!("{number}\n");
+            capture.add(line.as_bytes());
+            all.extend_from_slice(line.as_bytes());
+        }
+        let captured = capture.finish();
+        assert!(captured.truncated);
+        assert_eq!(captured.text.as_bytes(), &all[all.len() - KEPT..]);
+        assert_eq!(fs::read(path).unwrap(), all);
+    }
+}

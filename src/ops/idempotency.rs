@@ -1,0 +1,75 @@
+//! `Idempotency-Key`: the same key and body again is the first answer again. The key is part of the record, so it
+//! survives what the record survives.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::OpError;
+use crate::clock;
+use crate::model::record::{Idempotency, Idempotent};
+
+/// How long a key is remembered, in milliseconds: 24 h.
+const LIFETIME: u64 = 24 * 60 * 60 * 1000;
+/// The longest key, in bytes.
+const LONGEST: usize = 255;
+
+/// A key with the body it came with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    name: String,
+    body: String,
+}
+
+/// What is known of a key.
+#[derive(Debug)]
+pub enum Seen<T> {
+    /// Nothing, or nothing any more.
+    Never,
+    /// The same body made this record.
+    Same(Arc<T>),
+    /// Another body did.
+    Other,
+}
+
+impl Key {
+    /// A key as a client sent it.
+    ///
+    /// # Errors
+    /// When it is empty or longer than 255 bytes.
+    pub fn new(name: &str, body: &[u8]) -> Result<Self, OpError> {
+        let name = name.trim();
+        if name.is_empty() || name.len() > LONGEST {
+            return Err(OpError::BadRequest(format!(
+                "`Idempotency-Key` must have 1 to {LONGEST} characters."
+            )));
+        }
+        // A name-based UUID (RFC 9562, version 5) is a digest that stays the same across versions of this program.
+        let body = Uuid::new_v5(&Uuid::NAMESPACE_OID, body).to_string();
+        Ok(Self { name: name.to_owned(), body })
+    }
+
+    /// The key itself.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// As it is kept in the record.
+    pub fn record(self) -> Idempotency {
+        Idempotency { key: self.name, body: self.body }
+    }
+
+    /// Compares with the record that has this key.
+    pub fn seen<T: Idempotent>(&self, record: Option<&Arc<T>>) -> Seen<T> {
+        let Some(record) = record else { return Seen::Never };
+        let Some(known) = record.idempotency() else { return Seen::Never };
+        let age = clock::unix_millis().saturating_sub(clock::parse_iso(record.created_at()).unwrap_or(0));
+        if age > LIFETIME {
+            Seen::Never
+        } else if known.body == self.body {
+            Seen::Same(Arc::clone(record))
+        } else {
+            Seen::Other
+        }
+    }
+}
