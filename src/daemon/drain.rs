@@ -25,6 +25,10 @@ pub(super) fn finish_work(ops: &Ops) {
             Err(error) => warn!("running work is not waited for: {error}"),
         }
     }
+    // Until here somebody could still answer what a turn was waiting for.
+    if let Err(error) = ops.inbox.close() {
+        warn!("the requests left open could not be recorded: {error}");
+    }
     interrupt_turns(ops);
 }
 

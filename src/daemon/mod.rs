@@ -216,10 +216,6 @@ impl Daemon {
     /// When the hub does not answer.
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
         let Self { ops, supervisor, timer, recovery, hub_threads, front_door, adoption, lock } = self;
-        ops.drain();
-        if let Err(error) = ops.inbox.close() {
-            warn!("the requests left open could not be recorded: {error}");
-        }
         drain::finish_work(&ops);
         ops.runs.stop();
         supervisor.stop();
