@@ -3,10 +3,12 @@
 
 pub mod body;
 pub mod ending;
+pub mod events;
 pub mod fields;
 pub mod idempotency;
 pub mod query;
 mod readable;
+pub mod ready;
 pub mod recovery;
 pub mod requests;
 pub mod runs;

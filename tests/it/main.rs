@@ -19,14 +19,17 @@ mod conversation;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
+mod disk_full;
 mod drain;
 mod drivers;
 mod ending;
 mod exec_facts;
 mod golden_shapes;
+mod hostile;
 mod inbox;
 mod inbox_reconnect;
 mod inbox_support;
+mod log;
 mod misbehaviour;
 mod model_server;
 mod orphans;
@@ -35,10 +38,16 @@ mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
 mod real_inbox;
+mod repairs;
+mod replay;
+mod rfc6455;
 mod same_scenario;
+mod sse;
+mod strangers;
 mod supervision;
 mod talk;
 mod tidy;
+mod watch;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
