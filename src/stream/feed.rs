@@ -22,7 +22,7 @@ pub enum Origin {
     /// Now: after this seq, with everything else in the queue.
     Live(u64, Subscription),
     /// With the first event after a cursor.
-    Past(Replay),
+    Past(Box<Replay>),
 }
 
 /// How the client is spoken to.
@@ -96,7 +96,7 @@ impl Feed {
         let Self { origin, mut filter, stopping, heartbeat } = self;
         let (last, queue) = match origin {
             Origin::Live(seq, queue) => (seq, queue),
-            Origin::Past(replay) => match past(replay, &mut filter, sink, gone, &stopping)? {
+            Origin::Past(replay) => match past(*replay, &mut filter, sink, gone, &stopping)? {
                 Past::Caught(seq, queue) => {
                     sink.synced(seq)?;
                     (seq, queue)
