@@ -96,7 +96,7 @@ impl Feed {
         let Self { origin, mut filter, stopping, heartbeat } = self;
         let (last, queue) = match origin {
             Origin::Live(seq, queue) => (seq, queue),
-            Origin::Past(replay) => match past(*replay, &mut filter, sink, gone, &stopping)? {
+            Origin::Past(replay) => match past(replay, &mut filter, sink, gone, &stopping)? {
                 Past::Caught(seq, queue) => {
                     sink.synced(seq)?;
                     (seq, queue)
@@ -118,7 +118,7 @@ enum Past {
 }
 
 fn past<S: Sink>(
-    mut replay: Replay,
+    mut replay: Box<Replay>,
     filter: &mut Filter,
     sink: &mut S,
     gone: &Receiver<()>,

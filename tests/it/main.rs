@@ -17,6 +17,7 @@ mod cli_support;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod client;
 mod conversation;
+mod crash;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
