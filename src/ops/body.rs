@@ -1,8 +1,11 @@
 //! The body of a POST: an object whose fields are taken one by one, each with an error that names it. Values that are
 //! passed on to the app-server stay the text they came as.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::OpError;
@@ -36,22 +39,76 @@ impl Kind {
 /// a request that the app-server cannot read is never answered.
 const MAX_DEPTH: usize = 100;
 
-/// Whether brackets outside of strings are nested too deep; of text that is no JSON it tells nothing.
-fn is_too_deep(bytes: &[u8]) -> bool {
-    let mut depth = 0_usize;
-    let mut in_string = false;
-    let mut escaped = false;
-    bytes.iter().any(|byte| {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => depth += 1,
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
+/// Looks at every value and keeps none: what is passed on as text must be readable for whoever decodes it (numbers in
+/// range, whole surrogate pairs, not too deep).
+struct Readable {
+    depth_left: usize,
+}
+
+impl Readable {
+    fn deeper<E: de::Error>(&self) -> Result<Self, E> {
+        let deeper = self.depth_left.checked_sub(1).map(|depth_left| Self { depth_left });
+        deeper.ok_or_else(|| E::custom(format_args!("values are nested more than {MAX_DEPTH} deep")))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Readable {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(self.deeper()?)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_key::<Cow<'_, str>>()?.is_some() {
+            map.next_value_seed(self.deeper()?)?;
         }
-        depth > MAX_DEPTH
-    })
+        Ok(())
+    }
+}
+
+/// Whether all of a text is JSON that can be read.
+fn check_readable(text: &str) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    Readable { depth_left: MAX_DEPTH }.deserialize(&mut deserializer)?;
+    deserializer.end()
 }
 
 /// The fields of a body that were given: present and not null.
@@ -71,16 +128,12 @@ impl Body {
                 "The body is empty; it must be a JSON object (at least {}).".to_owned(),
             ));
         }
-        if is_too_deep(bytes) {
-            return Err(OpError::BadRequest(format!(
-                "The body has values nested more than {MAX_DEPTH} deep."
-            )));
-        }
         let text = std::str::from_utf8(bytes)
             .map_err(|error| OpError::BadRequest(format!("The body is not UTF-8: {error}.")))?;
-        let whole: &RawValue = serde_json::from_str(text)
-            .map_err(|error| OpError::BadRequest(format!("The body is not JSON: {error}.")))?;
-        if !whole.get().starts_with('{') {
+        check_readable(text).map_err(|error| {
+            OpError::BadRequest(format!("The body is not JSON that can be read: {error}."))
+        })?;
+        if !text.trim_start().starts_with('{') {
             return Err(OpError::BadRequest("The body must be a JSON object.".to_owned()));
         }
         let fields: BTreeMap<String, Option<Box<RawValue>>> = serde_json::from_str(text)

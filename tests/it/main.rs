@@ -18,8 +18,11 @@ mod daemon;
 mod directives;
 mod drivers;
 mod exec_facts;
+mod fuzz;
 mod hostile;
 mod model_server;
+#[path = "../mutate/mod.rs"]
+mod mutate;
 mod processes;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
