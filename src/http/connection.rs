@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::api::{FORWARDED, Route, Upgrade};
+use super::api::{EventStream, FORWARDED, Route, Upgrade};
 use super::body::{self, Framing};
 use super::front_door::Shared;
 use super::guard;
@@ -98,7 +98,7 @@ fn refuse(shared: &Shared, wire: &Wire, head: &Head, error: ApiError) -> Next {
 
 /// What is left of invariant 9 after the guard, in its order, then the body, then the handler.
 fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head) -> Result<Next, Stop> {
-    let pool = route(shared, head)?;
+    let way = route(shared, head)?;
     let framing = body::framing(head);
     if head.method() == "POST" && framing.as_ref().ok() != Some(&Framing::Empty) {
         guard::check_content_type(head)?;
@@ -112,9 +112,12 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
     }
     let _room = large_body_room(shared, framing)?;
     let body = body::read(wire, framing, shared.limits.body, Instant::now() + shared.limits.body_time)?;
-    let answer = match pool {
-        None => shared.api.healthz().to_http(head.is_head(), head.wants_close() || shared.is_closing()),
-        Some(pool) => {
+    let answer = match way {
+        Way::Health => {
+            shared.api.healthz().to_http(head.is_head(), head.wants_close() || shared.is_closing())
+        }
+        Way::Events => return Ok(events(shared, connection, wire, head)),
+        Way::Pool(pool) => {
             let request = inner_request(head, &body);
             let repeatable = matches!(head.method(), "GET" | "HEAD");
             let answer =
@@ -145,21 +148,34 @@ fn large_body_room(shared: &Shared, framing: Framing) -> Result<Option<Permit<'_
     }
 }
 
-/// The pool a request goes to; none for what is answered here.
-fn route<'a>(shared: &'a Shared, head: &Head) -> Result<Option<&'a Pool>, ApiError> {
+/// Where a request is answered.
+enum Way<'a> {
+    /// Here, from what the daemon knows.
+    Health,
+    /// Here, to the end of the connection: Server-Sent Events.
+    Events,
+    /// By one of the handlers.
+    Pool(&'a Pool),
+}
+
+/// Where a request goes.
+fn route<'a>(shared: &'a Shared, head: &Head) -> Result<Way<'a>, ApiError> {
     if head.wants_websocket() {
         return Err(no_stream_here(head));
     }
     let method = if head.is_head() { "GET" } else { head.method() };
     if head.path() == "/healthz" {
         return match method {
-            "GET" => Ok(None),
+            "GET" => Ok(Way::Health),
             _ => Err(ApiError::method_not_allowed("/healthz answers GET and HEAD.").with_allow("GET, HEAD")),
         };
     }
     match shared.api.route(method, head.path()) {
-        Route::Read => Ok(Some(&shared.read)),
-        Route::Call => Ok(Some(&shared.call)),
+        Route::Read | Route::Call if head.path() == shared.api.stream_path() && head.wants_event_stream() => {
+            Ok(Way::Events)
+        }
+        Route::Read => Ok(Way::Pool(&shared.read)),
+        Route::Call => Ok(Way::Pool(&shared.call)),
         Route::Refuse(error) => Err(error),
     }
 }
@@ -220,6 +236,25 @@ fn with_close(mut answer: Vec<u8>) -> Vec<u8> {
         answer.splice(end + 1..=end, *b"connection: close\r\n");
     }
     answer
+}
+
+/// Gives the connection to a client of Server-Sent Events, or refuses.
+fn events(shared: &Shared, connection: &Connection, wire: &Wire, head: &Head) -> Next {
+    connection.streaming.store(true, Ordering::Release);
+    let stream = Arc::clone(&connection.stream);
+    let served = shared.api.events(EventStream { head, stream, stopping: shared.stopping.clone() });
+    connection.streaming.store(false, Ordering::Release);
+    match served {
+        Ok(true) => Next::Linger,
+        Ok(false) => Next::Close,
+        Err(refusal) => {
+            let close = head.wants_close() || shared.is_closing();
+            match wire.write(&refusal.to_http(head.is_head(), close), shared.limits.write) {
+                Ok(()) if !close => Next::Request,
+                _ => Next::Close,
+            }
+        }
+    }
 }
 
 /// Hands the connection over to the event stream, or refuses.

@@ -169,6 +169,14 @@ impl Head {
         self.has_token("upgrade", "websocket")
     }
 
+    /// Whether the client asks for Server-Sent Events (RFC 9110 section 12.5.1; not by a wildcard).
+    pub fn wants_event_stream(&self) -> bool {
+        self.all("accept").flat_map(|value| value.split(',')).any(|range| {
+            let media = range.split(';').next().unwrap_or_default();
+            media.trim_matches([' ', '\t']).eq_ignore_ascii_case("text/event-stream")
+        })
+    }
+
     /// Whether the client wants the connection closed after the answer (RFC 9112 section 9.3).
     pub fn wants_close(&self) -> bool {
         // An HTTP/1.0 client that asks for keep-alive is content without it.

@@ -1,14 +1,11 @@
 //! The body of a POST: an object whose fields are taken one by one, each with an error that names it. Values that are
 //! passed on to the app-server stay the text they came as.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::OpError;
+use super::{OpError, readable};
 
 /// What a field may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,82 +32,6 @@ impl Kind {
     }
 }
 
-/// Arrays and objects within each other. What is passed on is read by programs that give up at 128 (serde_json), and
-/// a request that the app-server cannot read is never answered.
-const MAX_DEPTH: usize = 100;
-
-/// Looks at every value and keeps none: what is passed on as text must be readable for whoever decodes it (numbers in
-/// range, whole surrogate pairs, not too deep).
-struct Readable {
-    depth_left: usize,
-}
-
-impl Readable {
-    fn deeper<E: de::Error>(&self) -> Result<Self, E> {
-        let deeper = self.depth_left.checked_sub(1).map(|depth_left| Self { depth_left });
-        deeper.ok_or_else(|| E::custom(format_args!("values are nested more than {MAX_DEPTH} deep")))
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Readable {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Readable {
-    type Value = ();
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("any value")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(self.deeper()?)?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while map.next_key::<Cow<'_, str>>()?.is_some() {
-            map.next_value_seed(self.deeper()?)?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether all of a text is JSON that can be read.
-fn check_readable(text: &str) -> serde_json::Result<()> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    Readable { depth_left: MAX_DEPTH }.deserialize(&mut deserializer)?;
-    deserializer.end()
-}
-
 /// The fields of a body that were given: present and not null.
 #[derive(Debug, Default)]
 pub struct Body {
@@ -130,10 +51,9 @@ impl Body {
         }
         let text = std::str::from_utf8(bytes)
             .map_err(|error| OpError::BadRequest(format!("The body is not UTF-8: {error}.")))?;
-        check_readable(text).map_err(|error| {
-            OpError::BadRequest(format!("The body is not JSON that can be read: {error}."))
-        })?;
-        if !text.trim_start().starts_with('{') {
+        let whole: &RawValue = serde_json::from_str(text)
+            .map_err(|error| OpError::BadRequest(format!("The body is not JSON: {error}.")))?;
+        if !whole.get().starts_with('{') {
             return Err(OpError::BadRequest("The body must be a JSON object.".to_owned()));
         }
         let fields: BTreeMap<String, Option<Box<RawValue>>> = serde_json::from_str(text)
@@ -253,6 +173,7 @@ impl Body {
             return Err(wrong(name, kind.describe()));
         }
         if first != Some(&b'"') {
+            check_readable(name, raw)?;
             return Ok(Some(raw.to_owned()));
         }
         match self.text(name)? {
@@ -262,6 +183,15 @@ impl Body {
                 .map_err(|error| OpError::Internal(format!("`{name}` cannot be passed on: {error}"))),
         }
     }
+}
+
+/// Refuses a field that the app-server could not read.
+///
+/// # Errors
+/// See [`readable`].
+pub fn check_readable(name: &str, raw: &RawValue) -> Result<(), OpError> {
+    readable::check(raw.get())
+        .map_err(|error| OpError::BadRequest(format!("`{name}` cannot be passed on: {error}.")))
 }
 
 /// `name` is not what it must be.
