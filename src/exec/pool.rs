@@ -48,6 +48,8 @@ struct State {
     workers: usize,
     threads: Vec<Thread>,
     started: u64,
+    /// No run begins any more; those that have begun may end by themselves.
+    holding: bool,
     stopping: bool,
 }
 
@@ -138,11 +140,16 @@ impl Pool {
         (state.running.len(), state.queue.len())
     }
 
-    /// Waits until nothing runs or waits, but no longer than `timeout`; whether that came about.
+    /// What waits is not begun any more: the daemon is about to stop.
+    pub fn hold(&self) {
+        lock(&self.inner.state).holding = true;
+    }
+
+    /// Waits until nothing runs, or waits to be begun, but no longer than `timeout`; whether that came about.
     pub fn wait_idle(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut state = lock(&self.inner.state);
-        while !(state.running.is_empty() && state.queue.is_empty()) {
+        while !(state.running.is_empty() && (state.holding || state.queue.is_empty())) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -235,7 +242,8 @@ impl Inner {
 
     fn next(&self) -> Option<(Task, Receiver<Cancel>)> {
         let mut state = lock(&self.state);
-        let Some(task) = state.queue.pop_front() else {
+        let next = if state.holding { None } else { state.queue.pop_front() };
+        let Some(task) = next else {
             state.workers -= 1;
             return None;
         };

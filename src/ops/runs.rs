@@ -90,6 +90,7 @@ impl Ops {
                 return Ok(Created { run, new: false });
             }
         }
+        self.check_taking_work()?;
         let admission = self.runs.admit().map_err(refused)?;
         let created = self.hub.transact(move |core, drafts| {
             if let Some(key) = &key
