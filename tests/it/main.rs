@@ -2,6 +2,7 @@
 //!
 //! No test sleeps in order to pass: each waits for an event, with a deadline that only a fault reaches.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "tables, and why a test was skipped")]
 #![allow(unreachable_pub, reason = "nothing of this crate is reached from outside")]
 
 mod app_server;
