@@ -6,6 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tungstenite::client::{IntoClientRequest, client_with_config};
+use tungstenite::handshake::HandshakeError;
+use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
 /// How long a request may take: longer than the daemon's own deadline for a call to the app-server.
@@ -45,16 +48,32 @@ pub enum ClientError {
     Closed(String),
 }
 
+impl ClientError {
+    /// Whether [`EventStream::next`] only came to its deadline: the stream goes on.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
+    }
+}
+
 /// Where codexd listens.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct ApiClient {
     address: SocketAddr,
+    /// `Bearer …`.
+    authorization: Option<String>,
 }
 
 impl ApiClient {
     /// A client of the codexd at this address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address }
+        Self { address, authorization: None }
+    }
+
+    /// With the token that the daemon demands.
+    #[must_use]
+    pub fn with_token(self, token: &str) -> Self {
+        Self { authorization: Some(format!("Bearer {token}")), ..self }
     }
 
     /// `GET`: the envelope's data.
@@ -75,9 +94,11 @@ impl ApiClient {
 
     fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
         let body = body.map(Value::to_string).unwrap_or_default();
+        let authorization =
+            self.authorization.iter().map(|value| format!("Authorization: {value}\r\n")).collect::<String>();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
+             {authorization}Content-Length: {}\r\n\r\n{body}",
             self.address,
             body.len()
         );
@@ -93,8 +114,14 @@ impl ApiClient {
         if (200..300).contains(&status) {
             return Ok(envelope.get("data").cloned().unwrap_or(envelope));
         }
-        let text = |name: &str| envelope.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        Err(ClientError::Refused { status, code: text("error"), message: text("message") })
+        Err(refusal(status, &envelope))
+    }
+
+    fn refused(&self, answer: &tungstenite::http::Response<Option<Vec<u8>>>) -> ClientError {
+        match serde_json::from_slice(answer.body().as_deref().unwrap_or_default()) {
+            Ok(envelope) => refusal(answer.status().as_u16(), &envelope),
+            Err(_) => self.not_codexd(&answer.status()),
+        }
     }
 
     fn connect(&self) -> io::Result<TcpStream> {
@@ -127,10 +154,26 @@ impl ApiClient {
     /// See [`ClientError`].
     pub fn stream(&self, path: &str) -> Result<EventStream, ClientError> {
         let stream = self.connect().map_err(|source| ClientError::Io { address: self.address, source })?;
-        let url = format!("ws://{}{path}", self.address);
-        let (socket, _) = tungstenite::client(url, stream).map_err(|error| self.not_codexd(&error))?;
+        let mut request = format!("ws://{}{path}", self.address)
+            .into_client_request()
+            .map_err(|error| self.not_codexd(&error))?;
+        if let Some(value) = &self.authorization {
+            let value = value.parse().map_err(|error| self.not_codexd(&error))?;
+            request.headers_mut().insert("authorization", value);
+        }
+        // The hello has the whole state in one frame, however large.
+        let limits = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        let (socket, _) = client_with_config(request, stream, Some(limits)).map_err(|error| match error {
+            HandshakeError::Failure(tungstenite::Error::Http(refusal)) => self.refused(&refusal),
+            other => self.not_codexd(&other),
+        })?;
         Ok(EventStream { socket, address: self.address })
     }
+}
+
+fn refusal(status: u16, envelope: &Value) -> ClientError {
+    let text = |name: &str| envelope.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    ClientError::Refused { status, code: text("error"), message: text("message") }
 }
 
 /// An open event stream.

@@ -190,7 +190,7 @@ impl Daemon {
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
         let Self { ops, supervisor, hub_threads, front_door, lock } = self;
         interrupt_turns(&ops);
-        ops.runs.stop();
+        ops.runs.stop(ops.config.drain_timeout);
         supervisor.stop();
         record_stop(&ops);
         ops.service.close();

@@ -152,8 +152,23 @@ impl Hub {
         &self,
         run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
     ) -> Result<T, HubError> {
+        self.transact_then(run, |value| value)
+    }
+
+    /// A transaction that is acted on even when nobody waits for its outcome any more: `then` is called in the hub's
+    /// thread once the events are in the log, and must not wait.
+    ///
+    /// # Errors
+    /// As [`Hub::transact`]; after [`HubError::Timeout`] it may still happen.
+    pub fn transact_then<T: Send + 'static, U: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
+        then: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U, HubError> {
         let (reply, answer) = bounded(1);
-        self.post(&self.control, transaction(run, move |result| drop(reply.send(result))))?;
+        // Nobody waits any more after the deadline; that is no fault.
+        let then = move |result: Result<T, HubError>| drop(reply.send(result.map(then)));
+        self.post(&self.control, transaction(run, then))?;
         wait(&answer)?
     }
 
