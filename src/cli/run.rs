@@ -161,7 +161,7 @@ fn follow(config: &Config, body: &Value, json: bool) -> Result<Value, Problem> {
     let accepted = api.post(RUNS, body)?;
     let id = accepted["run"]["runId"].as_str().unwrap_or_default().to_owned();
     let cancelling = Cancelling::start(api.clone(), id.clone());
-    let record = Follower { api: &api, path, id: &id, json, live: true, printed: 0 }.to_the_end(stream);
+    let record = Follower { api: &api, path, id: &id, json, live: true, printed: 0 }.until_the_end(stream);
     drop(cancelling);
     record
 }
@@ -222,7 +222,7 @@ struct Follower<'a> {
 }
 
 impl Follower<'_> {
-    fn to_the_end(mut self, mut stream: EventStream) -> Result<Value, Problem> {
+    fn until_the_end(mut self, mut stream: EventStream) -> Result<Value, Problem> {
         loop {
             match stream.next(Instant::now() + SILENCE) {
                 Ok(mut message) if message["type"] == "event" => {

@@ -235,8 +235,9 @@ impl Inner {
 
     fn work(self: Arc<Self>) {
         while let Some((task, cancels)) = self.next() {
-            self.started(&task.run_id);
-            let outcome = process::run(&self.shared, &task, &cancels, &Self::on_json(&self, &task.run_id));
+            let id = &task.run_id;
+            let on_start = || self.started(id);
+            let outcome = process::run(&self.shared, &task, &cancels, on_start, &Self::on_json(&self, id));
             self.finish(&task.run_id, outcome);
             lock(&self.state).running.remove(&task.run_id);
             self.changed.notify_all();

@@ -57,14 +57,25 @@ pub enum Cancel {
     Stop,
 }
 
-/// Runs a task to its end. `cancels` is listened to all the while.
-pub fn run(shared: &Shared, task: &Task, cancels: &Receiver<Cancel>, on_json: &OnJson) -> Outcome {
+/// Runs a task to its end. `cancels` is listened to all the while; `on_start` is called once, before a process is
+/// started.
+pub fn run(
+    shared: &Shared,
+    task: &Task,
+    cancels: &Receiver<Cancel>,
+    on_start: impl FnOnce(),
+    on_json: &OnJson,
+) -> Outcome {
+    let mut on_start = Some(on_start);
     let mut retries = 0;
     let mut earliest = Instant::now();
     loop {
         // Something in the channel is the end of the wait, and of the run.
         if let Ok(cancel) = cancels.recv_deadline(reserve_start(shared, task, earliest)) {
             return before_start(cancel);
+        }
+        if let Some(on_start) = on_start.take() {
+            on_start();
         }
         let outcome = attempt(shared, task, cancels, on_json, retries);
         if retries == RETRIES || !database_locked(&outcome) {

@@ -22,6 +22,11 @@ mod model_server;
 mod processes;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod real_runs;
+mod run_bench;
+mod run_cli;
+mod run_input;
+mod runs;
 mod tidy;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
