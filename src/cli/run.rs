@@ -178,11 +178,8 @@ impl Cancelling {
             let handle = signals.handle();
             let thread = threads::spawn_contained("signals", move || {
                 for (count, signal) in signals.forever().enumerate() {
-                    let cancelled = if count == 0 {
-                        api.post(&format!("{RUNS}/{id}/cancel"), &serde_json::json!({})).is_ok()
-                    } else {
-                        false
-                    };
+                    let cancelled = count == 0
+                        && api.post(&format!("{RUNS}/{id}/cancel"), &serde_json::json!({})).is_ok();
                     if !cancelled {
                         // What the signal does to a process that does not watch for it.
                         let _ = signal_hook::low_level::emulate_default_handler(signal);

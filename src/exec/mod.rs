@@ -4,6 +4,7 @@ pub mod capture;
 pub mod json_lines;
 pub mod pool;
 pub mod process;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
 use log::{info, warn};
-use serde::Deserialize;
 
 use super::capture::{self, Capture, Captured};
 use super::json_lines::{Collected, JsonLines, OnJson};
-use super::{CommandLine, Details, Failure, FailureCode, Outcome, ProcessResult, Task};
+use super::{CommandLine, Failure, FailureCode, Outcome, ProcessResult, Task, verdict};
 use crate::clock;
 use crate::process::{self, Exit, Flags, Input, Process, Spec};
 use crate::threads::{self, Thread, lock};
@@ -168,7 +167,8 @@ fn attempt(
         Ok(started) => {
             let ended = started.wait(task.timeout, cancels);
             let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
-            judge(&ended, task, result)
+            let error = verdict::failure(&ended, task.timeout);
+            Outcome { ok: error.is_none(), error, invocation: None, result: Some(result) }
         }
         Err(problem) => spawn_failed(problem),
     };
@@ -199,16 +199,17 @@ struct Started {
 }
 
 /// A process that has ended.
-struct Ended {
-    exit: Exit,
-    cut_short: Option<CutShort>,
-    stdout: Captured,
-    stderr: Captured,
-    json: Collected,
+pub(super) struct Ended {
+    pub(super) exit: Exit,
+    pub(super) cut_short: Option<CutShort>,
+    pub(super) stdout: Captured,
+    pub(super) stderr: Captured,
+    pub(super) json: Collected,
 }
 
+/// Why a process was ended before it had ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CutShort {
+pub(super) enum CutShort {
     Timeout,
     Cancelled(Cancel),
 }
@@ -319,63 +320,4 @@ impl Ended {
             retries,
         }
     }
-}
-
-fn judge(ended: &Ended, task: &Task, result: ProcessResult) -> Outcome {
-    let millis = u64::try_from(task.timeout.as_millis()).unwrap_or(u64::MAX);
-    let failure = match ended.cut_short {
-        Some(CutShort::Timeout) => Some(Failure {
-            details: Some(Details { timeout_ms: Some(millis), ..Details::default() }),
-            ..Failure::new(FailureCode::Timeout, format!("codex exec did not end within {millis} ms."))
-        }),
-        Some(CutShort::Cancelled(Cancel::Client)) => {
-            Some(Failure::new(FailureCode::Cancelled, "The run was cancelled."))
-        }
-        Some(CutShort::Cancelled(Cancel::Stop)) => {
-            Some(Failure::new(FailureCode::Interrupted, "codexd stopped before the run ended."))
-        }
-        None if ended.exit.code == Some(0) => None,
-        None => Some(Failure {
-            details: Some(Details { exit_code: Some(ended.exit.code), ..Details::default() }),
-            ..Failure::new(FailureCode::ExitNonZero, exit_message(ended))
-        }),
-    };
-    Outcome { ok: failure.is_none(), error: failure, invocation: None, result: Some(result) }
-}
-
-/// What ended it, and the last thing it said.
-fn exit_message(ended: &Ended) -> String {
-    let how = match (&ended.exit.code, &ended.exit.signal) {
-        (Some(code), _) => format!("codex exec exited with code {code}"),
-        (None, Some(signal)) => format!("codex exec was ended by {signal}"),
-        (None, None) => "codex exec ended".to_owned(),
-    };
-    match failed_turn(&ended.json).or_else(|| last_line(&ended.stderr.text)) {
-        Some(said) => format!("{how}: {}", crate::model::preview(&said)),
-        None => format!("{how}."),
-    }
-}
-
-/// What the JSON output says of the turn's end.
-fn failed_turn(json: &Collected) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Line {
-        #[serde(rename = "type")]
-        kind: String,
-        error: Option<Said>,
-    }
-    #[derive(Deserialize)]
-    struct Said {
-        message: String,
-    }
-    let lines = json.events.iter().rev();
-    lines
-        .filter_map(|event| serde_json::from_str::<Line>(event.get()).ok())
-        .find(|line| line.kind == "turn.failed")
-        .and_then(|line| line.error)
-        .map(|error| error.message)
-}
-
-fn last_line(text: &str) -> Option<String> {
-    text.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned)
 }

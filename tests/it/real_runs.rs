@@ -102,7 +102,8 @@ fn what_codex_refuses_is_a_failed_run_with_its_words() {
     {
         let mut body = real.body("hi");
         body[name] = value;
-        fails(&body, 2);
+        let error = fails(&body, 2);
+        assert!(error.contains("a value is required for '--"), "{error}");
     }
     assert_eq!(real.model.prompts(), ["fail: 500", "fail: 500"]);
     real.assert_quiet();
@@ -178,7 +179,8 @@ fn no_prompt_is_an_option_or_a_subcommand() {
     }
     let mut seen = real.model.prompts();
     let mut asked: Vec<String> = prompts.map(str::to_owned).into();
-    (seen.sort(), asked.sort());
+    seen.sort();
+    asked.sort();
     assert_eq!(seen, asked);
     assert_eq!(real.bench.post(&real.body("-")).status, 400);
     real.assert_quiet();

@@ -298,7 +298,7 @@ fn a_stop_ends_the_runs_in_order_and_records_it() {
     let failed: Vec<String> =
         bench.logged().into_iter().filter(|(kind, _)| kind == "run.failed").map(|(_, run)| run).collect();
     assert_eq!(failed[..3], queued);
-    assert_eq!(failed[3..], [running.clone()]);
+    assert_eq!(failed[3..], [running.as_str()]);
 
     bench.daemon.restart();
     for run in queued.iter().chain([&running]) {
