@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tungstenite::client::{IntoClientRequest, client_with_config};
 use tungstenite::handshake::HandshakeError;
+use tungstenite::http::HeaderValue;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
@@ -60,20 +61,32 @@ impl ClientError {
 #[derive(Clone)]
 pub struct ApiClient {
     address: SocketAddr,
-    /// `Bearer …`.
-    authorization: Option<String>,
+    token: Option<String>,
+}
+
+impl std::fmt::Debug for ApiClient {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ApiClient").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl ApiClient {
     /// A client of the codexd at this address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, authorization: None }
+        Self { address, token: None }
     }
 
-    /// With the token that the daemon demands.
+    /// With this bearer token in every request.
     #[must_use]
-    pub fn with_token(self, token: &str) -> Self {
-        Self { authorization: Some(format!("Bearer {token}")), ..self }
+    pub fn with_token(mut self, token: Option<String>) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// The header field with the token, or nothing.
+    fn authorization(&self) -> String {
+        let field = |token: &String| format!("Authorization: Bearer {token}\r\n");
+        self.token.as_ref().map(field).unwrap_or_default()
     }
 
     /// `GET`: the envelope's data.
@@ -94,13 +107,12 @@ impl ApiClient {
 
     fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let authorization =
-            self.authorization.iter().map(|value| format!("Authorization: {value}\r\n")).collect::<String>();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             {authorization}Content-Length: {}\r\n\r\n{body}",
+             Content-Length: {}\r\n{}\r\n{body}",
             self.address,
-            body.len()
+            body.len(),
+            self.authorization()
         );
         let mut answer = Vec::new();
         self.connect()
@@ -154,12 +166,12 @@ impl ApiClient {
     /// See [`ClientError`].
     pub fn stream(&self, path: &str) -> Result<EventStream, ClientError> {
         let stream = self.connect().map_err(|source| ClientError::Io { address: self.address, source })?;
-        let mut request = format!("ws://{}{path}", self.address)
-            .into_client_request()
-            .map_err(|error| self.not_codexd(&error))?;
-        if let Some(value) = &self.authorization {
-            let value = value.parse().map_err(|error| self.not_codexd(&error))?;
-            request.headers_mut().insert("authorization", value);
+        let url = format!("ws://{}{path}", self.address);
+        let mut request = url.into_client_request().map_err(|error| self.not_codexd(&error))?;
+        if let Some(token) = &self.token {
+            let bearer =
+                HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| self.not_codexd(&error))?;
+            request.headers_mut().insert("authorization", bearer);
         }
         // The hello has the whole state in one frame, however large.
         let limits = WebSocketConfig::default().max_message_size(None).max_frame_size(None);

@@ -141,7 +141,7 @@ fn client(config: &Config) -> Result<ApiClient, Problem> {
     let client = ApiClient::new(base.address);
     let Some(file) = &config.service.token_file else { return Ok(client) };
     match std::fs::read_to_string(file) {
-        Ok(token) => Ok(client.with_token(token.trim())),
+        Ok(token) => Ok(client.with_token(Some(token.trim().to_owned()))),
         Err(error) => Err(Problem::Here(format!("cannot read the token in {}: {error}", file.display()))),
     }
 }
@@ -161,7 +161,7 @@ fn follow(config: &Config, body: &Value, json: bool) -> Result<Value, Problem> {
     let accepted = api.post(RUNS, body)?;
     let id = accepted["run"]["runId"].as_str().unwrap_or_default().to_owned();
     let cancelling = Cancelling::start(api.clone(), id.clone());
-    let record = Follower { api: &api, path, id: &id, json, live: true, printed: 0 }.until_the_end(stream);
+    let record = Follower { api: &api, path, id: &id, json, seq: 0 }.until_the_end(stream);
     drop(cancelling);
     record
 }
@@ -212,10 +212,8 @@ struct Follower<'a> {
     path: &'a str,
     id: &'a str,
     json: bool,
-    /// Whether the stream never broke: then what it brings is printed as it comes, otherwise the record's at the end.
-    live: bool,
-    /// JSON lines printed.
-    printed: usize,
+    /// The last event seen.
+    seq: u64,
 }
 
 impl Follower<'_> {
@@ -224,60 +222,40 @@ impl Follower<'_> {
             match stream.next(Instant::now() + SILENCE) {
                 Ok(mut message) if message["type"] == "event" => {
                     if let Some(record) = self.event(message["event"].take()) {
-                        return Ok(self.ended(record));
+                        return Ok(record);
                     }
                 }
                 Ok(_) => {}
-                Err(error) => {
-                    if !error.is_timeout() {
-                        self.live = false;
-                        stream = self.again(error)?;
-                    }
+                Err(error) if error.is_timeout() => {
                     let record = self.api.get(&format!("{RUNS}/{}", self.id))?["run"].take();
                     if has_ended(&record) {
-                        return Ok(self.ended(record));
+                        return Ok(record);
                     }
                 }
+                Err(error) => stream = self.again(error)?,
             }
         }
     }
 
     /// The record, when this event is the run's end.
     fn event(&mut self, mut event: Value) -> Option<Value> {
-        let detail = &mut event["detail"];
-        if detail["runId"] != self.id {
+        self.seq = event["seq"].as_u64().unwrap_or(self.seq);
+        if event["detail"]["runId"] != self.id {
             return None;
         }
-        let record = detail["record"].take();
-        if self.json && self.live && event["type"] == "run.output" {
-            self.print(&event["detail"]["event"]);
+        if self.json && event["type"] == "run.output" {
+            print::out(&format!("{}\n", event["detail"]["event"]));
         }
+        let record = event["detail"]["record"].take();
         has_ended(&record).then_some(record)
     }
 
-    fn print(&mut self, line: &Value) {
-        print::out(&format!("{line}\n"));
-        self.printed += 1;
-    }
-
-    /// What the stream did not bring while it was broken is in the record.
-    fn ended(&mut self, record: Value) -> Value {
-        let result = &record["result"]["result"];
-        if self.json && !self.live {
-            let lines = result["jsonEvents"].as_array().map(Vec::as_slice).unwrap_or_default();
-            lines.iter().skip(self.printed).for_each(|line| self.print(line));
-            if result["jsonEventsTruncated"] == true {
-                print::complain("the connection was lost; later output is in the daemon's event log only");
-            }
-        }
-        record
-    }
-
-    /// A new stream, of a daemon that may have been started again.
+    /// A new stream from where the old one broke, of a daemon that may have been started again.
     fn again(&self, mut lost: ClientError) -> Result<EventStream, Problem> {
+        let path = format!("{}?after={}&runId={}", self.path, self.seq, self.id);
         let until = Instant::now() + RETURN;
         while Instant::now() < until {
-            match self.api.stream(self.path) {
+            match self.api.stream(&path) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => lost = error,
             }

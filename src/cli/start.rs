@@ -1,17 +1,18 @@
 //! `codexd start`.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread::Builder;
 
 use crossbeam_channel::{Receiver, bounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::print::{self, StartReport};
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::model::view::{ServiceView, Snapshot};
-use crate::process;
+use crate::process::orphans;
 
 /// Runs the daemon until SIGINT or SIGTERM; with `run_once` only for the smoke lifetime.
 ///
@@ -21,6 +22,9 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return failed(&format!("cannot watch signals: {error}")),
     };
+    if let Err(error) = survive_file_size_limit() {
+        return failed(&format!("cannot watch signals: {error}"));
+    }
     let lifetime = config.smoke_lifetime;
     let shown = config.clone();
     let daemon = match Daemon::start(config) {
@@ -69,24 +73,32 @@ fn name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
 }
 
-/// The first SIGTERM or SIGINT comes through the channel; the second, during the stop, ends the process at once after
-/// its child processes. The thread lasts as long as the process: nothing but its end ends the watch.
+/// The first SIGTERM or SIGINT comes through the channel; the second ends the process at once after its child
+/// processes, whether the first was taken yet or not. The thread lasts as long as the process: nothing but its end ends the watch.
 fn watch_signals() -> std::io::Result<Receiver<i32>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let (sender, receiver) = bounded(1);
     Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.try_send(signal).is_err() {
-                end_at_once(signal);
-            }
+        let mut signals = signals.forever();
+        if let Some(first) = signals.next() {
+            // There is room for one, and there is one.
+            let _ = sender.try_send(first);
+        }
+        if let Some(second) = signals.next() {
+            end_at_once(second);
         }
     })?;
     Ok(receiver)
 }
 
+/// A file at the limit of setrlimit(2) is like a full disk: the write is to fail, not the process to be killed.
+fn survive_file_size_limit() -> std::io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(|_| ())
+}
+
 #[expect(clippy::disallowed_methods, reason = "the operator asked twice: destructors have had their chance")]
 fn end_at_once(signal: i32) {
     print::complain(&format!("second {}: ending at once", name(signal)));
-    process::kill_all_groups();
+    orphans::kill_everything();
     std::process::exit(128 + signal)
 }

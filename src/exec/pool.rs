@@ -54,9 +54,9 @@ struct State {
     workers: usize,
     threads: Vec<Thread>,
     started: u64,
-    /// No run is taken any more.
+    /// No run is taken or started any more.
     stopping: bool,
-    /// No run is started any more.
+    /// Every run is being ended: a log that takes nothing is not waited for.
     ending: bool,
 }
 
@@ -131,13 +131,17 @@ impl Pool {
         true
     }
 
-    /// Takes no run any more, gives those that are here `drain` to end by themselves, then ends and records them.
-    pub fn stop(&self, drain: Duration) {
+    /// Takes and starts no run any more; those that run go on.
+    pub fn hold(&self) {
+        let mut state = lock(&self.inner.state);
+        state.stopping = true;
+    }
+
+    /// Ends every run, also those that wait, and records it.
+    pub fn stop(&self) {
+        self.hold();
         let inner = &self.inner;
         let mut state = lock(&inner.state);
-        state.stopping = true;
-        let idle = |state: &State| state.running.is_empty() && state.queue.is_empty() && state.admitted == 0;
-        state = inner.wait(state, drain, idle);
         state.ending = true;
         for cancel in state.running.values() {
             // Full means that a client has cancelled it.
@@ -164,7 +168,7 @@ impl Admission {
         state.admitted -= 1;
         state.queue.push_back(task);
         inner.changed.notify_all();
-        if state.workers >= inner.max_concurrent || state.ending {
+        if state.workers >= inner.max_concurrent || state.stopping {
             return;
         }
         state.threads.retain(|thread| !thread.is_finished());
@@ -246,7 +250,7 @@ impl Inner {
 
     fn next(&self) -> Option<(Task, Receiver<Cancel>)> {
         let mut state = lock(&self.state);
-        let task = if state.ending { None } else { state.queue.pop_front() };
+        let task = if state.stopping { None } else { state.queue.pop_front() };
         let Some(task) = task else {
             state.workers -= 1;
             return None;
@@ -281,7 +285,7 @@ impl Inner {
     /// Records what may be drafted twice without harm; while the log takes nothing it waits here, and its worker with it.
     fn record(&self, draft: impl Fn(&mut Core, &mut Drafts) + Clone + Send + 'static) {
         while matches!(self.record_unless_drafted(draft.clone()), Err(HubError::Timeout)) {
-            if lock(&self.state).stopping {
+            if lock(&self.state).ending {
                 return;
             }
         }
@@ -295,7 +299,7 @@ impl Inner {
         loop {
             let draft = draft.clone();
             match self.hub.transact(move |core, drafts| draft(core, drafts)) {
-                Err(HubError::Stalled(_)) if !lock(&self.state).stopping => {
+                Err(HubError::Stalled(_)) if !lock(&self.state).ending => {
                     let (_keep, never) = bounded::<()>(0);
                     let _ = never.recv_timeout(LOG_RETRY);
                 }

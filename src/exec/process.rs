@@ -1,7 +1,6 @@
 //! One run's process, from its start to its outcome.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,9 @@ use super::capture::{self, Capture, Captured};
 use super::json_lines::{Collected, JsonLines, OnJson};
 use super::{CommandLine, Failure, FailureCode, Outcome, ProcessResult, Task, verdict};
 use crate::clock;
+use crate::process::ledger::{Ledger, Purpose};
 use crate::process::{self, Exit, Flags, Input, Process, Spec};
+use crate::store::private;
 use crate::threads::{self, Thread, lock};
 
 /// From SIGTERM to SIGKILL (contract, section 8).
@@ -41,8 +42,8 @@ pub struct Shared {
     pub temporary: PathBuf,
     /// Where long output goes.
     pub logs: PathBuf,
-    /// The daemon's id, in the mark of each process.
-    pub daemon_id: String,
+    /// Where each process is recorded.
+    pub ledger: Arc<Ledger>,
     /// When a process last started on each CODEX_HOME.
     pub starts: Mutex<HashMap<String, Instant>>,
 }
@@ -163,21 +164,22 @@ fn attempt(
     let invocation = task.invocation(&shared.command, &line);
     let started_at = clock::now_iso();
     let began = Instant::now();
-    let mut outcome = match Started::spawn(shared, task, &line, stdin, on_json) {
-        Ok(started) => {
-            let ended = started.wait(task.timeout, cancels);
-            let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
-            let error = verdict::failure(&ended, task.timeout);
-            Outcome { ok: error.is_none(), error, invocation: None, result: Some(result) }
-        }
-        Err(problem) => spawn_failed(problem),
-    };
+    let mut outcome =
+        match Started::spawn(shared, task, &line, stdin, on_json, &format!("{}.{retries}", task.run_id)) {
+            Ok(started) => {
+                let ended = started.wait(task.timeout, cancels);
+                let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
+                let error = verdict::failure(&ended, task.timeout);
+                Outcome { ok: error.is_none(), error, invocation: None, result: Some(result) }
+            }
+            Err(problem) => spawn_failed(problem),
+        };
     outcome.invocation = Some(invocation);
     outcome
 }
 
 fn write_private(path: PathBuf, text: &str) -> io::Result<PathBuf> {
-    File::create_new(&path)?.write_all(text.as_bytes())?;
+    private::create_new(&path)?.write_all(text.as_bytes())?;
     Ok(path)
 }
 
@@ -221,6 +223,7 @@ impl Started {
         line: &CommandLine,
         stdin: Input,
         on_json: &OnJson,
+        owner: &str,
     ) -> Result<Self, String> {
         let cwd = if task.cwd.is_dir() { &task.cwd } else { &shared.fallback_cwd };
         let spec = Spec {
@@ -230,7 +233,9 @@ impl Started {
             env: task.env.iter().map(|(name, value)| (name.into(), value.as_ref().map(Into::into))).collect(),
             stdin,
         };
-        let mut process = Process::spawn(&spec, format!("{}-{}", shared.daemon_id, task.run_id))
+        let mut process = shared
+            .ledger
+            .spawn(&spec, Purpose::Run, owner)
             .map_err(|error| format!("Cannot start {}: {error}.", spec.command.display()))?;
         info!("run {} is process {}", task.run_id, process.id());
         let missing = || "The run's process has no output pipe.".to_owned();
