@@ -341,6 +341,26 @@ fn runs_of_a_daemon_that_was_killed_are_interrupted() {
     assert_eq!(failed.len(), 2, "each once");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_outlives_a_daemon_that_was_killed_is_ended_by_the_next() {
+    let mut bench = Bench::stub(&[]);
+    let tag = "runs-crash";
+    let mut body = scripted(tag, STUBBORN, "never reached");
+    body["json"] = json!(true);
+    let run = bench.begin(&body);
+    bench.wait_event(&run, "run.output");
+    let crashed = bench.daemon.crash();
+    assert!(!tagged(tag).is_empty(), "it ignores SIGTERM, which is all it gets");
+    bench.daemon.restart();
+    assert_gone(tag);
+    assert_failed(&bench.get(&run), "CODEX_EXEC_INTERRUPTED");
+    assert!(crashed.left(Duration::ZERO).is_empty());
+    let reaped =
+        |event: &Value| event["type"] == "child.orphan.reaped" && event["detail"]["purpose"] == "run";
+    assert!(bench.daemon.log_events().iter().any(reaped));
+}
+
 #[test]
 fn a_database_that_is_locked_at_the_start_is_tried_again() {
     let bench = Bench::stub(&[]);
