@@ -131,7 +131,7 @@ fn is_remote(endpoint: &str) -> bool {
 }
 
 /// The path from the root on, with `.` and `..` taken out by their text, as a shell's `cd` does.
-fn absolute(base: &Path, path: &str) -> PathBuf {
+pub(super) fn absolute(base: &Path, path: &str) -> PathBuf {
     let mut absolute = PathBuf::new();
     for part in base.join(path).components() {
         match part {

@@ -43,9 +43,14 @@ mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
 mod real_inbox;
+mod real_runs;
 mod repairs;
 mod replay;
 mod rfc6455;
+mod run_bench;
+mod run_cli;
+mod run_input;
+mod runs;
 mod same_scenario;
 mod sse;
 mod strangers;
