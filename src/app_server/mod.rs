@@ -5,6 +5,11 @@
 
 pub mod client;
 pub mod connection;
+pub mod dial;
 pub mod notification;
 pub mod reader;
+#[cfg(feature = "tls")]
+mod tls;
+mod upgrade;
+pub mod websocket;
 pub mod wire;

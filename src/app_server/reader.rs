@@ -61,6 +61,13 @@ impl Reader {
         }
     }
 
+    /// A reader for an app-server that is not ours alone: it tells everybody of some things of every thread, so events
+    /// of threads without a session here are left out.
+    pub(super) fn external(hub: Hub, connection: Arc<Connection>) -> Self {
+        let drafts = Drafts::of_known_threads();
+        Self { drafts, ..Self::new(hub, connection, usize::MAX) }
+    }
+
     /// Reads to the end, or until the other end of `cancel` is dropped. Waits when the hub is busy: then the
     /// app-server's pipe fills and it waits too.
     pub fn run(mut self, mut input: impl Read + AsFd, cancel: &OwnedFd, mut tee: RawLog) -> End {
@@ -136,11 +143,15 @@ impl Reader {
 
     /// One line; `true` if it was a message of the protocol.
     fn line(&mut self, bytes: &[u8]) -> bool {
-        let line = String::from_utf8_lossy(bytes);
+        self.message(&String::from_utf8_lossy(bytes))
+    }
+
+    /// One message; `true` if it was one of the protocol.
+    pub(super) fn message(&mut self, line: &str) -> bool {
         if line.trim().is_empty() {
             return false;
         }
-        match wire::decode(&line) {
+        match wire::decode(line) {
             Ok(Incoming::Notification { method, params }) => {
                 if method == "turn/completed" {
                     self.connection.note_progress();
@@ -157,7 +168,7 @@ impl Reader {
                 self.request(id, &method, params);
             }
             Err(reason) => {
-                self.unreadable(bytes.len(), &reason, &line);
+                self.unreadable(line.len(), &reason, line);
                 return false;
             }
         }
@@ -180,7 +191,7 @@ impl Reader {
         );
     }
 
-    fn unreadable(&mut self, bytes: usize, reason: &str, line: &str) {
+    pub(super) fn unreadable(&mut self, bytes: usize, reason: &str, line: &str) {
         self.drafts.push(
             EventType::MessageUnreadable,
             format_args!("The app-server wrote what is no message ({reason}): {}", model::preview(line)),
@@ -190,8 +201,14 @@ impl Reader {
         );
     }
 
+    /// What waits to be handed on, in bytes.
+    pub(super) fn gathered(&self) -> usize {
+        self.drafts.len()
+    }
+
     /// Hands the drafts to the hub; `false` when it has stopped.
-    fn flush(&mut self) -> bool {
-        self.hub.send(std::mem::take(&mut self.drafts)).is_ok()
+    pub(super) fn flush(&mut self) -> bool {
+        let next = self.drafts.successor();
+        self.hub.send(std::mem::replace(&mut self.drafts, next)).is_ok()
     }
 }
