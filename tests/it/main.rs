@@ -22,6 +22,7 @@ mod model_server;
 mod processes;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod tidy;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -1,5 +1,9 @@
 //! What each notification of the protocol becomes: one event, and what it does to sessions.
 
+mod describe;
+mod params;
+
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -12,107 +16,16 @@ use crate::hub::drafts::Drafts;
 use crate::model::event::{EventType, Level};
 use crate::model::{self, json};
 
+use self::params::{
+    Delta, DiffDetail, DiffParams, ErrorDetail, ErrorParams, Names, OutputParams, PlanDetail, PlanParams,
+    StatusDetail, StatusParams, ThreadParams, TurnParams,
+};
+
 /// Turns notifications into drafts. It remembers the last thread's name, so that the thousands of deltas of one turn
 /// share it.
 #[derive(Debug, Default)]
 pub struct Translator {
     last_thread: Option<Arc<str>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Delta<'a> {
-    #[serde(borrow)]
-    delta: &'a RawValue,
-    #[serde(borrow)]
-    item_id: &'a RawValue,
-    #[serde(borrow)]
-    thread_id: &'a RawValue,
-    #[serde(borrow)]
-    turn_id: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ThreadParams {
-    thread: WithId,
-}
-
-#[derive(Deserialize)]
-struct WithId {
-    id: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct StatusParams<'a> {
-    thread_id: String,
-    #[serde(borrow)]
-    status: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TurnParams {
-    thread_id: String,
-    turn: Turn,
-}
-
-#[derive(Deserialize)]
-struct Turn {
-    id: String,
-    #[serde(default)]
-    status: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct DiffParams<'a> {
-    thread_id: String,
-    turn_id: String,
-    #[serde(borrow)]
-    diff: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PlanParams<'a> {
-    thread_id: String,
-    turn_id: String,
-    #[serde(borrow, default)]
-    explanation: Option<&'a RawValue>,
-    #[serde(borrow)]
-    plan: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ErrorParams<'a> {
-    thread_id: String,
-    turn_id: String,
-    #[serde(default)]
-    will_retry: bool,
-    #[serde(borrow)]
-    error: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct OutputParams<'a> {
-    #[serde(borrow)]
-    process_id: &'a RawValue,
-    stream: String,
-    #[serde(borrow)]
-    delta_base64: &'a RawValue,
-    #[serde(default)]
-    cap_reached: bool,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Names<'a> {
-    #[serde(borrow)]
-    thread_id: Option<std::borrow::Cow<'a, str>>,
 }
 
 impl Translator {
@@ -151,7 +64,7 @@ impl Translator {
                     EventType::ThreadStatusChanged,
                     &thread_id,
                     Some(change),
-                    &Detail2 { status, thread_id: &thread_id },
+                    &StatusDetail { status, thread_id: &thread_id },
                     format_args!("App-server thread {thread_id} status changed to {shown}."),
                 )
             }
@@ -262,20 +175,28 @@ impl Translator {
     }
 
     fn unknown(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) {
-        let names: Names<'_> = serde_json::from_str(params.get()).unwrap_or_default();
-        let subject = Subject { thread: names.thread_id.map(|id| self.thread(&id)), ..Subject::default() };
+        let names = Names::of(params);
+        let thread = names.thread_id.as_deref().map(|id| self.thread(id));
         let kind = EventType::Notification;
-        let shown = model::preview(method);
+        let message = describe::describe(method, params);
         drafts.push_raw(
             kind,
             kind.level(),
-            subject,
+            Subject { thread, ..Subject::default() },
             None,
-            format_args!("App-server notification {shown}."),
+            format_args!("{message}"),
             |out| {
-                out.extend_from_slice(b"{\"notificationMethod\":");
-                // A string always serialises.
-                let _ = serde_json::to_writer(&mut *out, method);
+                out.push(b'{');
+                let mut id = |name: &str, value: &Option<Cow<'_, str>>| {
+                    if let Some(value) = value {
+                        let _ = write_member(out, name, value);
+                        out.push(b',');
+                    }
+                };
+                id("itemId", &names.item_id);
+                id("threadId", &names.thread_id);
+                id("turnId", &names.turn_id);
+                let _ = write_member(out, "notificationMethod", method);
                 out.extend_from_slice(b",\"params\":");
                 out.extend_from_slice(params.get().as_bytes());
                 out.push(b'}');
@@ -316,37 +237,11 @@ impl Translator {
     }
 }
 
-#[derive(serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Detail2<'a> {
-    status: &'a RawValue,
-    thread_id: &'a str,
-}
-
-#[derive(serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DiffDetail<'a> {
-    diff: &'a RawValue,
-    thread_id: &'a str,
-    turn_id: &'a str,
-}
-
-#[derive(serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PlanDetail<'a> {
-    explanation: Option<&'a RawValue>,
-    plan: &'a RawValue,
-    thread_id: &'a str,
-    turn_id: &'a str,
-}
-
-#[derive(serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ErrorDetail<'a> {
-    error: &'a RawValue,
-    thread_id: &'a str,
-    turn_id: &'a str,
-    will_retry: bool,
+/// `"name":"value"`; a string always serialises.
+fn write_member(out: &mut Vec<u8>, name: &str, value: &str) -> serde_json::Result<()> {
+    serde_json::to_writer(&mut *out, name)?;
+    out.push(b':');
+    serde_json::to_writer(out, value)
 }
 
 fn command_output(drafts: &mut Drafts, text: &str) -> Option<()> {

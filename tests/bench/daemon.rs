@@ -1,0 +1,96 @@
+//! A codexd of the release build in a folder of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::clients::Http;
+
+pub struct Daemon {
+    child: Child,
+    pub address: SocketAddr,
+    /// From the start of the process to its first line, when it serves.
+    pub started_in: Duration,
+    pub folder: tempfile::TempDir,
+}
+
+impl Daemon {
+    pub fn start(flags: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), flags)
+    }
+
+    pub fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Self {
+        let began = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_codexd"))
+            .arg("start")
+            .arg("--repo-root")
+            .arg(folder.path())
+            .args(["--local-api-base", "http://127.0.0.1:0", "--log-level", "warn"])
+            .arg("--server-command")
+            .arg(std::env::current_exe().unwrap())
+            .arg("--server-arg=--child")
+            .args(flags)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let started_in = began.elapsed();
+        let base = line.split("resolved_base=http://").nth(1).expect("the start line");
+        let address = base.split(' ').next().unwrap().parse().unwrap();
+        Self { child, address, started_in, folder }
+    }
+
+    pub fn http(&self) -> Http {
+        Http::new(self.address)
+    }
+
+    pub fn session(&self) -> String {
+        let data = self.http().post("/v1/codexd/sessions", "{}");
+        data["session"]["sessionId"].as_str().unwrap().to_owned()
+    }
+
+    pub fn turn(&self, session: &str, prompt: &str) {
+        let body = serde_json::json!({ "sessionId": session, "input": prompt }).to_string();
+        self.http().post("/v1/codexd/turn", &body);
+    }
+
+    /// User and system time so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        // USER_HZ is 100 on every Linux of today (proc_pid_stat(5)).
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Resident memory now, in KiB (`VmRSS` of proc_pid_status(5)).
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// SIGTERM; how long the end took, and the folder.
+    pub fn stop(mut self) -> (Duration, tempfile::TempDir) {
+        let began = Instant::now();
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::TERM,
+        )
+        .unwrap();
+        assert!(self.child.wait().unwrap().success());
+        let took = began.elapsed();
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        (took, folder)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Already ended after stop().
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

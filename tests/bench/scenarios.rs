@@ -1,0 +1,150 @@
+//! What is measured. Repeats are interleaved with the reference's, so that a machine that slows down slows both.
+
+use std::time::{Duration, Instant};
+
+use super::clients::{Http, open_stream};
+use super::daemon::Daemon;
+use super::relay;
+use super::report::{Better, Report};
+
+pub type Scenario = fn(&mut Report);
+
+pub const ALL: &[(&str, Scenario)] = &[
+    ("burst-64-1", |report| burst(report, "64 B deltas, 1 client", 600_000, 64, 1, Some(300_000.0))),
+    ("burst-64-16", |report| {
+        burst(report, "64 B deltas, 16 clients, deliveries", 150_000, 64, 16, Some(800_000.0))
+    }),
+    ("burst-4096-1", |report| burst(report, "4 KiB deltas, 1 client", 100_000, 4096, 1, Some(60_000.0))),
+    ("latency-1000", |report| latency(report, 1_000, 5_000, Some((0.10, 0.30)))),
+    ("latency-20000", |report| latency(report, 20_000, 60_000, None)),
+    ("control", control_during_a_burst),
+    ("rest", rest),
+    ("life", start_idle_stop),
+    ("many-clients", many_idle_clients),
+];
+
+fn burst(report: &mut Report, name: &str, count: usize, size: usize, clients: usize, target: Option<f64>) {
+    let prompt = format!("burst {count} {size}");
+    for _ in 0..report.repeats {
+        let daemon = Daemon::start(&[]);
+        let session = daemon.session();
+        let readers: Vec<_> =
+            (0..clients).map(|_| open_stream(daemon.address).count_deltas(count, false)).collect();
+        let cpu = daemon.cpu();
+        let began = Instant::now();
+        daemon.turn(&session, &prompt);
+        let last = readers.into_iter().map(|reader| reader.join().unwrap().0).max().unwrap();
+        let took = last.duration_since(began).as_secs_f64();
+        let cpu = (daemon.cpu() - cpu).as_secs_f64();
+        report.add(name, "/s", Better::More, target, (count * clients) as f64 / took);
+        if clients == 1 && size == 64 {
+            let each = cpu / count as f64 * 1e6;
+            report.add("daemon CPU per 64 B event", "µs", Better::Less, Some(3.0), each);
+        }
+        drop(daemon);
+        let (took, _) = relay::run(&prompt, count, false);
+        if clients == 1 {
+            report.add_reference(name, count as f64 / took.as_secs_f64());
+        }
+    }
+}
+
+fn latency(report: &mut Report, rate: usize, count: usize, targets: Option<(f64, f64)>) {
+    let prompt = format!("rate {count} 64 {rate}");
+    let percentile = |ages: &mut Vec<u64>, share: f64| {
+        ages.sort_unstable();
+        ages[((ages.len() - 1) as f64 * share) as usize] as f64 / 1e6
+    };
+    for _ in 0..report.repeats {
+        let daemon = Daemon::start(&[]);
+        let session = daemon.session();
+        let reader = open_stream(daemon.address).count_deltas(count, true);
+        daemon.turn(&session, &prompt);
+        let (_, mut ages) = reader.join().unwrap();
+        drop(daemon);
+        let (_, mut relayed) = relay::run(&prompt, count, true);
+        let p99_target = targets.map_or(Some(2.0), |targets| Some(targets.1));
+        for (what, share, target) in
+            [("p50", 0.50, targets.map(|targets| targets.0)), ("p99", 0.99, p99_target)]
+        {
+            let name = format!("latency at {rate}/s, {what}");
+            report.add(&name, "ms", Better::Less, target, percentile(&mut ages, share));
+            report.add_reference(&name, percentile(&mut relayed, share));
+        }
+    }
+}
+
+/// POST session and GET status while a burst runs.
+fn control_during_a_burst(report: &mut Report) {
+    let count = 1_000_000;
+    for _ in 0..report.repeats {
+        let daemon = Daemon::start(&[]);
+        let session = daemon.session();
+        let reader = open_stream(daemon.address).count_deltas(count, false);
+        daemon.turn(&session, &format!("burst {count} 64"));
+        let mut http = daemon.http();
+        let mut status = Vec::new();
+        while !reader.is_finished() {
+            let began = Instant::now();
+            http.get("/v1/codexd/status");
+            status.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        reader.join().unwrap();
+        status.sort_by(f64::total_cmp);
+        let p99 = status[(status.len() - 1) * 99 / 100];
+        report.add("GET status during a burst, p99", "ms", Better::Less, Some(20.0), p99);
+    }
+}
+
+fn rest(report: &mut Report) {
+    for _ in 0..report.repeats {
+        let daemon = Daemon::start(&[]);
+        for (path, name, target, count) in [
+            ("/healthz", "GET /healthz, 4 kept connections", Some(60_000.0), 20_000),
+            ("/v1/codexd/status", "GET status, 4 kept connections", Some(15_000.0), 5_000),
+        ] {
+            let began = Instant::now();
+            let clients: Vec<_> = (0..4)
+                .map(|_| {
+                    let mut http = Http::new(daemon.address);
+                    std::thread::spawn(move || {
+                        (0..count)
+                            .map(|_| {
+                                let began = Instant::now();
+                                http.get(path);
+                                began.elapsed().as_secs_f64() * 1e3
+                            })
+                            .collect::<Vec<f64>>()
+                    })
+                })
+                .collect();
+            let mut times: Vec<f64> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+            let took = began.elapsed().as_secs_f64();
+            times.sort_by(f64::total_cmp);
+            report.add(name, "/s", Better::More, target, times.len() as f64 / took);
+            let p99 = times[(times.len() - 1) * 99 / 100];
+            report.add(&format!("{name}, p99"), "ms", Better::Less, Some(1.0), p99);
+        }
+    }
+}
+
+fn start_idle_stop(report: &mut Report) {
+    for _ in 0..report.repeats {
+        let daemon = Daemon::start(&[]);
+        report.add("start to serving", "ms", Better::Less, Some(10.0), daemon.started_in.as_secs_f64() * 1e3);
+        daemon.http().get("/healthz");
+        report.add("idle memory", "MB", Better::Less, Some(5.0), daemon.resident() as f64 / 1024.0);
+        let (took, _folder) = daemon.stop();
+        report.add("stop, idle", "ms", Better::Less, Some(50.0), took.as_secs_f64() * 1e3);
+    }
+}
+
+fn many_idle_clients(report: &mut Report) {
+    let daemon = Daemon::start(&[]);
+    let clients: Vec<_> = (0..200).map(|_| open_stream(daemon.address)).collect();
+    // The daemon has nothing to do but to be there.
+    std::thread::sleep(Duration::from_millis(200));
+    let resident = daemon.resident() as f64 / 1024.0;
+    report.add("memory with 200 idle stream clients", "MB", Better::Less, Some(30.0), resident);
+    drop(clients);
+}

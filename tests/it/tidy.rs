@@ -1,0 +1,639 @@
+//! The repository checks itself: layers, sizes, names, dependencies, the README's tables, the launchd template.
+//!
+//! `CODEXD_BLESS=1 cargo test --test it tidy` writes the README's tables anew. Every checker is a function over text, so that
+//! a test beside it can show that it fails on what it is there to find.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use codexd::cli::flags::{FLAGS, Group};
+use codexd::http::routes::ROUTES;
+use codexd::model::event::EventType;
+
+/// The layers, lowest first. A module imports from the layers below its own and from itself. `main` is `src/main.rs`.
+const LAYERS: &[&[&str]] = &[
+    &["os", "clock", "ids", "threads"],
+    &["model"],
+    &["config", "store", "duplex", "process", "api_client"],
+    &["hub"],
+    &["app_server", "exec"],
+    &["supervisor"],
+    &["ops"],
+    &["http"],
+    &["stream"],
+    &["daemon", "smoke", "stub"],
+    &["cli"],
+    &["main"],
+];
+
+/// What may import from its own layer, and why.
+const NEIGHBOURS: &[(&str, &str, &str)] = &[
+    ("ids", "clock", "an id begins with the time"),
+    ("store", "config", "the log's sync policy is a setting"),
+    ("smoke", "daemon", "the smoke test runs a daemon in this process"),
+];
+
+/// What must stand on its own: the stand-in must not know the daemon it tests, nor the client the server.
+const ISOLATED: &[&str] = &["stub", "api_client"];
+
+/// No file of `src` is longer (400 is where to start thinking).
+const MAX_LINES: usize = 450;
+/// Files that are, up to that many lines. A row that is no longer needed has to go.
+const LONGER: &[(&str, usize)] = &[];
+
+/// Names that say nothing.
+const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "misc"];
+
+/// Runtimes and what brings one along: codexd is synchronous. The lock file is looked at, which holds more than
+/// `cargo tree -e normal` shows: tests and other platforms too.
+const FORBIDDEN: &[&str] = &[
+    "tokio",
+    "async-std",
+    "smol",
+    "async-executor",
+    "async-io",
+    "futures-executor",
+    "hyper",
+    "mio",
+    "polling",
+    "actix-rt",
+    "axum",
+    "warp",
+    "reqwest",
+];
+
+/// Files that may hold a text that looks like a path of somebody's machine, and why.
+const OWN_PATHS: &[(&str, &str)] = &[("src/cli/resolve.rs", "an invented working directory in a test")];
+
+/// Settings by the field that holds them. A flag whose field nobody reads outside `cli`, `config` and `smoke` has no effect
+/// yet, and the README says so.
+const EFFECTS: &[(&str, &str)] = &[
+    ("token-file", ".token_file"),
+    ("require-token", ".require_token"),
+    ("allow-other-users", ".allow_other_users"),
+    ("drain-timeout-ms", ".drain_timeout"),
+    ("request-policy", ".request_policy"),
+    ("request-timeout-ms", ".request_timeout"),
+    ("codex-command", "config.runs"),
+    ("max-concurrent-runs", ".max_concurrent"),
+    ("max-queued-runs", ".max_queued"),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The files below a folder, relative to the repository, in order; what is generated is left out.
+fn files(folder: &str) -> Vec<String> {
+    const GENERATED: &[&str] = &[".git", "target", "logs", "state", "node_modules"];
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            let relative = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+            if GENERATED.contains(&relative.as_str()) || path.is_symlink() {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(relative);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn sources() -> Vec<(String, String)> {
+    let paths = files("src").into_iter().filter(|path| path.ends_with(".rs"));
+    paths.map(|path| (path.clone(), code_only(&read(&path)))).collect()
+}
+
+#[track_caller]
+fn expect_none(what: &str, problems: Vec<String>) {
+    assert!(problems.is_empty(), "{what}:\n  {}", problems.join("\n  "));
+}
+
+/// Rust source with comments and the insides of literals blanked out; line ends stay.
+fn code_only(source: &str) -> String {
+    let bytes = source.as_bytes();
+    let mut out = bytes.to_vec();
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &source[at..];
+        let word_before = at > 0 && is_word(bytes[at - 1]);
+        let length = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            block_comment(rest)
+        } else if let Some(hashes) = raw_string(rest).filter(|_| !word_before) {
+            let close = format!("\"{}", "#".repeat(hashes));
+            let open = rest.find('"').unwrap() + 1;
+            rest[open..].find(&close).map_or(rest.len(), |end| open + end + close.len())
+        } else if rest.starts_with('"') {
+            quoted(rest, b'"')
+        } else if rest.starts_with("'\\") || rest.chars().nth(2) == Some('\'') && rest.starts_with('\'') {
+            quoted(rest, b'\'')
+        } else {
+            at += rest.chars().next().map_or(1, char::len_utf8);
+            continue;
+        };
+        for byte in &mut out[at..at + length] {
+            if *byte != b'\n' {
+                *byte = b' ';
+            }
+        }
+        at += length;
+    }
+    String::from_utf8(out).unwrap()
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+fn block_comment(rest: &str) -> usize {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at < rest.len() {
+        match rest.as_bytes().get(at..at + 2) {
+            Some(b"/*") => (depth, at) = (depth + 1, at + 2),
+            Some(b"*/") if depth == 1 => return at + 2,
+            Some(b"*/") => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+    }
+    rest.len()
+}
+
+/// The number of signs around a raw string that begins here.
+fn raw_string(rest: &str) -> Option<usize> {
+    let after = rest.strip_prefix("br").or_else(|| rest.strip_prefix('r'))?;
+    let hashes = after.bytes().take_while(|&byte| byte == b'#').count();
+    after[hashes..].starts_with('"').then_some(hashes)
+}
+
+fn quoted(rest: &str, quote: u8) -> usize {
+    let mut bytes = rest.bytes().enumerate().skip(1);
+    while let Some((at, byte)) = bytes.next() {
+        if byte == b'\\' {
+            bytes.next();
+        } else if byte == quote {
+            return at + 1;
+        }
+    }
+    rest.len()
+}
+
+/// Whether a word (or a path of words) stands in the code.
+fn has_word(code: &str, word: &str) -> bool {
+    code.match_indices(word).any(|(at, _)| {
+        let before = at.checked_sub(1).map(|at| code.as_bytes()[at]);
+        let after = code.as_bytes().get(at + word.len());
+        let runs_on = is_word(word.as_bytes()[0]) && before.is_some_and(is_word);
+        !runs_on && !after.is_some_and(|&byte| is_word(byte))
+    })
+}
+
+/// The top-level module of a file.
+fn module_of(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("src/")?.split('/').next()?;
+    let name = name.strip_suffix(".rs").unwrap_or(name);
+    (name != "lib").then_some(name)
+}
+
+/// The top-level modules a file's code names, by `crate::`, `codexd::` or as many `super::` as lead to the top.
+fn imports(path: &str, code: &str) -> BTreeSet<String> {
+    let depth = path.split('/').count() - 1 - usize::from(path.ends_with("/mod.rs"));
+    let mut tops = vec!["crate::".to_owned(), "super::".repeat(depth)];
+    if path == "src/main.rs" {
+        tops.push("codexd::".to_owned());
+    }
+    let mut found = BTreeSet::new();
+    for top in &tops {
+        for (at, _) in code.match_indices(top.as_str()) {
+            let before = at.checked_sub(1).map(|at| code.as_bytes()[at]);
+            if before.is_some_and(is_word) {
+                continue;
+            }
+            found.extend(first_words(&code[at + top.len()..]));
+        }
+    }
+    found.remove("super");
+    found
+}
+
+/// `a::b` gives a; `{a, b::{c, d}}` gives a and b.
+fn first_words(text: &str) -> Vec<String> {
+    let word = |text: &str| -> String {
+        text.trim_start().bytes().take_while(|&b| is_word(b)).map(char::from).collect()
+    };
+    let Some(group) = text.trim_start().strip_prefix('{') else { return vec![word(text)] };
+    let (mut words, mut depth, mut begin) = (Vec::new(), 0, 0);
+    for (at, byte) in group.bytes().enumerate() {
+        match byte {
+            b'{' => depth += 1,
+            b'}' | b',' if depth == 0 => {
+                words.push(word(&group[begin..at]));
+                begin = at + 1;
+                if byte == b'}' {
+                    break;
+                }
+            }
+            b'}' => depth -= 1,
+            _ => {}
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+/// What is wrong with a file's imports. Names that are no module (`crate::Error` would be one) have no layer.
+fn misplaced(path: &str, code: &str, modules: &BTreeSet<String>) -> Vec<String> {
+    let Some(own) = module_of(path) else { return Vec::new() };
+    let Some(own_layer) = layer(own) else {
+        return vec![format!("{path}: module {own} stands in no layer of LAYERS")];
+    };
+    let mut problems = Vec::new();
+    for other in imports(path, code).iter().filter(|other| modules.contains(*other) && *other != own) {
+        if ISOLATED.contains(&own) {
+            problems.push(format!("{path}: {own} stands on its own, but uses {other}"));
+            continue;
+        }
+        let listed = NEIGHBOURS.iter().any(|(from, to, _)| *from == own && to == other);
+        match layer(other) {
+            Some(below) if below < own_layer || (below == own_layer && listed) => {}
+            _ => problems.push(format!("{path}: {own} uses {other}, which is not below it")),
+        }
+    }
+    problems
+}
+
+#[test]
+fn imports_go_downward() {
+    let sources = sources();
+    let modules: BTreeSet<String> =
+        sources.iter().filter_map(|(path, _)| module_of(path).map(str::to_owned)).collect();
+    assert!(modules.len() > 15, "{modules:?}");
+    let daemon = sources.iter().find(|(path, _)| path == "src/daemon/mod.rs").unwrap();
+    assert!(
+        imports(&daemon.0, &daemon.1)
+            .is_superset(&["app_server", "hub", "threads"].map(str::to_owned).into())
+    );
+    let problems = sources.iter().flat_map(|(path, code)| misplaced(path, code, &modules)).collect();
+    expect_none("imports go downward only (see LAYERS)", problems);
+    let text = read("src/lib.rs");
+    let unnamed =
+        modules.iter().filter(|module| *module != "main" && !text.contains(&format!("[`{module}`]")));
+    expect_none("modules that the architecture text in src/lib.rs does not name", unnamed.cloned().collect());
+    for (from, to, _) in NEIGHBOURS {
+        assert_eq!(layer(from), layer(to), "NEIGHBOURS: {from} and {to} are of one layer");
+    }
+}
+
+#[test]
+fn an_upward_import_is_found() {
+    let modules = LAYERS.concat().iter().map(|module| (*module).to_owned()).collect();
+    let wrong = |path: &str, code: &str| misplaced(path, &code_only(code), &modules).len();
+    assert_eq!(
+        wrong("src/hub/mod.rs", "use crate::store::journal;\nuse crate::{clock, model::{self, json}};"),
+        0
+    );
+    assert_eq!(wrong("src/hub/mod.rs", "use crate::http::reply;"), 1);
+    assert_eq!(wrong("src/hub/core.rs", "use crate::{clock, ops::{self, http}, threads};"), 1);
+    assert_eq!(wrong("src/hub/core.rs", "fn f() { super::super::ops::go() }"), 1);
+    assert_eq!(wrong("src/clock.rs", "use super::{model, ids};"), 2);
+    assert_eq!(
+        wrong(
+            "src/hub/core.rs",
+            "// crate::ops\nlet x = \"crate::ops\"; /* crate::ops */ let c = '\"'; r#\"crate::ops\"#;"
+        ),
+        0
+    );
+    assert_eq!(wrong("src/hub/core.rs", "let c = '\"'; crate::ops::go(); let d = '\"';"), 1);
+    assert_eq!(wrong("src/config.rs", "use crate::store;"), 1, "one layer, not listed that way round");
+    assert_eq!(wrong("src/stub/mod.rs", "use crate::clock;"), 1);
+    assert_eq!(wrong("src/novel.rs", ""), 1);
+}
+
+fn too_long(path: &str, lines: usize) -> Option<String> {
+    let listed = LONGER.iter().find(|(long, _)| *long == path).map(|(_, lines)| *lines);
+    match listed {
+        Some(_) if lines <= MAX_LINES => {
+            Some(format!("{path} is short enough again: drop its row of LONGER"))
+        }
+        _ if lines <= listed.unwrap_or(MAX_LINES) => None,
+        _ => Some(format!("{path} has {lines} lines, more than {}", listed.unwrap_or(MAX_LINES))),
+    }
+}
+
+#[test]
+fn files_are_short_and_named_for_what_they_hold() {
+    let mut problems = Vec::new();
+    for path in files("src") {
+        problems.extend(too_long(&path, read(&path).lines().count()));
+        let empty = path.split(['/', '.']).any(|part| EMPTY_NAMES.contains(&part));
+        if empty {
+            problems.push(format!("{path}: a name that says nothing"));
+        }
+    }
+    expect_none("sizes and names", problems);
+    assert!(too_long("src/new.rs", MAX_LINES + 1).is_some() && too_long("src/new.rs", MAX_LINES).is_none());
+}
+
+fn packages(lock: &str) -> BTreeSet<&str> {
+    lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).collect()
+}
+
+fn forbidden(lock: &str) -> Vec<String> {
+    packages(lock).into_iter().filter(|package| FORBIDDEN.contains(package)).map(str::to_owned).collect()
+}
+
+#[test]
+fn no_async_runtime() {
+    let lock = read("Cargo.lock");
+    assert!(packages(&lock).contains("tiny_http"), "Cargo.lock is read");
+    expect_none("codexd has no async runtime", forbidden(&lock));
+    assert_eq!(forbidden("[[package]]\nname = \"mio\"\nversion = \"1.0.0\"\n"), ["mio"]);
+}
+
+/// Dependencies without a word on what they are for.
+fn unexplained(manifest: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut found = Vec::new();
+    for line in manifest.lines() {
+        let table = line.strip_prefix('[').map(|table| table.trim_end_matches(']'));
+        if let Some(table) = table {
+            inside = table.ends_with("dependencies");
+        }
+        let names_one =
+            inside && line.contains('=') && line.starts_with(|first: char| first.is_ascii_alphabetic());
+        let own_table = table.is_some_and(|table| table.contains("dependencies."));
+        if (names_one || own_table) && !line.contains(" # ") {
+            found.push(line.to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_dependency_says_why() {
+    expect_none(
+        "a dependency line ends in a comment that says what it is for",
+        unexplained(&read("Cargo.toml")),
+    );
+    let wrong = "[package]\nname = \"x\"\n[dependencies]\na = \"1\"\nb = \"1\" # for b\n[dependencies.c]\nversion = \"1\"\n";
+    assert_eq!(unexplained(wrong), ["a = \"1\"", "[dependencies.c]"]);
+}
+
+/// Texts that tie the repository to where it was written. Not spelled out here, or this file would have them.
+fn outside_references(text: &str) -> usize {
+    let sibling = concat!("../", "shared");
+    let folder = concat!("/", "work/");
+    let mid_path =
+        |at: usize| at > 0 && (is_word(text.as_bytes()[at - 1]) || b".-~".contains(&text.as_bytes()[at - 1]));
+    text.matches(sibling).count() + text.match_indices(folder).filter(|(at, _)| !mid_path(*at)).count()
+}
+
+#[test]
+fn the_repository_stands_alone() {
+    let mut problems = Vec::new();
+    for path in files("") {
+        let text = String::from_utf8_lossy(&std::fs::read(root().join(&path)).unwrap()).into_owned();
+        let allowed = OWN_PATHS.iter().any(|(file, _)| *file == path);
+        match outside_references(&text) {
+            0 if allowed => problems.push(format!("{path} is clean: drop its row of OWN_PATHS")),
+            1.. if !allowed => problems.push(path),
+            _ => {}
+        }
+    }
+    expect_none("files that refer to folders outside the repository", problems);
+    assert_eq!(outside_references(concat!("see ../", "shared/x and \"/", "work/main\"")), 2);
+    assert_eq!(outside_references("/srv/probe/work/w4 and network/x"), 0);
+}
+
+#[test]
+fn unsafe_code_has_one_place() {
+    let with = sources().into_iter().filter(|(_, code)| has_word(code, "unsafe")).map(|(path, _)| path);
+    assert_eq!(with.collect::<Vec<_>>(), ["src/os.rs"], "unsafe code is in src/os.rs only");
+    assert!(read("Cargo.toml").contains("unsafe_code = \"deny\""));
+    assert!(has_word(&code_only("unsafe { f() }"), "unsafe"));
+    assert!(!has_word(&code_only("#![deny(unsafe_code)] // unsafe\n\"unsafe\""), "unsafe"));
+}
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+fn code(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("`{}`", cell(text)) }
+}
+
+fn routes_table() -> String {
+    let mut table = String::from("| route | what |\n|---|---|\n");
+    table.push_str("| `GET /healthz` | whether the process serves |\n");
+    for route in ROUTES {
+        writeln!(table, "| {} | {} |", code(&format!("{} {}", route.method, route.path)), cell(route.doc))
+            .unwrap();
+    }
+    table.push_str("| `GET /v1/codexd/events` | the event stream, a WebSocket (the path is a setting) |\n");
+    table
+}
+
+/// The code outside the command line and the configuration, and outside the smoke test, which only sets what others read.
+fn working_code() -> String {
+    let setting =
+        |path: &str| ["src/cli/", "src/config", "src/smoke"].iter().any(|start| path.starts_with(start));
+    sources().into_iter().filter(|(path, _)| !setting(path)).map(|(_, code)| code).collect()
+}
+
+fn flags_table() -> String {
+    let working = working_code();
+    let mut table = String::new();
+    for group in Group::ALL {
+        write!(table, "\n**{}**\n\n| flag | variable | default | what |\n|---|---|---|---|\n", group.title())
+            .unwrap();
+        for flag in FLAGS.iter().filter(|flag| flag.group == *group) {
+            let synopsis = format!("--{} {}", flag.name, flag.value().unwrap_or_default());
+            let variables: Vec<String> = flag.env.iter().map(|name| code(name)).collect();
+            let field = EFFECTS.iter().find(|(name, _)| *name == flag.name).map(|(_, field)| field);
+            let idle = field.is_some_and(|field| !has_word(&working, field));
+            writeln!(
+                table,
+                "| {} | {} | {} | {}{} |",
+                code(synopsis.trim_end()),
+                variables.join(", "),
+                code(flag.default),
+                cell(flag.doc),
+                if idle { " *(read, but without effect yet)*" } else { "" }
+            )
+            .unwrap();
+        }
+    }
+    table.push('\n');
+    table
+}
+
+/// What the table in the source says of a type: the comment above it.
+fn doc_of(kind: EventType, source: &str) -> String {
+    let row = source.find(&format!("    {kind:?} = \"")).unwrap_or_else(|| panic!("{kind:?} has no row"));
+    let comment = source[..row].trim_end().lines().last().unwrap_or_default().trim();
+    comment.strip_prefix("/// ").unwrap_or_else(|| panic!("{kind:?} has no comment: {comment}")).to_owned()
+}
+
+fn events_table() -> String {
+    let source = read("src/model/event.rs");
+    let working = working_code();
+    let (written, planned): (Vec<EventType>, Vec<EventType>) =
+        EventType::ALL.iter().copied().partition(|kind| has_word(&working, &format!("EventType::{kind:?}")));
+    let mut table = String::from(
+        "| type | level | fields of detail | what it says, or the notification it is |\n|---|---|---|---|\n",
+    );
+    for kind in written {
+        let fields = kind.fields().join(", ");
+        let doc = doc_of(kind, &source);
+        writeln!(table, "| `{}` | {} | {} | {} |", kind.name(), kind.level().as_str(), fields, cell(&doc))
+            .unwrap();
+    }
+    let planned: Vec<String> = planned.iter().map(|kind| format!("`{}`", kind.name())).collect();
+    if !planned.is_empty() {
+        write!(table, "\nNames that are taken, but that nothing writes yet: {}.\n", planned.join(", "))
+            .unwrap();
+    }
+    table
+}
+
+/// The text with what is between `<!-- name -->` and `<!-- /name -->` replaced.
+fn with_section(text: &str, name: &str, content: &str) -> String {
+    let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+    let begin = text.find(&open).unwrap_or_else(|| panic!("README.md has no {open}")) + open.len();
+    let end = begin + text[begin..].find(&close).unwrap_or_else(|| panic!("README.md has no {close}"));
+    format!("{}{content}{}", &text[..begin], &text[end..])
+}
+
+#[test]
+fn the_readme_has_the_tables_of_the_code() {
+    let old = read("README.md");
+    let mut new = with_section(&old, "routes", &routes_table());
+    new = with_section(&new, "flags", &flags_table());
+    new = with_section(&new, "events", &events_table());
+    if old != new && std::env::var_os("CODEXD_BLESS").is_some_and(|value| value == "1") {
+        #[expect(clippy::disallowed_methods, reason = "a file of the repository, on request")]
+        std::fs::write(root().join("README.md"), &new).unwrap();
+        return;
+    }
+    let stale = new.lines().filter(|line| !old.lines().any(|old| old == *line)).map(str::to_owned).collect();
+    expect_none("README.md lacks these lines; CODEXD_BLESS=1 cargo test --test it tidy writes them", stale);
+    assert!(
+        old == new,
+        "README.md has lines too many in its tables; CODEXD_BLESS=1 cargo test --test it tidy"
+    );
+    assert_eq!(
+        with_section("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", "new\n"),
+        "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
+    );
+    for (flag, _) in EFFECTS {
+        assert!(FLAGS.iter().any(|row| row.name == *flag), "EFFECTS: there is no flag {flag}");
+    }
+}
+
+/// Keys and values of a property list, in order; an error for XML that is not well-formed (as far as these files go).
+fn elements(xml: &str) -> Result<Vec<(String, String)>, String> {
+    let mut rest =
+        xml.strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>").ok_or("no XML declaration")?;
+    let (mut open, mut found) = (Vec::new(), Vec::new());
+    let mut roots = 0;
+    while let Some(begin) = rest.find('<') {
+        let text = rest[..begin].trim();
+        if text.contains('>') || (text.contains('&') && !text.contains("&amp;")) {
+            return Err(format!("text {text:?} is not escaped"));
+        }
+        rest = &rest[begin..];
+        if let Some(comment) = rest.strip_prefix("<!--") {
+            let end = comment.find("--").ok_or("a comment is open")?;
+            rest = comment[end..].strip_prefix("-->").ok_or("two hyphens in a comment")?;
+            continue;
+        }
+        let end = rest.find('>').ok_or("a tag is open")?;
+        let tag = &rest[1..end];
+        rest = &rest[end + 1..];
+        if tag.starts_with('!') {
+            continue;
+        } else if let Some(name) = tag.strip_prefix('/') {
+            if open.pop() != Some(name) {
+                return Err(format!("</{name}> closes nothing"));
+            }
+            found.push((name.to_owned(), text.to_owned()));
+        } else {
+            roots += usize::from(open.is_empty());
+            match tag.strip_suffix('/') {
+                Some(name) => found.push((name.to_owned(), String::new())),
+                None => open.push(tag.split(' ').next().unwrap_or_default()),
+            }
+        }
+    }
+    match (open.last(), roots, rest.trim()) {
+        (None, 1, "") => Ok(found),
+        (open, roots, rest) => Err(format!("open: {open:?}, {roots} roots, at the end {rest:?}")),
+    }
+}
+
+#[test]
+fn the_launchd_template_is_whole() {
+    let label = "so.makefile.baa-codexd";
+    let template = read(&format!("ops/launchd/{label}.plist"));
+    let filled = ["HOME", "REPO_ROOT", "CODEXD"].iter().fold(template, |text, name| {
+        assert!(text.contains(&format!("__{name}__")), "the template has __{name}__");
+        text.replace(&format!("__{name}__"), &format!("/tmp/{}", name.to_lowercase()))
+    });
+    assert!(!filled.contains("__"), "a placeholder that the template does not explain");
+    let elements = elements(&filled).unwrap();
+    let after = |key: &str| {
+        let at = elements.iter().position(|(tag, text)| tag == "key" && text == key);
+        let (tag, text) = &elements[at.unwrap_or_else(|| panic!("no key {key}")) + 1];
+        if text.is_empty() { tag.clone() } else { text.clone() }
+    };
+    for (key, value) in [
+        ("Label", label),
+        ("ProcessType", "Background"),
+        ("RunAtLoad", "true"),
+        ("KeepAlive", "true"),
+        ("ThrottleInterval", "10"),
+        ("StandardOutPath", "/tmp/repo_root/logs/launchd/so.makefile.baa-codexd.out.log"),
+        ("StandardErrorPath", "/tmp/repo_root/logs/launchd/so.makefile.baa-codexd.err.log"),
+    ] {
+        assert_eq!(after(key), value, "{key}");
+    }
+    for folder in ["/opt/homebrew/bin", "/usr/local/bin", "/tmp/home/.local/bin"] {
+        assert!(after("PATH").split(':').any(|entry| entry == folder), "PATH has {folder}");
+    }
+    let ours = elements.iter().filter(|(tag, text)| tag == "key" && text.starts_with("BAA_"));
+    let ours: Vec<&str> = ours.map(|(_, text)| text.as_str()).collect();
+    assert!(ours.len() >= 14, "{ours:?}");
+    for name in &ours {
+        assert!(FLAGS.iter().any(|flag| flag.env.contains(name)), "codexd reads no variable {name}");
+    }
+    let env = |name: &str| ours.contains(&name).then(|| after(name).into());
+    let config = codexd::cli::config_of(&["start"], &env, Path::new("/")).unwrap().unwrap();
+    assert_eq!(config.paths.repo_root, Path::new("/tmp/repo_root"));
+}
+
+#[test]
+fn a_broken_property_list_is_found() {
+    let head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>";
+    assert!(elements(&format!("{head}<plist><!-- a --><key>a</key><true/></plist>\n")).is_ok());
+    for wrong in ["<plist>", "<a></b>", "<a/><b/>", "<a><!-- --x --></a>", "<a>x & y</a>", "<a></a> x", "<a"]
+    {
+        assert!(elements(&format!("{head}{wrong}")).is_err(), "{wrong}");
+    }
+}
