@@ -4,6 +4,8 @@
 //! A *vital* thread that panics takes the daemon down with a message: a daemon that has lost its hub or its reader
 //! must not look healthy. A *contained* thread (one connection of one client) is logged and gone.
 
+pub mod budget;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};

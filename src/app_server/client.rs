@@ -195,7 +195,11 @@ impl Client {
         }
         *handshake = Handshake::Running;
         drop(handshake);
-        let outcome = self.initialize(&connection);
+        let outcome = self.initialize(&connection, deadline.saturating_duration_since(Instant::now()));
+        if let Err(CallError::Timeout { .. }) = outcome {
+            // Asked again it would refuse ("Already initialized"); only a new life can be talked to.
+            connection.give_up("the app-server did not answer initialize in time");
+        }
         *lock(&connection.handshake) = if outcome.is_ok() { Handshake::Done } else { Handshake::Open };
         connection.handshake_changed.notify_all();
         if let Err(error) = &outcome {
@@ -215,7 +219,10 @@ impl Client {
                         // Full means that somebody has asked already.
                         None => drop(self.wanted.0.try_send(())),
                         Some(before) if before != *said => {
-                            return Err(CallError::Unavailable { reason: reason.clone(), retry_after: Some(5) });
+                            return Err(CallError::Unavailable {
+                                reason: reason.clone(),
+                                retry_after: Some(5),
+                            });
                         }
                         Some(_) => {}
                     }
@@ -241,30 +248,38 @@ impl Client {
         }
     }
 
-    fn initialize(&self, connection: &Connection) -> Result<(), CallError> {
-        let Introduction { version, endpoint, timeout } = &self.introduction;
+    fn initialize(&self, connection: &Connection, timeout: Duration) -> Result<(), CallError> {
+        let Introduction { version, endpoint, .. } = &self.introduction;
         let params = InitializeParams {
             client_info: ClientInfo { name: "baa-conductor-codexd", title: "codexd local service", version },
             capabilities: Capabilities { experimental_api: true },
         };
         let endpoint = endpoint.clone();
-        connection.call_in_order(&self.hub, "initialize", &params, *timeout, move |_, drafts, result| {
-            let server: Server = serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
-            drafts.push(
-                EventType::AppServerConnected,
-                format_args!("Connected codexd to app-server {endpoint}."),
-                Some(&Connected {
-                    endpoint: &endpoint,
-                    platform_family: server.platform_family,
-                    platform_os: server.platform_os,
-                    user_agent: server.user_agent,
-                }),
-                Subject::default(),
-                None,
-            );
-            Ok(())
-        })?;
-        connection.notify("initialized", *timeout)
+        connection.call_in_order(
+            &self.hub,
+            "initialize",
+            &params,
+            timeout,
+            move |core, drafts, result| {
+                let server: Server = serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
+                // Kept until here, so that a crash loop shows in the status also while the child is up.
+                core.update_child(|child| child.last_error = None);
+                drafts.push(
+                    EventType::AppServerConnected,
+                    format_args!("Connected codexd to app-server {endpoint}."),
+                    Some(&Connected {
+                        endpoint: &endpoint,
+                        platform_family: server.platform_family,
+                        platform_os: server.platform_os,
+                        user_agent: server.user_agent,
+                    }),
+                    Subject::default(),
+                    None,
+                );
+                Ok(())
+            },
+        )?;
+        connection.notify("initialized", timeout)
     }
 
     /// Logs that no connection was made, and why.

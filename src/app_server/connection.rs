@@ -1,7 +1,7 @@
 //! One life of the app-server, seen from its callers: requests out, answers back, each with a deadline.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ use crate::threads::lock;
 const OUT_BOUND: usize = 256;
 /// Requests in flight: Codex loses answers when some two hundred are.
 const IN_FLIGHT: usize = 64;
+/// So many calls in a row without an answer, and not a word on anything else either: it will say nothing more.
+const SILENT_CALLS: u32 = 3;
 /// The first wait after "overloaded"; doubled each time.
 const OVERLOAD_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -96,6 +98,10 @@ pub struct Connection {
     calls: Mutex<Calls>,
     permits: (Sender<()>, Receiver<()>),
     progress: AtomicBool,
+    /// Calls without an answer since it last said anything.
+    silent: AtomicU32,
+    /// Why it is of no use any more, for its supervisor.
+    hopeless: (Sender<String>, Receiver<String>),
     pub(super) handshake: Mutex<Handshake>,
     pub(super) handshake_changed: Condvar,
 }
@@ -112,6 +118,8 @@ impl Connection {
             calls: Mutex::new(Calls { next_id: 1, waiting: HashMap::new(), closed: None }),
             permits: bounded(IN_FLIGHT),
             progress: AtomicBool::new(false),
+            silent: AtomicU32::new(0),
+            hopeless: bounded(1),
             handshake: Mutex::new(Handshake::Open),
             handshake_changed: Condvar::new(),
         };
@@ -141,6 +149,28 @@ impl Connection {
     /// Whether a turn was completed in this life.
     pub fn made_progress(&self) -> bool {
         self.progress.load(Ordering::Relaxed)
+    }
+
+    /// It has said something, whatever it was.
+    pub(super) fn heard(&self) {
+        self.silent.store(0, Ordering::Relaxed);
+    }
+
+    /// This life is of no use any more, for that reason: its supervisor is told, who ends it and closes this.
+    pub fn give_up(&self, reason: &str) {
+        // There is room for the first reason, which is the one that counts.
+        let _ = self.hopeless.0.try_send(reason.to_owned());
+    }
+
+    /// Has one message, the reason, when this life is of no use any more.
+    pub fn hopeless(&self) -> &Receiver<String> {
+        &self.hopeless.1
+    }
+
+    fn unanswered(&self) {
+        if self.silent.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT_CALLS {
+            self.give_up("the app-server answers nothing any more");
+        }
     }
 
     /// Why the connection is closed, if it is.
@@ -199,7 +229,12 @@ impl Connection {
                         drop(reply.send(outcome));
                     };
                     // A hub that has stopped drops `then`, and with it the caller's channel.
-                    let _ = hub.transact_in_order(move |core, drafts| run(core, drafts, &result), then);
+                    let bytes = result.get().len();
+                    let _ = hub.transact_in_order_with(
+                        bytes,
+                        move |core, drafts| run(core, drafts, &result),
+                        then,
+                    );
                 }
             });
             let id = self.send_request(method, params, respond, deadline, timeout)?;
@@ -320,7 +355,10 @@ impl Connection {
             return Err(closed_error(self.closed().as_deref().unwrap_or("the connection is closed")));
         };
         out.send_deadline(line, deadline).map_err(|error| match error {
-            SendTimeoutError::Timeout(_) => CallError::Timeout { method: method.to_owned(), after: timeout },
+            SendTimeoutError::Timeout(_) => {
+                self.unanswered();
+                CallError::Timeout { method: method.to_owned(), after: timeout }
+            }
             SendTimeoutError::Disconnected(_) => closed_error("the app-server takes no more input"),
         })
     }
@@ -336,7 +374,10 @@ impl Connection {
         answer.recv_deadline(deadline).map_err(|error| {
             lock(&self.calls).waiting.remove(&id);
             match error {
-                RecvTimeoutError::Timeout => CallError::Timeout { method: method.to_owned(), after: timeout },
+                RecvTimeoutError::Timeout => {
+                    self.unanswered();
+                    CallError::Timeout { method: method.to_owned(), after: timeout }
+                }
                 RecvTimeoutError::Disconnected => CallError::Hub(HubError::Stopped),
             }
         })

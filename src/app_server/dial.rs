@@ -96,17 +96,23 @@ impl Target {
         _: Option<&str>,
         _: &Limit<'_>,
     ) -> Result<(Arc<dyn Transport>, Vec<u8>), DialError> {
-        Err(DialError::new("this codexd was built without TLS (feature `tls`): use ws:// in --server-endpoint"))
+        Err(DialError::new(
+            "this codexd was built without TLS (feature `tls`): use ws:// in --server-endpoint",
+        ))
     }
 
     fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
         let Endpoint { host, port, .. } = &self.endpoint;
         let found = (host.as_str(), *port).to_socket_addrs().map_err(|error| {
-            DialError(format!("the host {host} cannot be resolved ({error}): check --server-endpoint and DNS"))
+            DialError(format!(
+                "the host {host} cannot be resolved ({error}): check --server-endpoint and DNS"
+            ))
         })?;
         let addresses: Vec<_> = found.collect();
         if addresses.is_empty() {
-            return Err(DialError(format!("the host {host} has no address: check --server-endpoint and DNS")));
+            return Err(DialError(format!(
+                "the host {host} has no address: check --server-endpoint and DNS"
+            )));
         }
         Ok(addresses)
     }

@@ -85,6 +85,7 @@ impl Reader {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => break ("stdout.error", format!("reading output failed: {error}")),
             };
+            self.connection.heard();
             let bytes = &chunk[..read];
             match tee.append(bytes) {
                 Ok(()) => tee_failed = false,

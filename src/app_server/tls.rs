@@ -91,9 +91,9 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, DialError> {
         .and_then(|file| file.take(MAX_CA_FILE).read_to_end(&mut pem))
         .map_err(|error| about(&format!("cannot be read: {error}")))?;
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        certificate
-            .map_err(|error| about(&format!("is no PEM file: {error}")))
-            .and_then(|der| roots.add(der).map_err(|error| about(&format!("has a bad certificate: {error}"))))?;
+        certificate.map_err(|error| about(&format!("is no PEM file: {error}"))).and_then(|der| {
+            roots.add(der).map_err(|error| about(&format!("has a bad certificate: {error}")))
+        })?;
     }
     if roots.is_empty() {
         return Err(about("holds no certificate (-----BEGIN CERTIFICATE-----)"));
@@ -105,7 +105,9 @@ fn handshake_error(error: &io::Error, endpoint: &Endpoint, private_ca: bool, tim
     let at = endpoint.authority();
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     DialError(match (tls, error.kind()) {
-        (Some(rustls::Error::InvalidCertificate(problem)), _) => certificate_error(problem, endpoint, private_ca),
+        (Some(rustls::Error::InvalidCertificate(problem)), _) => {
+            certificate_error(problem, endpoint, private_ca)
+        }
         (Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)), _) => {
             format!("{at} does not speak TLS: use ws:// (or http://) in --server-endpoint")
         }
@@ -115,7 +117,9 @@ fn handshake_error(error: &io::Error, endpoint: &Endpoint, private_ca: bool, tim
             timeout.as_millis()
         ),
         (None, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
-            format!("{at} closed the connection during the TLS handshake: if it does not speak TLS, use ws://")
+            format!(
+                "{at} closed the connection during the TLS handshake: if it does not speak TLS, use ws://"
+            )
         }
         (None, _) => format!("no TLS with {at}: {error}"),
     })
@@ -169,9 +173,7 @@ impl TlsStream {
         while at_end || !raw.is_empty() {
             state.read_tls(&mut raw)?;
             // What has to be answered (a key update) goes out with the next message or ping.
-            state
-                .process_new_packets()
-                .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            state.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
             if at_end {
                 break;
             }

@@ -130,7 +130,8 @@ fn write_messages(mut writer: Writer, lines: &Receiver<Vec<u8>>, keep_alive: Kee
             }
         };
         if outcome.is_err() {
-            lock(verdict).get_or_insert(("websocket.error", "the app-server takes no more messages".to_owned()));
+            lock(verdict)
+                .get_or_insert(("websocket.error", "the app-server takes no more messages".to_owned()));
             // The reader notices, unless it was the one that closed.
             return writer.cut();
         }
@@ -190,7 +191,8 @@ fn read_messages(mut socket: duplex::Reader, mut reader: Reader, verdict: &Verdi
 }
 
 fn described(ended: Ended, reason: &str) -> (&'static str, String) {
-    let reason = if reason.is_empty() { String::new() } else { format!(": {}", crate::model::preview(reason)) };
+    let reason =
+        if reason.is_empty() { String::new() } else { format!(": {}", crate::model::preview(reason)) };
     match ended {
         Ended::Close(None) => ("websocket.close", "the app-server closed the connection".to_owned()),
         Ended::Close(Some(code)) => {
@@ -200,7 +202,9 @@ fn described(ended: Ended, reason: &str) -> (&'static str, String) {
             "websocket.error",
             "the app-server sent a message longer than --max-line-bytes allows (1009)".to_owned(),
         ),
-        Ended::Refused(code) => ("websocket.error", format!("the app-server broke the WebSocket protocol ({code})")),
+        Ended::Refused(code) => {
+            ("websocket.error", format!("the app-server broke the WebSocket protocol ({code})"))
+        }
         Ended::Gone => ("websocket.error", "the connection to the app-server was lost".to_owned()),
     }
 }

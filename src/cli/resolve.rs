@@ -126,9 +126,8 @@ fn check_external(endpoint: &str) -> Result<(), UsageError> {
             preview(endpoint)
         )));
     }
-    let parsed = Endpoint::parse(endpoint).map_err(|problem| {
-        UsageError::new(format!("--server-endpoint {problem}"))
-    })?;
+    let parsed = Endpoint::parse(endpoint)
+        .map_err(|problem| UsageError::new(format!("--server-endpoint {problem}")))?;
     if parsed.tls && !cfg!(feature = "tls") {
         return Err(UsageError::new(
             "--server-endpoint needs TLS, which this codexd was built without: use ws://, or build it with the \

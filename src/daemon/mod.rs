@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, bounded};
 use log::{info, warn};
 use serde::Serialize;
 
@@ -31,12 +32,13 @@ use crate::model::event::EventType;
 use crate::model::record::Identity;
 use crate::model::view::{ServiceView, Snapshot};
 use crate::ops::service::Service;
-use crate::ops::{OpError, Ops};
+use crate::ops::{OpError, Ops, recovery};
 use crate::store::files;
 use crate::store::lock::{self, Lock, LockError};
 use crate::store::{Repair, StoreError};
 use crate::supervisor::{self, Parts, StartError, Supervisor};
-use crate::{ops, os, process, threads};
+use crate::threads::{self, Thread};
+use crate::{ops, os, process};
 
 use self::port::Port;
 
@@ -92,6 +94,7 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 pub struct Daemon {
     ops: Arc<Ops>,
     supervisor: Supervisor,
+    recovery: Thread,
     hub_threads: HubThreads,
     front_door: FrontDoor,
     /// Kept for the life of the daemon.
@@ -139,23 +142,25 @@ impl Daemon {
         let runs = runs(&config, &hub)?;
         let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), service, runs));
 
+        let (revived, lives) = bounded(1);
         let running = begin(&ops, &config, repairs)
             .and_then(|daemon_id| {
-                let parts = Parts { config: Arc::clone(&config), hub: ops.hub.clone(), client, daemon_id };
+                let hub = ops.hub.clone();
+                let parts = Parts { config: Arc::clone(&config), hub, client, daemon_id, revived };
                 Ok(Supervisor::start(parts)?)
             })
-            .and_then(|supervisor| match open(&ops, bound) {
-                Ok(front_door) => Ok((supervisor, front_door)),
+            .and_then(|supervisor| match accompany(&ops, lives, bound) {
+                Ok((recovery, front_door)) => Ok((supervisor, recovery, front_door)),
                 Err(error) => {
                     supervisor.stop();
                     Err(error)
                 }
             });
         match running {
-            Ok((supervisor, front_door)) => {
+            Ok((supervisor, recovery, front_door)) => {
                 ops.service.open(resolved);
                 info!("codexd {} listens at {resolved}", env!("CARGO_PKG_VERSION"));
-                Ok(Self { ops, supervisor, hub_threads, front_door, lock })
+                Ok(Self { ops, supervisor, recovery, hub_threads, front_door, lock })
             }
             Err(error) => {
                 record_stop(&ops);
@@ -188,10 +193,12 @@ impl Daemon {
     /// # Errors
     /// When the hub does not answer.
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
-        let Self { ops, supervisor, hub_threads, front_door, lock } = self;
+        let Self { ops, supervisor, recovery, hub_threads, front_door, lock } = self;
         interrupt_turns(&ops);
         ops.runs.stop();
         supervisor.stop();
+        // Its last call fails with the connection, and no further life is announced to it.
+        recovery.join();
         record_stop(&ops);
         ops.service.close();
         let status = ops.status();
@@ -277,6 +284,18 @@ fn draft_repaired(drafts: &mut Drafts, repair: &Repair) {
         Subject::default(),
         None,
     );
+}
+
+/// What runs beside the child: the recovery of sessions, and the port.
+fn accompany(ops: &Arc<Ops>, lives: Receiver<()>, bound: Bound) -> Result<(Thread, FrontDoor), Error> {
+    let front_door = open(ops, bound)?;
+    match recovery::start(Arc::clone(ops), lives) {
+        Ok(recovery) => Ok((recovery, front_door)),
+        Err(error) => {
+            front_door.close(Duration::ZERO);
+            Err(system("start the recovery's thread")(error))
+        }
+    }
 }
 
 fn open(ops: &Arc<Ops>, bound: Bound) -> Result<FrontDoor, Error> {

@@ -225,10 +225,7 @@ impl Core {
 
     /// Whether it is about a thread that no session here is on.
     fn is_foreign(&self, subject: &Subject) -> bool {
-        subject
-            .thread
-            .as_deref()
-            .is_some_and(|thread| self.state.sessions_of_thread(thread).next().is_none())
+        subject.thread.as_deref().is_some_and(|thread| self.state.sessions_of_thread(thread).next().is_none())
     }
 
     fn render_lines(&mut self, batch: &Batch) {

@@ -28,10 +28,13 @@ use self::drafts::Drafts;
 pub use self::persister::FileExtras;
 use self::persister::{Job, Records};
 use crate::config::Paths;
+use crate::threads::budget::{Budget, Share};
 use crate::threads::{self, Thread};
 
 /// Messages of the child that may wait; each is what one read of its pipe held.
 const EVENTS_BOUND: usize = 32;
+/// Their size in bytes: a single line of the child may be as long as `--max-line-bytes`.
+const EVENTS_BYTES: usize = 16 * 1024 * 1024;
 /// Questions and transactions that may wait.
 const CONTROL_BOUND: usize = 256;
 /// Bytes of drafts taken into one batch: what a slow moment piles up, but no more than a write of a few milliseconds.
@@ -54,7 +57,7 @@ struct Transaction {
 
 enum Message {
     /// Events without a change that anybody waits for.
-    Drafts(Drafts),
+    Drafts(Drafts, Share),
     /// A question or a transaction.
     Work(Work),
     /// The persister has rested; what it could not write comes back.
@@ -81,6 +84,8 @@ pub enum HubError {
 #[derive(Clone)]
 pub struct Hub {
     events: Sender<Message>,
+    /// What waits in `events`, in bytes.
+    waiting: Arc<Budget>,
     control: Sender<Message>,
 }
 
@@ -100,7 +105,7 @@ impl Hub {
         let (control, control_inbox) = bounded(CONTROL_BOUND);
         let (jobs, jobs_inbox) = bounded(1);
         let (log_sync, sync_inbox) = bounded(1);
-        let hub = Self { events, control };
+        let hub = Self { events, waiting: Budget::new(EVENTS_BYTES), control };
         let to_hub = hub.control.clone();
         let persister =
             threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?;
@@ -120,7 +125,8 @@ impl Hub {
         if drafts.is_empty() {
             return Ok(());
         }
-        self.events.send(Message::Drafts(drafts)).map_err(|_| HubError::Stopped)
+        let share = self.waiting.take(drafts.len());
+        self.events.send(Message::Drafts(drafts, share)).map_err(|_| HubError::Stopped)
     }
 
     /// A question about the state as the log has it.
@@ -167,7 +173,26 @@ impl Hub {
         run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
         then: impl FnOnce(Result<T, HubError>) + Send + 'static,
     ) -> Result<(), HubError> {
-        self.events.send(Message::Work(transaction(run, then))).map_err(|_| HubError::Stopped)
+        self.transact_in_order_with(0, run, then)
+    }
+
+    /// [`Hub::transact_in_order`] for a `run` that carries so many bytes of the child's: they count for the inbox.
+    ///
+    /// # Errors
+    /// When the hub has stopped.
+    pub fn transact_in_order_with<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
+        then: impl FnOnce(Result<T, HubError>) + Send + 'static,
+    ) -> Result<(), HubError> {
+        let share = self.waiting.take(bytes);
+        let work = transaction(run, then);
+        let work: Work = Box::new(move |core| {
+            let _share = share;
+            work(core)
+        });
+        self.events.send(Message::Work(work)).map_err(|_| HubError::Stopped)
     }
 
     fn post(&self, inbox: &Sender<Message>, work: Work) -> Result<(), HubError> {
@@ -253,7 +278,7 @@ impl Actor {
 
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Drafts(first) => self.batch(first),
+            Message::Drafts(first, share) => self.batch(first, share),
             Message::Work(work) => self.work(work),
             Message::PersisterIdle { unwritten } => {
                 self.persister_idle = true;
@@ -266,15 +291,17 @@ impl Actor {
     }
 
     /// Takes what else is waiting into the same batch: one write for all of it.
-    fn batch(&mut self, first: Drafts) {
+    fn batch(&mut self, first: Drafts, share: Share) {
         let mut size = first.len();
         let mut all = vec![first];
+        let mut shares = vec![share];
         let mut interrupted_by = None;
         while size < BATCH_BYTES {
             match self.events.try_recv() {
-                Ok(Message::Drafts(drafts)) => {
+                Ok(Message::Drafts(drafts, share)) => {
                     size += drafts.len();
                     all.push(drafts);
+                    shares.push(share);
                 }
                 Ok(other) => {
                     interrupted_by = Some(other);
@@ -284,6 +311,7 @@ impl Actor {
             }
         }
         self.core.commit(all, Vec::new());
+        drop(shares);
         if let Some(message) = interrupted_by {
             self.handle(message);
         }

@@ -2,8 +2,10 @@
 //! and talks to the app-server where it must.
 
 pub mod body;
+mod catch_up;
 pub mod fields;
 pub mod idempotency;
+pub mod recovery;
 pub mod runs;
 pub mod service;
 pub mod sessions;

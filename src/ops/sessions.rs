@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::body::Body;
 use super::fields::{self, Params, param};
 use super::idempotency::{Key, Seen};
-use super::{OpError, Ops};
+use super::{OpError, Ops, catch_up};
 use crate::app_server::connection::{CallError, Connection};
 use crate::hub::Core;
 use crate::hub::batch::Subject;
@@ -67,6 +67,15 @@ struct ThreadAnswer {
 #[derive(Debug, Deserialize)]
 struct ThreadId {
     id: String,
+    /// An object with a type; in older versions a name.
+    #[serde(default)]
+    status: serde_json::Value,
+}
+
+impl ThreadId {
+    fn is_active(&self) -> bool {
+        self.status["type"] == "active" || self.status == "active"
+    }
 }
 
 #[derive(Serialize)]
@@ -317,10 +326,9 @@ impl Ops {
             }
             outcome => outcome,
         };
-        outcome.map_err(|error| {
-            self.tell_recovery_failed(session, &error);
-            error.into()
-        })
+        let session = outcome.inspect_err(|error| self.tell_recovery_failed(session, error))?;
+        // A child that ended took its turns with it; an external app-server went on without us.
+        if connection.pid().is_none() { self.catch_up(&session, connection) } else { Ok(session) }
     }
 
     /// Loads or replaces the session's thread and records it.
@@ -337,6 +345,9 @@ impl Ops {
                 serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
             let now = core.state().sessions.get(&id).ok_or("the session is gone")?;
             let mut session = Session::clone(now);
+            if pid.is_none() && answer.thread.is_active() {
+                catch_up::goes_on(&mut session);
+            }
             let before = session.thread_id.replace(answer.thread.id);
             let replaced = before.filter(|before| session.thread_id.as_ref() != Some(before));
             session.child_pid = pid;

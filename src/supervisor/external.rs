@@ -131,7 +131,8 @@ impl External {
             Ok(target) => target,
             Err(error) => return Some(Err(error)),
         };
-        let system = |error: std::io::Error| Some(Err(DialError(format!("no dial is possible now: {error}"))));
+        let system =
+            |error: std::io::Error| Some(Err(DialError(format!("no dial is possible now: {error}"))));
         let (cancelled, cancel) = match rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) {
             Ok(ends) => ends,
             Err(error) => return system(error.into()),

@@ -33,7 +33,6 @@ use self::external::External;
 use self::life::{Life, LifeEnd};
 
 /// What the supervisor works with.
-#[derive(Clone)]
 pub struct Parts {
     /// The resolved configuration.
     pub config: Arc<Config>,
@@ -43,6 +42,8 @@ pub struct Parts {
     pub client: Arc<Client>,
     /// The daemon's id, for the child's environment.
     pub daemon_id: String,
+    /// Told of each life after the first: what the one before had loaded is to be loaded again.
+    pub revived: Sender<()>,
 }
 
 /// Why the child could not be started the first time.
@@ -73,11 +74,9 @@ impl Supervisor {
     pub fn start(parts: Parts) -> Result<Self, StartError> {
         let (stop, stops) = bounded(1);
         let (first, started) = bounded(1);
-        let thread = threads::spawn("child", move || {
-            match parts.config.server.strategy {
-                Strategy::Spawn => Actor { parts, stops, generation: 0, restarts: 0 }.run(&first),
-                Strategy::External => External::new(parts, stops).run(&first),
-            }
+        let thread = threads::spawn("child", move || match parts.config.server.strategy {
+            Strategy::Spawn => Actor { parts, stops, generation: 0, restarts: 0 }.run(&first),
+            Strategy::External => External::new(parts, stops).run(&first),
         })?;
         // A supervisor that ends without a word has panicked, and the daemon with it.
         match started.recv() {

@@ -18,10 +18,13 @@ mod daemon;
 mod directives;
 mod drivers;
 mod exec_facts;
+mod external;
+mod listener;
 mod model_server;
 mod processes;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod relay;
 mod tidy;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.

@@ -1,0 +1,79 @@
+//! A bound in bytes for what waits in a queue whose own bound counts messages: one message may be a line of 64 MiB.
+
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::{end_the_daemon, lock};
+
+/// So many bytes may wait; who wants to add more waits itself. One message larger than the whole passes when nothing
+/// else waits, so the most that can wait is the limit or that one message.
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    used: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// Bytes taken from a budget, given back when dropped.
+#[derive(Debug)]
+#[must_use = "dropping it gives the bytes back"]
+pub struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, used: Mutex::new(0), freed: Condvar::new() })
+    }
+
+    /// Takes `bytes`, waiting until there is room. Shares that wait in a queue must be dropped with it.
+    pub fn take(self: &Arc<Self>, bytes: usize) -> Share {
+        let mut used = lock(&self.used);
+        while bytes > 0 && *used > 0 && *used + bytes > self.limit {
+            used = match self.freed.wait(used) {
+                Ok(used) => used,
+                Err(_) => end_the_daemon("a lock was poisoned by a panic"),
+            };
+        }
+        *used += bytes;
+        Share { budget: Arc::clone(self), bytes }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        *lock(&self.budget.used) -= self.bytes;
+        self.budget.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_waits_and_the_largest_passes_alone() {
+        let budget = Budget::new(10);
+        let (first, second) = (budget.take(4), budget.take(6));
+        let (taken, seen) = bounded(1);
+        let for_thread = Arc::clone(&budget);
+        let waiting = crate::threads::spawn("test-budget", move || {
+            let share = for_thread.take(100);
+            taken.send(()).unwrap();
+            drop(share);
+        })
+        .unwrap();
+        drop(first);
+        assert!(seen.recv_timeout(Duration::from_millis(50)).is_err(), "6 bytes still wait");
+        drop(second);
+        seen.recv_timeout(Duration::from_secs(30)).unwrap();
+        waiting.join();
+        assert_eq!(*lock(&budget.used), 0);
+        let (_full, _nothing) = (budget.take(10), budget.take(0));
+    }
+}
