@@ -144,7 +144,7 @@ impl Duplex {
         let half = ReadHalf { gate: Arc::clone(&gate), wait: true };
         let socket = WebSocket::from_partially_read(half, leftover, role, Some(config));
         Ok((
-            Reader { socket, gate: Arc::clone(&gate), close_reason: String::new() },
+            Reader { socket, gate: Arc::clone(&gate), close_reason: String::new(), peer_closed: false },
             Writer { gate, gathered: Vec::new() },
         ))
     }
@@ -196,6 +196,8 @@ pub struct Reader {
     socket: WebSocket<ReadHalf>,
     gate: Arc<Gate>,
     close_reason: String,
+    /// The other side's Close has come: it sends nothing more.
+    peer_closed: bool,
 }
 
 impl Reader {
@@ -241,6 +243,7 @@ impl Reader {
     }
 
     fn closed_by_peer(&mut self, close: Option<CloseFrame>) -> Ended {
+        self.peer_closed = true;
         let code = close.map(|close| {
             self.close_reason = close.reason.as_str().to_owned();
             u16::from(close.code)
@@ -286,10 +289,16 @@ impl Reader {
         self.gate.close(Some((code, reason)))
     }
 
-    /// Ends the connection: no more writing, a bounded wait for the other side to close, then it is cut.
+    /// Ends the connection: no more writing, a bounded wait for the other side to close, then it is cut. Once the other
+    /// side's Close has come there is no wait: nothing can come any more that would turn the end into a reset, and a
+    /// client that keeps its socket open must not keep the daemon from ending.
     pub fn finish(self) {
         self.gate.shut();
         let mut stream: &TcpStream = self.gate.transport.socket();
+        if self.peer_closed {
+            drop(stream.shutdown(Shutdown::Both));
+            return;
+        }
         let until = Instant::now() + DRAIN_TIME;
         let mut drained = 0;
         let mut buffer = [0; READ_BUFFER];

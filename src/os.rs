@@ -1,24 +1,79 @@
 //! What the operating system knows of processes: groups, start times, descendants. The only module with unsafe code.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command};
 
+use crossbeam_channel::{Sender, bounded};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use crate::threads::{self, Thread};
+
+/// Told of a process that was forked and has not run its command yet; an error keeps it from ever doing so.
+pub type Announce = Box<dyn FnOnce(Pid) -> io::Result<()> + Send>;
+
 /// Starts a command in a process group of its own that dies with this process (Linux: SIGTERM by prctl(2)
-/// PR_SET_PDEATHSIG when the calling *thread* ends, so that thread must live as long as the child).
+/// PR_SET_PDEATHSIG when the calling *thread* ends, so that thread must live as long as the child). With `announce`,
+/// the child waits between fork and exec until that has returned: what it wrote down was there before the command
+/// could do anything.
 ///
 /// Descriptors other than the three given are closed on exec; the standard library resets SIGPIPE and the signal mask.
+/// Calls must not overlap (see [`crate::process`]): a child forked meanwhile would hold the other's gate open.
 ///
 /// # Errors
-/// What fork(2), chdir(2) or execve(2) say.
-pub fn spawn_group(command: &mut Command) -> io::Result<Child> {
+/// What fork(2), chdir(2) or execve(2) say, or `announce`.
+pub fn spawn_group(mut command: Command, announce: Option<Announce>) -> io::Result<Child> {
     use std::os::unix::process::CommandExt;
     command.process_group(0);
-    die_with_parent(command);
-    command.spawn()
+    die_with_parent(&mut command);
+    let Some(announce) = announce else { return command.spawn() };
+    let (refusal, refused) = bounded(1);
+    let announcer = hold_at_gate(&mut command, announce, refusal)?;
+    let spawned = command.spawn();
+    // This side's copies of the child's ends: a child that was never born is then seen as the end of its pipe.
+    drop(command);
+    announcer.join();
+    match (spawned, refused.try_recv()) {
+        (Err(_), Ok(refusal)) => Err(refusal),
+        (spawned, _) => spawned,
+    }
+}
+
+/// Makes the command's process say its pid and wait for a byte before it goes on to exec.
+#[expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
+fn hold_at_gate(command: &mut Command, announce: Announce, refusal: Sender<io::Error>) -> io::Result<Thread> {
+    use std::os::unix::process::CommandExt;
+    let (born_here, born_there) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (go_there, go_here) = pipe_with(PipeFlags::CLOEXEC)?;
+    let inherited = go_here.as_raw_fd();
+    let gate = move || {
+        // SAFETY: in the forked child this descriptor is a copy that nobody else uses. While it were open, the end of
+        // the parent would not show at the other end of the pipe.
+        unsafe { rustix::io::close(inherited) };
+        rustix::io::write(&born_there, &rustix::process::getpid().as_raw_pid().to_ne_bytes())?;
+        let mut byte = [0];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&go_there, &mut byte))? {
+            0 => Err(rustix::io::Errno::CANCELED.into()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: the closure makes system calls only; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(gate) };
+    threads::spawn_contained("announce", move || {
+        let mut pid = [0; 4];
+        // The end of the pipe: the child was never born.
+        if !rustix::io::retry_on_intr(|| rustix::io::read(&born_here, &mut pid)).is_ok_and(|read| read == 4) {
+            return;
+        }
+        let Some(pid) = Pid::from_raw(i32::from_ne_bytes(pid)) else { return };
+        let told = announce(pid).and_then(|()| Ok(rustix::io::write(&go_here, &[1])?));
+        if let Err(error) = told {
+            // There is room for one, and there is one.
+            let _ = refusal.try_send(error);
+        }
+    })
 }
 
 #[cfg(target_os = "linux")]
@@ -181,12 +236,24 @@ fn ps(which: &[&str]) -> Vec<Listed> {
         .collect()
 }
 
-/// Whether a process was started with this variable in its environment (Linux: `/proc/PID/environ`; elsewhere this
-/// cannot be told and the answer is no).
-pub fn has_variable(pid: i32, name: &str, value: &str) -> bool {
-    let wanted = format!("{name}={value}");
-    std::fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes()))
+/// The value of a variable in the environment a process was started with (Linux: `/proc/PID/environ`, of this user's
+/// processes; elsewhere this cannot be told and there is none).
+pub fn variable(pid: i32, name: &str) -> Option<String> {
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    environ.split(|&byte| byte == 0).find_map(|entry| {
+        let value = std::str::from_utf8(entry).ok()?.strip_prefix(name)?.strip_prefix('=')?;
+        Some(value.to_owned())
+    })
+}
+
+/// Names the time since the system was last started; [`Listed::started`] of two processes can be compared only within
+/// one. Empty where start times are those of the calendar.
+pub fn boot() -> String {
+    if cfg!(target_os = "linux") {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        return id.trim().to_owned();
+    }
+    String::new()
 }
 
 /// Waits for input; `false` when the other end of `cancel` is gone.
@@ -217,7 +284,9 @@ mod tests {
     #[test]
     fn this_process_is_listed_and_its_children_are_descendants() {
         let own = i32::try_from(std::process::id()).unwrap();
-        let mut child = spawn_group(Command::new("sleep").arg("60")).unwrap();
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        let mut child = spawn_group(command, None).unwrap();
         let pid = Pid::from_child(&child);
         let listed = list();
         assert!(descendants(own, &listed).iter().any(|process| process.pid == pid.as_raw_nonzero().get()));
@@ -230,5 +299,42 @@ mod tests {
         assert!(look_up(pid).unwrap().zombie);
         child.wait().unwrap();
         assert!(signal_process(pid, Signal::TERM).is_ok());
+    }
+
+    fn touch(file: &std::path::Path) -> Command {
+        let mut command = Command::new("touch");
+        command.arg(file);
+        command
+    }
+
+    #[test]
+    fn a_command_runs_only_after_it_was_announced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("made");
+        let (seen, look) = (file.clone(), bounded(1));
+        let announce: Announce = Box::new(move |pid| {
+            let born = super::look_up(pid).is_some_and(|listed| listed.started != "");
+            look.0.send((pid, born, seen.exists())).unwrap();
+            Ok(())
+        });
+        let mut child = spawn_group(touch(&file), Some(announce)).unwrap();
+        assert_eq!(look.1.recv().unwrap(), (Pid::from_child(&child), true, false));
+        assert!(child.wait().unwrap().success());
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn a_refused_announcement_keeps_the_command_from_running() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("made");
+        let refused =
+            spawn_group(touch(&file), Some(Box::new(|_| Err(io::Error::other("no room"))))).unwrap_err();
+        assert_eq!(refused.to_string(), "no room");
+        assert!(!file.exists());
+        let missing = spawn_group(Command::new("/no/such/command"), Some(Box::new(|_| Ok(())))).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let mut nowhere = touch(&file);
+        nowhere.current_dir("/no/such/folder");
+        assert!(spawn_group(nowhere, Some(Box::new(|_| Ok(())))).is_err(), "it never gets to the gate");
     }
 }

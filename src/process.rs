@@ -1,19 +1,26 @@
 //! One process that codexd has started, with everything it started in turn. Whoever owns the [`Process`] is the only
 //! one that signals it, and never after it was reaped: until then its pid and its group cannot be anybody else's.
+//!
+//! [`Ledger::spawn`](ledger::Ledger::spawn) is how the daemon starts one: on disk before it runs, so that the next life
+//! finds what this one could not end ([`orphans`]).
+
+pub mod ledger;
+pub mod orphans;
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use log::warn;
 use rustix::process::{Pid, Signal};
 
-use crate::os::{self, Listed};
+use self::ledger::Recorded;
+use crate::os::{self, Announce, Listed};
 use crate::threads::{self, Thread};
 
 /// The variable by which what a process started can be told from everything else; its value is [`Process::mark`].
@@ -22,8 +29,12 @@ pub const MARK: &str = "CODEXD_PROCESS";
 /// Looks for left-over descendants before giving up: each kills what the one before has found.
 const SWEEPS: usize = 100;
 
-/// Groups alive, for the case that the process must end at once.
-static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+/// The processes started here and not reaped yet, each the leader of its group.
+static SPAWNED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Held while a process is being started, and while orphans are reaped: a child that is not in [`SPAWNED`] yet must not
+/// be taken for an orphan.
+static SPAWNING: Mutex<()> = Mutex::new(());
 
 /// What to start.
 #[derive(Debug, Clone, Default)]
@@ -59,14 +70,19 @@ pub struct Process {
     ended: Receiver<()>,
     watcher: Option<Thread>,
     reaped: Option<Exit>,
+    recorded: Option<Recorded>,
 }
 
 impl Process {
-    /// Starts it, in a group of its own.
+    /// Starts it, in a group of its own, without a record on disk; see [`Ledger::spawn`](ledger::Ledger::spawn).
     ///
     /// # Errors
     /// What the system says; nothing runs then.
     pub fn spawn(spec: &Spec, mark: String) -> io::Result<Self> {
+        Self::announced(spec, mark, None)
+    }
+
+    fn announced(spec: &Spec, mark: String, announce: Option<Announce>) -> io::Result<Self> {
         let mut command = Command::new(&spec.command);
         command
             .args(&spec.args)
@@ -81,11 +97,13 @@ impl Process {
             };
         }
         command.env(MARK, &mark);
-        let child = os::spawn_group(&mut command)?;
+        let spawning = spawning();
+        let child = os::spawn_group(command, announce)?;
         let pid = Pid::from_child(&child);
-        groups().push(pid);
+        spawned().push(pid);
+        drop(spawning);
         let (sender, ended) = bounded::<()>(0);
-        let mut process = Self { child, pid, mark, ended, watcher: None, reaped: None };
+        let mut process = Self { child, pid, mark, ended, watcher: None, reaped: None, recorded: None };
         process.watcher = Some(threads::spawn(format!("wait-{}", process.id()), move || {
             if let Err(error) = os::wait_ended(pid) {
                 warn!("cannot wait for process {}: {error}", pid.as_raw_nonzero());
@@ -171,7 +189,6 @@ impl Process {
         if let Some(watcher) = self.watcher.take() {
             watcher.join();
         }
-        groups().retain(|group| *group != self.pid);
         let exit = match self.child.wait() {
             Ok(status) => Exit {
                 code: status.code(),
@@ -185,22 +202,35 @@ impl Process {
                 Exit { code: None, signal: None }
             }
         };
+        spawned().retain(|spawned| *spawned != self.pid);
+        // Off the disk only now: until it was reaped it may have left something.
+        self.recorded = None;
         self.reaped = Some(exit.clone());
         exit
     }
 
-    /// Descendants, by their parents or, where those are gone, by their mark.
+    /// Descendants, by their parents or, where those are gone, by their mark. One that has neither is ours when there
+    /// is no other process whose it could be.
     fn family(&self) -> Vec<Listed> {
         let listed = os::list();
         let own = self.pid.as_raw_nonzero().get();
         let mut family = os::descendants(own, &listed);
-        family.retain(|process| !process.zombie);
-        for process in listed {
+        let alone = spawned().as_slice() == [self.pid];
+        let adopted = if alone { orphans::adopted(&listed) } else { Vec::new() };
+        for process in &listed {
             let known = process.pid == own || family.iter().any(|member| member.pid == process.pid);
-            if !known && !process.zombie && os::has_variable(process.pid, MARK, &self.mark) {
-                family.push(process);
+            if known || process.zombie {
+                continue;
+            }
+            let ours = match os::variable(process.pid, MARK) {
+                Some(mark) => mark == self.mark,
+                None => adopted.contains(&process.pid),
+            };
+            if ours {
+                family.push(process.clone());
             }
         }
+        family.retain(|process| !process.zombie);
         family
     }
 }
@@ -260,17 +290,13 @@ pub fn kill_verified(listed: &[Listed]) {
     }
 }
 
-/// SIGKILL to every group alive: the last thing before this process ends without its destructors.
-pub fn kill_all_groups() {
-    for group in groups().iter() {
-        // There is nobody left to tell of a failure.
-        let _ = os::signal_group(*group, Signal::KILL);
-    }
+fn spawned() -> MutexGuard<'static, Vec<Pid>> {
+    // A list of pids is sound whatever happened to the thread that held it.
+    SPAWNED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn groups() -> std::sync::MutexGuard<'static, Vec<Pid>> {
-    // A list of pids is sound whatever happened to the thread that held it.
-    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+fn spawning() -> MutexGuard<'static, ()> {
+    SPAWNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

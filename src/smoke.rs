@@ -16,7 +16,7 @@ use crate::model::record::SessionPurpose;
 use crate::model::view::Snapshot;
 use crate::ops::OpError;
 use crate::os;
-use crate::process;
+use crate::process::orphans;
 use crate::store::segments;
 use crate::threads;
 
@@ -350,5 +350,5 @@ pub fn temporary(config: &mut Config) -> std::io::Result<tempfile::TempDir> {
 
 /// Ends whatever a failed smoke test may have left.
 pub fn clean_up() {
-    process::kill_all_groups();
+    orphans::kill_everything();
 }

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use log::warn;
 use serde_json::value::RawValue;
 
+use super::answer;
+use super::changes::Changes;
 use super::connection::Connection;
+use super::inbox::{Asked, Inbox, Withdrawn};
 use super::notification::Translator;
 use super::wire::{self, Incoming, METHOD_NOT_FOUND, RpcError};
 use crate::hub::Hub;
@@ -15,6 +18,7 @@ use crate::hub::batch::Subject;
 use crate::hub::drafts::Drafts;
 use crate::model;
 use crate::model::event::EventType;
+use crate::model::record::RequestKind;
 use crate::os;
 use crate::store::raw_log::RawLog;
 
@@ -40,6 +44,8 @@ pub struct Reader {
     connection: Arc<Connection>,
     max_line_bytes: usize,
     translator: Translator,
+    inbox: Arc<Inbox>,
+    changes: Changes,
     drafts: Drafts,
     /// The beginning of a line whose end has not come.
     partial: Vec<u8>,
@@ -49,12 +55,14 @@ pub struct Reader {
 
 impl Reader {
     /// A reader for one life of the app-server.
-    pub fn new(hub: Hub, connection: Arc<Connection>, max_line_bytes: usize) -> Self {
+    pub fn new(hub: Hub, connection: Arc<Connection>, inbox: Arc<Inbox>, max_line_bytes: usize) -> Self {
         Self {
             hub,
             connection,
             max_line_bytes,
             translator: Translator::default(),
+            inbox,
+            changes: Changes::default(),
             drafts: Drafts::new(),
             partial: Vec::new(),
             skipped: 0,
@@ -63,9 +71,9 @@ impl Reader {
 
     /// A reader for an app-server that is not ours alone: it tells everybody of some things of every thread, so events
     /// of threads without a session here are left out.
-    pub(super) fn external(hub: Hub, connection: Arc<Connection>) -> Self {
+    pub(super) fn external(hub: Hub, connection: Arc<Connection>, inbox: Arc<Inbox>) -> Self {
         let drafts = Drafts::of_known_threads();
-        Self { drafts, ..Self::new(hub, connection, usize::MAX) }
+        Self { drafts, ..Self::new(hub, connection, inbox, usize::MAX) }
     }
 
     /// Reads to the end, or until the other end of `cancel` is dropped. Waits when the hub is busy: then the
@@ -153,12 +161,7 @@ impl Reader {
             return false;
         }
         match wire::decode(line) {
-            Ok(Incoming::Notification { method, params }) => {
-                if method == "turn/completed" {
-                    self.connection.note_progress();
-                }
-                self.translator.translate(&mut self.drafts, &method, params);
-            }
+            Ok(Incoming::Notification { method, params }) => self.notification(&method, params),
             Ok(Incoming::Response { id, outcome }) => {
                 // What was said before the answer is to be in the log before the answer.
                 self.flush();
@@ -176,19 +179,59 @@ impl Reader {
         true
     }
 
-    fn request(&mut self, id: &RawValue, method: &str, _params: &RawValue) {
+    fn notification(&mut self, method: &str, params: &RawValue) {
+        if method == "turn/completed" {
+            self.connection.note_progress();
+        }
+        self.changes.note(method, params);
+        let Some(withdrawn) = Withdrawn::of(method, params) else {
+            return self.translator.translate(&mut self.drafts, method, params);
+        };
+        self.flush();
+        self.translator.translate(&mut self.drafts, method, params);
+        // A hub that has stopped takes no more; the next flush says so.
+        let told = self.take_drafts();
+        let _ = self.inbox.withdraw(told, withdrawn);
+    }
+
+    fn request(&mut self, id: &RawValue, method: &str, params: &RawValue) {
+        let Some(kind) = answer::kind(method) else { return self.unsupported(id, method, params) };
+        let params = match kind {
+            RequestKind::FileChange => self.changes.complete(params),
+            _ => params.to_owned(),
+        };
+        self.inbox
+            .ask(&self.connection, Asked { id: id.to_owned(), method: method.to_owned(), kind, params });
+    }
+
+    /// What nobody can answer is refused at once: Codex would wait for ever.
+    fn unsupported(&mut self, id: &RawValue, method: &str, params: &RawValue) {
+        #[derive(serde::Deserialize, Default)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Names {
+            thread_id: Option<String>,
+        }
+        let Names { thread_id: thread } = serde_json::from_str(params.get()).unwrap_or_default();
         let error = RpcError {
             code: METHOD_NOT_FOUND,
             message: format!("codexd cannot answer {method}"),
             data: None,
         };
-        self.connection.respond(id, Err(&error));
         self.drafts.push(
             EventType::RequestUnsupported,
             format_args!("Codex asked {}, which codexd cannot answer.", model::preview(method)),
-            Some(&serde_json::json!({ "method": method, "threadId": null })),
-            Subject::default(),
+            Some(&serde_json::json!({ "method": method, "threadId": thread })),
+            thread.as_deref().map(Subject::thread).unwrap_or_default(),
             None,
+        );
+        let told = self.take_drafts();
+        let (connection, id) = (Arc::clone(&self.connection), id.to_owned());
+        // A hub that has stopped takes no more; the next flush says so.
+        let _ = self.hub.transact_in_order(
+            move |_, drafts| *drafts = told,
+            move |_| {
+                connection.respond(&id, Err(&error));
+            },
         );
     }
 
@@ -209,7 +252,12 @@ impl Reader {
 
     /// Hands the drafts to the hub; `false` when it has stopped.
     pub(super) fn flush(&mut self) -> bool {
+        let drafts = self.take_drafts();
+        self.hub.send(drafts).is_ok()
+    }
+
+    fn take_drafts(&mut self) -> Drafts {
         let next = self.drafts.successor();
-        self.hub.send(std::mem::replace(&mut self.drafts, next)).is_ok()
+        std::mem::replace(&mut self.drafts, next)
     }
 }

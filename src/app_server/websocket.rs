@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use log::warn;
 
 use super::connection::Connection;
+use super::inbox::Inbox;
 use super::reader::{End, Reader};
 use crate::duplex::{self, Closed, Ended, Incoming, Writer, code};
 use crate::hub::Hub;
@@ -54,6 +55,7 @@ impl Socket {
         connection: Arc<Connection>,
         lines: Receiver<Vec<u8>>,
         hub: Hub,
+        inbox: Arc<Inbox>,
         keep_alive: KeepAlive,
     ) -> io::Result<Self> {
         let generation = connection.generation();
@@ -66,7 +68,7 @@ impl Socket {
         })?;
         let from = Arc::clone(&connection);
         let reader = threads::spawn(format!("app-rx-{generation}"), move || {
-            let end = read_messages(reader, Reader::external(hub, from), &verdict);
+            let end = read_messages(reader, Reader::external(hub, from, inbox), &verdict);
             // Its owner listens until it has heard it.
             let _ = done.send(end);
         });

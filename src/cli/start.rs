@@ -11,7 +11,7 @@ use super::print::{self, StartReport};
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::model::view::{ServiceView, Snapshot};
-use crate::process;
+use crate::process::orphans;
 
 /// Runs the daemon until SIGINT or SIGTERM; with `run_once` only for the smoke lifetime.
 ///
@@ -69,16 +69,19 @@ fn name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
 }
 
-/// The first SIGTERM or SIGINT comes through the channel; the second, during the stop, ends the process at once after
-/// its child processes. The thread lasts as long as the process: nothing but its end ends the watch.
+/// The first SIGTERM or SIGINT comes through the channel; the second ends the process at once after its child
+/// processes, whether the first was taken yet or not. The thread lasts as long as the process: nothing but its end ends the watch.
 fn watch_signals() -> std::io::Result<Receiver<i32>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let (sender, receiver) = bounded(1);
     Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.try_send(signal).is_err() {
-                end_at_once(signal);
-            }
+        let mut signals = signals.forever();
+        if let Some(first) = signals.next() {
+            // There is room for one, and there is one.
+            let _ = sender.try_send(first);
+        }
+        if let Some(second) = signals.next() {
+            end_at_once(second);
         }
     })?;
     Ok(receiver)
@@ -87,6 +90,6 @@ fn watch_signals() -> std::io::Result<Receiver<i32>> {
 #[expect(clippy::disallowed_methods, reason = "the operator asked twice: destructors have had their chance")]
 fn end_at_once(signal: i32) {
     print::complain(&format!("second {}: ending at once", name(signal)));
-    process::kill_all_groups();
+    orphans::kill_everything();
     std::process::exit(128 + signal)
 }

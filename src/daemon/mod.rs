@@ -1,22 +1,24 @@
 //! The daemon: the only place that knows all parts. Start and stop order are written here and nowhere else.
 //!
-//! Start: port, folders, lock, recovery, hub, `daemon.started`, child, front door. Nothing is written before the port
-//! is ours, and nothing listens before the child runs.
+//! Start: lock, port, folders, recovery, orphans of an earlier life, hub, `daemon.started`, child, front door. Nothing
+//! but the lock is written before both lock and port are ours, and nothing listens before the child runs.
 //!
-//! Stop: turns are interrupted, the child is ended, `daemon.stopped` is logged as the last event, the hub hands it out and
-//! writes the state files, the port closes.
+//! Stop: no new work is taken, running turns may end for a while and are then interrupted, the child is ended,
+//! `daemon.stopped` is logged as the last event, the hub hands it out and writes the state files, the port closes.
 
+mod drain;
 mod port;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use log::{info, warn};
 use serde::Serialize;
 
 use crate::app_server::client::{Client, Introduction};
+use crate::app_server::inbox::{self, Inbox};
 use crate::clock;
 use crate::config::{Config, Strategy};
 use crate::exec::pool::Pool;
@@ -31,19 +33,20 @@ use crate::hub::{Core, Hub, HubThreads};
 use crate::model::event::EventType;
 use crate::model::record::Identity;
 use crate::model::view::{ServiceView, Snapshot};
+use crate::ops;
 use crate::ops::service::Service;
 use crate::ops::{OpError, Ops, recovery};
+use crate::process::ledger::Ledger;
+use crate::process::orphans::{self, Adoption, Reaped};
 use crate::store::files;
 use crate::store::lock::{self, Lock, LockError};
 use crate::store::{Repair, StoreError};
 use crate::supervisor::{self, Parts, StartError, Supervisor};
 use crate::threads::{self, Thread};
-use crate::{ops, os, process};
+use crate::timer::{Timer, TimerThread};
 
 use self::port::Port;
 
-/// How long the stop waits for the end of turns it has interrupted.
-const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
 /// How long connections get to end by themselves.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
@@ -94,9 +97,11 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 pub struct Daemon {
     ops: Arc<Ops>,
     supervisor: Supervisor,
+    timer: TimerThread,
     recovery: Thread,
     hub_threads: HubThreads,
     front_door: FrontDoor,
+    adoption: Option<Adoption>,
     /// Kept for the life of the daemon.
     lock: Lock,
 }
@@ -117,19 +122,24 @@ impl Daemon {
     /// See [`Error`]; everything that was started is ended then.
     pub fn start(config: Config) -> Result<Self, Error> {
         let config = Arc::new(config);
-        threads::set_last_words(process::kill_all_groups);
+        threads::set_last_words(orphans::kill_everything);
+        // First of all: a second daemon is told so, whatever else would be wrong with its start, and touches nothing.
+        files::make_folder(&config.paths.state_dir)?;
+        let lock = lock::acquire(&config.paths.lock())?;
         let address = config.service.local_api_base.address;
         let bound = FrontDoor::bind(address).map_err(|source| Error::Bind { address, source })?;
         let resolved = bound.local_addr();
 
         files::make_folder(&config.paths.logs_dir)?;
-        files::make_folder(&config.paths.state_dir)?;
-        let lock = lock::acquire(&config.paths.lock())?;
-        if let Err(error) = os::become_subreaper() {
-            warn!("orphaned descendants will not be adopted: {error}");
-        }
+        let adoption = Adoption::begin()
+            .inspect_err(|error| warn!("orphaned descendants will not be adopted: {error}"))
+            .ok();
 
-        let Recovered { start, extras, repairs } = recover::recover(&config)?;
+        let Recovered { start, extras, mut repairs } = recover::recover(&config)?;
+        let daemon_id = start.state.identity.as_ref().map(|identity| identity.daemon_id.clone());
+        let (ledger, leftovers) =
+            Ledger::open(&config.paths.processes(), &daemon_id.unwrap_or_default(), &mut repairs)?;
+        let reaped = orphans::reap(&ledger, &leftovers);
         let (hub, hub_threads) =
             Hub::start(start, config.paths.clone(), extras).map_err(system("start the hub's threads"))?;
         let service = Arc::new(Service::new(&config));
@@ -139,14 +149,17 @@ impl Daemon {
             timeout: config.server.call_timeout,
         };
         let client = Arc::new(Client::new(hub.clone(), introduction));
-        let runs = runs(&config, &hub)?;
-        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), service, runs));
+        let (timer, timer_thread) = Timer::start().map_err(system("start the timer's thread"))?;
+        let inbox = Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config));
+        let runs = runs(&config, &hub, Arc::clone(&ledger))?;
+        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), inbox, service, runs));
 
         let (revived, lives) = bounded(1);
-        let running = begin(&ops, &config, repairs)
+        let running = begin(&ops, &config, repairs, reaped)
             .and_then(|daemon_id| {
-                let hub = ops.hub.clone();
-                let parts = Parts { config: Arc::clone(&config), hub, client, daemon_id, revived };
+                let (hub, inbox) = (ops.hub.clone(), Arc::clone(&ops.inbox));
+                let config = Arc::clone(&config);
+                let parts = Parts { config, hub, client, inbox, daemon_id, ledger, revived };
                 Ok(Supervisor::start(parts)?)
             })
             .and_then(|supervisor| match accompany(&ops, lives, bound) {
@@ -160,7 +173,16 @@ impl Daemon {
             Ok((supervisor, recovery, front_door)) => {
                 ops.service.open(resolved);
                 info!("codexd {} listens at {resolved}", env!("CARGO_PKG_VERSION"));
-                Ok(Self { ops, supervisor, recovery, hub_threads, front_door, lock })
+                Ok(Self {
+                    ops,
+                    supervisor,
+                    timer: timer_thread,
+                    recovery,
+                    hub_threads,
+                    front_door,
+                    adoption,
+                    lock,
+                })
             }
             Err(error) => {
                 record_stop(&ops);
@@ -193,24 +215,38 @@ impl Daemon {
     /// # Errors
     /// When the hub does not answer.
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
-        let Self { ops, supervisor, recovery, hub_threads, front_door, lock } = self;
-        interrupt_turns(&ops);
+        let Self { ops, supervisor, timer, recovery, hub_threads, front_door, adoption, lock } = self;
+        ops.drain();
+        if let Err(error) = ops.inbox.close() {
+            warn!("the requests left open could not be recorded: {error}");
+        }
+        drain::finish_work(&ops);
         ops.runs.stop();
         supervisor.stop();
+        drop(timer);
         // Its last call fails with the connection, and no further life is announced to it.
         recovery.join();
+        if adoption.is_some() {
+            orphans::end_adopted();
+        }
         record_stop(&ops);
         ops.service.close();
         let status = ops.status();
         hub_threads.stop();
         front_door.close(CLOSE_GRACE);
+        drop(adoption);
         drop(lock);
         status.map(|status| (status.service, status.snapshot))
     }
 }
 
 /// Records the start, what was repaired, and the turns that the last life left in flight. Returns the daemon's id.
-fn begin(ops: &Ops, config: &Arc<Config>, repairs: Vec<Repair>) -> Result<String, Error> {
+fn begin(
+    ops: &Ops,
+    config: &Arc<Config>,
+    repairs: Vec<Repair>,
+    reaped: Vec<Reaped>,
+) -> Result<String, Error> {
     let config = Arc::clone(config);
     let daemon_id = ops.hub.transact(move |core, drafts| {
         core.update_daemon(|daemon| {
@@ -223,9 +259,13 @@ fn begin(ops: &Ops, config: &Arc<Config>, repairs: Vec<Repair>) -> Result<String
         for repair in &repairs {
             draft_repaired(drafts, repair);
         }
+        for reaped in &reaped {
+            draft_reaped(drafts, reaped);
+        }
         if config.server.strategy == Strategy::Spawn {
             supervisor::turns_cut_off_by_a_crash(core, drafts);
         }
+        inbox::orphan_left_over(core, drafts, &config);
         ops::runs::interrupted_by_a_crash(core, drafts);
         core.state().identity.as_ref().map(|identity| identity.daemon_id.clone())
     })?;
@@ -233,7 +273,7 @@ fn begin(ops: &Ops, config: &Arc<Config>, repairs: Vec<Repair>) -> Result<String
 }
 
 /// The runs' queue, its private folder empty: what an earlier life left there belongs to nobody.
-fn runs(config: &Config, hub: &Hub) -> Result<Pool, Error> {
+fn runs(config: &Config, hub: &Hub, ledger: Arc<Ledger>) -> Result<Pool, Error> {
     let temporary = config.paths.state_dir.join("run-tmp");
     match std::fs::remove_dir_all(&temporary) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -241,15 +281,13 @@ fn runs(config: &Config, hub: &Hub) -> Result<Pool, Error> {
         }
         _ => files::make_folder(&temporary)?,
     }
-    let daemon_id =
-        hub.ask(|core| core.state().identity.as_ref().map(|identity| identity.daemon_id.clone()))?;
     let shared = Shared {
         command: config.runs.command.clone(),
         leading_args: config.runs.leading_args.clone(),
         fallback_cwd: config.paths.repo_root.clone(),
         temporary,
         logs: config.paths.logs_dir.join("runs"),
-        daemon_id: daemon_id.unwrap_or_default(),
+        ledger,
         starts: Mutex::default(),
     };
     Ok(Pool::new(hub.clone(), shared, config.runs.max_concurrent, config.runs.max_queued))
@@ -286,6 +324,22 @@ fn draft_repaired(drafts: &mut Drafts, repair: &Repair) {
     );
 }
 
+fn draft_reaped(drafts: &mut Drafts, reaped: &Reaped) {
+    let Reaped { pid, purpose, owner, leader } = reaped;
+    let what = match (purpose, leader) {
+        (Some(purpose), true) => format!("the {purpose}"),
+        (Some(purpose), false) => format!("a descendant of the {purpose}"),
+        (None, _) => "a descendant of a child".to_owned(),
+    };
+    drafts.push(
+        EventType::ChildOrphanReaped,
+        format_args!("Ended process {pid}, {what} of an earlier life."),
+        Some(&serde_json::json!({ "leader": leader, "owner": owner, "pid": pid, "purpose": purpose })),
+        Subject::default(),
+        None,
+    );
+}
+
 /// What runs beside the child: the recovery of sessions, and the port.
 fn accompany(ops: &Arc<Ops>, lives: Receiver<()>, bound: Bound) -> Result<(Thread, FrontDoor), Error> {
     let front_door = open(ops, bound)?;
@@ -303,27 +357,6 @@ fn open(ops: &Arc<Ops>, bound: Bound) -> Result<FrontDoor, Error> {
     bound
         .serve(Arc::new(Port::new(Arc::clone(ops))), guard, Limits::default())
         .map_err(system("open the front door"))
-}
-
-/// Asks the app-server to interrupt the turns in flight, and waits a moment for them to end.
-fn interrupt_turns(ops: &Ops) {
-    let Some(connection) = ops.client.present() else { return };
-    let in_flight = || {
-        ops.hub.ask(|core| {
-            let sessions = core.state().sessions.all().iter();
-            sessions
-                .filter_map(|session| Some((session.thread_id.clone()?, session.current_turn_id.clone()?)))
-                .collect::<Vec<_>>()
-        })
-    };
-    let deadline = Instant::now() + INTERRUPT_GRACE;
-    for (thread, turn) in in_flight().unwrap_or_default() {
-        let params = serde_json::json!({ "threadId": thread, "turnId": turn });
-        let left = deadline.saturating_duration_since(Instant::now());
-        if let Err(error) = connection.call("turn/interrupt", &params, left) {
-            warn!("turn {turn} could not be interrupted: {error}");
-        }
-    }
 }
 
 /// The last event. What is still in flight then counts as interrupted.

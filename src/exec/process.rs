@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::capture::{self, Capture, Captured};
 use super::{CommandLine, Details, Failure, FailureCode, JsonParseError, Outcome, ProcessResult, Task};
 use crate::clock;
+use crate::process::ledger::{Ledger, Purpose};
 use crate::process::{self, Exit, Process, Spec};
 use crate::threads::{self, Thread, lock};
 
@@ -40,8 +41,8 @@ pub struct Shared {
     pub temporary: PathBuf,
     /// Where long output goes.
     pub logs: PathBuf,
-    /// The daemon's id, in the mark of each process.
-    pub daemon_id: String,
+    /// Where each process is recorded.
+    pub ledger: Arc<Ledger>,
     /// When a process last started on each CODEX_HOME.
     pub starts: Mutex<HashMap<String, Instant>>,
 }
@@ -131,14 +132,15 @@ fn attempt(
     let invocation = task.invocation(&shared.command, &line);
     let started_at = clock::now_iso();
     let began = Instant::now();
-    let mut outcome = match Started::spawn(shared, task, &line, on_json) {
-        Ok(started) => {
-            let ended = started.wait(task.timeout, cancels);
-            let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
-            judge(&ended, task, result)
-        }
-        Err(problem) => spawn_failed(problem),
-    };
+    let mut outcome =
+        match Started::spawn(shared, task, &line, on_json, &format!("{}.{retries}", task.run_id)) {
+            Ok(started) => {
+                let ended = started.wait(task.timeout, cancels);
+                let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
+                judge(&ended, task, result)
+            }
+            Err(problem) => spawn_failed(problem),
+        };
     outcome.invocation = Some(invocation);
     outcome
 }
@@ -214,7 +216,13 @@ enum CutShort {
 }
 
 impl Started {
-    fn spawn(shared: &Shared, task: &Task, line: &CommandLine, on_json: &OnJson) -> Result<Self, String> {
+    fn spawn(
+        shared: &Shared,
+        task: &Task,
+        line: &CommandLine,
+        on_json: &OnJson,
+        owner: &str,
+    ) -> Result<Self, String> {
         let cwd = if task.cwd.is_dir() { &task.cwd } else { &shared.fallback_cwd };
         let spec = Spec {
             command: process::find(&shared.command, &shared.fallback_cwd)?,
@@ -223,7 +231,9 @@ impl Started {
             env: task.env.iter().map(|(name, value)| (name.into(), value.as_ref().map(Into::into))).collect(),
             stdin: line.stdin.is_some(),
         };
-        let mut process = Process::spawn(&spec, format!("{}-{}", shared.daemon_id, task.run_id))
+        let mut process = shared
+            .ledger
+            .spawn(&spec, Purpose::Run, owner)
             .map_err(|error| format!("Cannot start {}: {error}.", spec.command.display()))?;
         info!("run {} is process {}", task.run_id, process.id());
         let problem = |error: std::io::Error| format!("Cannot start a thread for the run: {error}.");

@@ -19,6 +19,7 @@ use super::drafts::Drafts;
 use super::persister;
 use super::state::State;
 use super::subscription::{self, Offer, Subscriber, Subscription};
+use super::watch::{TurnWatch, Watches};
 use crate::clock;
 use crate::config::Sync;
 use crate::model::event::EventType;
@@ -53,6 +54,7 @@ pub struct Core {
     log_sync: Sender<Arc<File>>,
     lines: Vec<u8>,
     stalled: Option<Stalled>,
+    watches: Watches,
 }
 
 /// A batch on its way to the log.
@@ -102,6 +104,7 @@ impl Core {
             log_sync,
             lines: Vec::new(),
             stalled: None,
+            watches: Watches::default(),
         }
     }
 
@@ -160,6 +163,11 @@ impl Core {
         let (subscriber, subscription) = subscription::queue();
         self.subscribers.push(subscriber);
         subscription
+    }
+
+    /// A wait for the next beginning or end of a turn in that thread.
+    pub fn watch_turns(&mut self, thread_id: &str) -> TurnWatch {
+        self.watches.add(thread_id)
     }
 
     /// How many subscribers there are.
@@ -265,6 +273,7 @@ impl Core {
                 let _ = self.log_sync.try_send(self.journal.file());
             }
             for change in rendered.changes {
+                self.watches.wake(&change);
                 self.state.apply(change, &rendered.at);
             }
             self.remember(&rendered.batch, rendered.at);

@@ -6,6 +6,7 @@
 //! and transactions of everybody else; they wait too, but the hub never leaves it unread, not even while the log
 //! cannot be written.
 
+mod asked;
 pub mod batch;
 pub mod change;
 pub mod core;
@@ -14,12 +15,13 @@ mod persister;
 pub mod recover;
 pub mod state;
 pub mod subscription;
+pub mod watch;
 
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, select};
 use log::error;
 
 use self::core::AfterCommit;
@@ -160,6 +162,23 @@ impl Hub {
     ) -> Result<T, HubError> {
         let (reply, answer) = bounded(1);
         self.post(&self.control, transaction(run, move |result| drop(reply.send(result))))?;
+        wait(&answer)?
+    }
+
+    /// A transaction that is acted on even when nobody waits for its outcome any more: `then` is called in the hub's
+    /// thread once the events are in the log, and must not wait.
+    ///
+    /// # Errors
+    /// As [`Hub::transact`]; after [`HubError::Timeout`] it may still happen.
+    pub fn transact_then<T: Send + 'static, U: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
+        then: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U, HubError> {
+        let (reply, answer) = bounded(1);
+        // Nobody waits any more after the deadline; that is no fault.
+        let then = move |result: Result<T, HubError>| drop(reply.send(result.map(then)));
+        self.post(&self.control, transaction(run, then))?;
         wait(&answer)?
     }
 
@@ -334,14 +353,21 @@ impl Actor {
     }
 
     fn persist(&mut self) {
-        if !self.persister_idle {
-            return;
+        let job = if self.persister_idle { self.job() } else { self.urgent_job() };
+        let Some(job) = job else { return };
+        self.persister_idle = false;
+        // Full when something urgent waits there: the persister will say again that it is idle.
+        if let Err(TrySendError::Full(job)) = self.jobs.try_send(job) {
+            self.mark_dirty(&job);
         }
-        if let Some(job) = self.job() {
-            self.persister_idle = false;
-            // Idle means that its queue is empty.
-            let _ = self.jobs.try_send(job);
-        }
+    }
+
+    /// What the persister's rest does not hold up: `codexd status` reads from the file whether daemon and child run.
+    fn urgent_job(&mut self) -> Option<Job> {
+        let applied_seq = self.core.latest_seq();
+        let state = &mut self.core.state;
+        let daemon = std::mem::take(&mut state.daemon_dirty).then(|| state.daemon.clone())?;
+        Some(Job { applied_seq, daemon: Some(daemon), ..Job::default() })
     }
 
     fn job(&mut self) -> Option<Job> {
@@ -357,13 +383,7 @@ impl Actor {
             requests: std::mem::take(&mut state.requests.dirty).then(|| records(&state.requests)),
             recent,
         };
-        let nothing = job.identity.is_none()
-            && job.daemon.is_none()
-            && job.sessions.is_none()
-            && job.runs.is_none()
-            && job.requests.is_none()
-            && job.recent.is_none();
-        (!nothing).then_some(job)
+        (!job.is_done()).then_some(job)
     }
 
     /// Everything sent before the stop is taken; then the last state is written.

@@ -1,6 +1,7 @@
 //! The thread that writes the JSON state files. It is handed the newest state when something changed and it is idle;
 //! then it rests in proportion to what the writing cost. Its queue holds one job: the hub asks for the next one only
-//! after the persister has said that it is idle, so a burst is one write, and an idle daemon wakes nobody.
+//! after the persister has said that it is idle, so a burst is one write, and an idle daemon wakes nobody. Only the
+//! daemon's own state, which rarely changes, does not wait for that.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +40,37 @@ pub(super) struct Job {
     pub(super) runs: Option<Records<Run>>,
     pub(super) requests: Option<Records<Request>>,
     pub(super) recent: Option<Recent>,
+}
+
+impl Job {
+    /// With what an older job has not written, where this one has nothing newer.
+    fn or(self, older: Self) -> Self {
+        Self {
+            // What is taken over is older than what this one knows.
+            applied_seq: if older.is_done() {
+                self.applied_seq
+            } else {
+                self.applied_seq.min(older.applied_seq)
+            },
+            identity: self.identity.or(older.identity),
+            daemon: self.daemon.or(older.daemon),
+            sessions: self.sessions.or(older.sessions),
+            runs: self.runs.or(older.runs),
+            requests: self.requests.or(older.requests),
+            recent: self.recent.or(older.recent),
+        }
+    }
+
+    /// Whether everything in it was written.
+    pub(super) fn is_done(&self) -> bool {
+        let Self { applied_seq: _, identity, daemon, sessions, runs, requests, recent } = self;
+        identity.is_none()
+            && daemon.is_none()
+            && sessions.is_none()
+            && runs.is_none()
+            && requests.is_none()
+            && recent.is_none()
+    }
 }
 
 /// The last events.
@@ -83,9 +115,9 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
                 RETRY
             }
         };
-        // While resting, only the final job can come: the hub has not been told yet that we are idle.
+        // While resting, only the final job or an urgent one can come: the hub has not been told yet that we are idle.
         next = match jobs.recv_timeout(rest) {
-            Ok(last) => Ok(last),
+            Ok(newer) => Ok(newer.or(job)),
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
                 if hub.send(Message::PersisterIdle { unwritten: failing.then(|| Box::new(job)) }).is_err() {
@@ -104,6 +136,10 @@ fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate:
     if let Some(identity) = &job.identity {
         files::replace(&paths.identity(), identity)?;
         job.identity = None;
+    }
+    if let Some(daemon) = &job.daemon {
+        files::replace(&paths.daemon_state(), daemon)?;
+        job.daemon = None;
     }
     if let Some(sessions) = &job.sessions {
         #[derive(Serialize)]
@@ -169,10 +205,6 @@ fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate:
         };
         files::replace(&paths.recent_events(), &file)?;
         job.recent = None;
-    }
-    if let Some(daemon) = &job.daemon {
-        files::replace(&paths.daemon_state(), daemon)?;
-        job.daemon = None;
     }
     Ok(())
 }

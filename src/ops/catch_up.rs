@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{OpError, Ops};
 use crate::app_server::connection::Connection;
+use crate::app_server::inbox;
 use crate::app_server::notification::Translator;
 use crate::hub::Core;
 use crate::hub::drafts::Drafts;
@@ -75,8 +76,13 @@ impl Ops {
         let (id, of_thread) = (session.session_id.clone(), thread.clone());
         let record = move |core: &mut Core, drafts: &mut Drafts, result: &RawValue| {
             let turns: Turns = serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
-            if let (Some(turn), Some(session)) = (turns.data.first(), core.state().sessions.get(&id)) {
-                draft(drafts, session, &of_thread, turn).map_err(|error| error.to_string())?;
+            let (Some(turn), Some(session)) = (turns.data.first(), core.state().sessions.get(&id)) else {
+                return Ok(());
+            };
+            draft(drafts, session, &of_thread, turn).map_err(|error| error.to_string())?;
+            if turn.status != IN_PROGRESS {
+                // What it asked it asks no more, even if the app-server that asked has been started again since.
+                inbox::cancel_of_turn(core, drafts, &of_thread, &turn.id);
             }
             Ok(())
         };

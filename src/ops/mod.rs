@@ -3,9 +3,13 @@
 
 pub mod body;
 mod catch_up;
+pub mod ending;
 pub mod fields;
 pub mod idempotency;
+pub mod query;
+mod readable;
 pub mod recovery;
+pub mod requests;
 pub mod runs;
 pub mod service;
 pub mod sessions;
@@ -13,13 +17,16 @@ pub mod status;
 pub mod turns;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use crate::app_server::client::Client;
 use crate::app_server::connection::CallError;
+use crate::app_server::inbox::Inbox;
 use crate::config::{Config, Mode};
 use crate::exec::pool::Pool;
 use crate::hub::{Hub, HubError};
+use crate::model::record::Request;
 use crate::ops::service::Service;
 
 /// Why a verb did not do what it was asked.
@@ -34,6 +41,14 @@ pub enum OpError {
     /// The state of the thing forbids it.
     #[error("{0}")]
     Conflict(String),
+    /// A request of Codex that has been settled, in another way than was asked for.
+    #[error("{message}")]
+    Settled {
+        /// How.
+        message: String,
+        /// The request as it is.
+        request: Arc<Request>,
+    },
     /// An idempotency key that was used with another body.
     #[error("The idempotency key was used before with another body.")]
     IdempotencyMismatch,
@@ -93,6 +108,8 @@ pub struct Ops {
     pub hub: Hub,
     /// The app-server.
     pub client: Arc<Client>,
+    /// What it asks.
+    pub inbox: Arc<Inbox>,
     /// The port.
     pub service: Arc<Service>,
     /// The runs' queue.
@@ -100,7 +117,12 @@ pub struct Ops {
     /// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
     loading: Mutex<HashSet<String>>,
     loaded: Condvar,
+    /// The daemon is about to stop.
+    draining: AtomicBool,
 }
+
+/// Seconds after which it makes sense to ask a daemon again that was stopping: its service manager starts the next.
+const RETRY_AFTER_STOP: u32 = 5;
 
 impl Ops {
     /// The verbs of one daemon.
@@ -108,6 +130,7 @@ impl Ops {
         config: Arc<Config>,
         hub: Hub,
         client: Arc<Client>,
+        inbox: Arc<Inbox>,
         service: Arc<Service>,
         runs: Pool,
     ) -> Self {
@@ -115,11 +138,38 @@ impl Ops {
             config,
             hub,
             client,
+            inbox,
             service,
             runs,
             loading: Mutex::new(HashSet::new()),
             loaded: Condvar::new(),
+            draining: AtomicBool::new(false),
         }
+    }
+
+    /// From here on no new work is taken: the daemon is about to stop.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the daemon is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Every verb that begins something (a session, a turn, a run) asks this first; what serves work that is going on
+    /// (answers, steering, interrupts) does not.
+    ///
+    /// # Errors
+    /// [`OpError::Unavailable`] once the daemon is about to stop.
+    pub fn check_taking_work(&self) -> Result<(), OpError> {
+        if self.is_draining() {
+            return Err(OpError::Unavailable {
+                reason: "codexd is stopping and takes no new work".to_owned(),
+                retry_after: Some(RETRY_AFTER_STOP),
+            });
+        }
+        Ok(())
     }
 
     /// What needs the app-server needs app-server mode, and a log that can record what comes of it.

@@ -15,6 +15,8 @@ pub struct Behaviour {
     pub exit_at_once: Option<u8>,
     /// `overload=N`: the first N requests after `initialize` are refused with -32001.
     pub overload: u32,
+    /// `refuse-resume=N`: the first N `thread/resume` are refused, as with a broken configuration.
+    pub refuse_resume: u32,
     /// `no-thread-start`: `thread/start` is an unknown method, as in an older or newer Codex.
     pub no_thread_start: bool,
 }
@@ -32,6 +34,7 @@ impl Behaviour {
                 "close-stdout" => behaviour.close_stdout = true,
                 "exit-at-once" => behaviour.exit_at_once = Some(value.parse().unwrap_or(1)),
                 "overload" => behaviour.overload = value.parse().unwrap_or(1),
+                "refuse-resume" => behaviour.refuse_resume = value.parse().unwrap_or(1),
                 "no-thread-start" => behaviour.no_thread_start = true,
                 _ => {}
             }

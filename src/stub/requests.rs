@@ -62,6 +62,9 @@ impl Dispatcher {
         } else if self.overload > 0 {
             self.overload -= 1;
             Some(overloaded())
+        } else if method == "thread/resume" && self.behaviour.refuse_resume > 0 {
+            self.behaviour.refuse_resume -= 1;
+            Some(invalid("refused: the configuration is broken"))
         } else {
             None
         };

@@ -3,6 +3,7 @@
 //! It is made when the first session or turn asks for it. When it is lost and there are active sessions, it is made
 //! again after a backoff, and their threads are loaded again: a turn that went on meanwhile delivers its end.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
@@ -166,8 +167,9 @@ impl External {
         self.generation += 1;
         let generation = self.generation;
         let (connection, lines) = Connection::new(generation, None);
-        let hub = self.parts.hub.clone();
-        let socket = match Socket::start(ends, connection.clone(), lines, hub, KeepAlive::default()) {
+        let (hub, inbox) = (self.parts.hub.clone(), Arc::clone(&self.parts.inbox));
+        let started = Socket::start(ends, connection.clone(), lines, hub, inbox, KeepAlive::default());
+        let socket = match started {
             Ok(socket) => socket,
             Err(error) => {
                 self.tell_failure(&DialError(format!("no thread for the connection: {error}")), true);

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Parts;
 use super::life::Ending;
+use crate::app_server::inbox;
 use crate::app_server::reader::End;
 use crate::clock;
 use crate::hub::Core;
@@ -58,13 +59,17 @@ pub(super) fn tell(parts: &Parts, ending: Ending, asked: bool) {
 fn draft(core: &mut Core, drafts: &mut Drafts, ending: &Ending, asked: bool) {
     let exit = &ending.exit;
     let signal = exit.signal.as_deref();
-    let well = asked || exit.code == Some(0);
+    // A signal of codexd's own is no failure of the child's; what made codexd send it is told in child.error.
+    let well = asked || exit.code == Some(0) || (ending.given_up.is_some() && exit.code.is_none());
     let status = if well { ChildStatus::Stopped } else { ChildStatus::Failed };
-    let problem = (!well).then(|| match (exit.code, signal) {
-        (Some(code), _) => format!("The child exited with code {code}."),
-        (None, Some(signal)) => format!("The child was ended by {signal}."),
-        (None, None) => "The child ended.".to_owned(),
-    });
+    let given_up = ending.given_up.as_deref();
+    let problem = match (given_up, exit.code, signal) {
+        (Some(reason), _, _) => Some(format!("The child was given up: {reason}.")),
+        (None, _, _) if well => None,
+        (None, Some(code), _) => Some(format!("The child exited with code {code}.")),
+        (None, None, Some(signal)) => Some(format!("The child was ended by {signal}.")),
+        (None, None, None) => Some("The child ended.".to_owned()),
+    };
     core.update_child(|child| {
         child.status = status;
         child.pid = None;
@@ -73,17 +78,17 @@ fn draft(core: &mut Core, drafts: &mut Drafts, ending: &Ending, asked: bool) {
         child.signal.clone_from(&exit.signal);
         child.last_error = problem;
     });
-    let level = match (exit.code, signal) {
-        (Some(0), _) => Level::Info,
-        (Some(_), _) => Level::Error,
-        (None, _) => {
-            if asked {
-                Level::Info
-            } else {
-                Level::Error
-            }
-        }
-    };
+    if let Some(reason) = given_up {
+        drafts.push(
+            EventType::ChildError,
+            format_args!("The child is of no use any more and was ended: {}.", crate::model::preview(reason)),
+            None::<&()>,
+            Subject::default(),
+            None,
+        );
+    }
+    let failed = exit.code.map_or(!well, |code| code != 0);
+    let level = if failed { Level::Error } else { Level::Info };
     let after = match (exit.code, signal) {
         (_, Some(signal)) => format!(" after {signal}"),
         (Some(code), None) if code != 0 => format!(" with code {code}"),
@@ -97,6 +102,7 @@ fn draft(core: &mut Core, drafts: &mut Drafts, ending: &Ending, asked: bool) {
         Subject::default(),
         None,
     );
+    inbox::orphan_pending(core, drafts);
     if asked {
         return;
     }

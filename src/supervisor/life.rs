@@ -6,7 +6,7 @@ use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use log::warn;
 
 use super::output::{self, Stream};
@@ -15,12 +15,15 @@ use crate::app_server::connection::Connection;
 use crate::app_server::reader::{End, Reader};
 use crate::config::{Mode, Server};
 use crate::hub::HubError;
+use crate::process::ledger::Purpose;
 use crate::process::{self, Exit, Process, Spec};
 use crate::store::raw_log::RawLog;
 use crate::threads::{self, Thread};
 
 /// How long a child may run on after it has closed its output.
 const AFTER_OUTPUT: Duration = Duration::from_secs(1);
+/// How long the end of a process may come after that of its input: then it did not close that, but died.
+const AFTER_INPUT: Duration = Duration::from_millis(100);
 /// How long its output may stay open after it has ended: somebody who is no descendant holds it.
 const AFTER_EXIT: Duration = Duration::from_secs(1);
 
@@ -35,6 +38,14 @@ pub(super) enum LifeEnd {
     },
 }
 
+/// What a life has come to.
+pub(super) enum Watched {
+    /// The daemon stops.
+    Asked,
+    /// It has ended, or must: why, unless its process or its output ended by itself.
+    Unasked(Option<String>),
+}
+
 /// What is known of a life that is over.
 pub(super) struct Ending {
     pub(super) pid: u32,
@@ -43,6 +54,8 @@ pub(super) struct Ending {
     pub(super) output: Option<End>,
     /// Whether anybody had connected.
     pub(super) connected: bool,
+    /// Why codexd itself ended it, when it did so unasked.
+    pub(super) given_up: Option<String>,
 }
 
 pub(super) struct Life {
@@ -52,6 +65,8 @@ pub(super) struct Life {
     lines: Option<Receiver<Vec<u8>>>,
     output_end: Receiver<End>,
     output_end_sender: Option<Sender<End>>,
+    /// How its output ended, once that was heard.
+    output: Option<End>,
     /// Dropping these ends the readers.
     cancel: Vec<OwnedFd>,
     threads: Vec<Thread>,
@@ -72,7 +87,10 @@ impl Life {
             ],
             stdin: app_server,
         };
-        let process = Process::spawn(&spec, format!("{}-{generation}", parts.daemon_id))
+        let purpose = if app_server { Purpose::AppServer } else { Purpose::Child };
+        let process = parts
+            .ledger
+            .spawn(&spec, purpose, &format!("generation-{generation}"))
             .map_err(|error| format!("cannot start {}: {error}", spec.command.display()))?;
         let pid = process.id();
         let (connection, lines) = if app_server {
@@ -89,6 +107,7 @@ impl Life {
             lines,
             output_end,
             output_end_sender: Some(sender),
+            output: None,
             cancel: Vec::new(),
             threads: Vec::new(),
         })
@@ -102,13 +121,19 @@ impl Life {
         self.connection.clone()
     }
 
-    pub(super) fn ended(&self) -> &Receiver<()> {
-        self.process.ended()
-    }
-
-    /// Has one message when the app-server's output has ended.
-    pub(super) fn output_end(&self) -> &Receiver<End> {
-        &self.output_end
+    /// Waits until it ends, closes its output or is of no use any more, or until `stops` has a message.
+    pub(super) fn watch(&mut self, stops: &Receiver<()>) -> Watched {
+        let never = crossbeam_channel::never();
+        let hopeless = self.connection.as_ref().map_or(&never, |connection| connection.hopeless());
+        select! {
+            recv(stops) -> _ => Watched::Asked,
+            recv(self.process.ended()) -> _ => Watched::Unasked(None),
+            recv(self.output_end) -> end => {
+                self.output = end.ok();
+                Watched::Unasked(None)
+            }
+            recv(hopeless) -> reason => Watched::Unasked(reason.ok()),
+        }
     }
 
     /// Starts the threads at the pipes; after `child.started` is on its way, so that nothing the child says precedes it.
@@ -143,16 +168,21 @@ impl Life {
             return Ok(());
         };
         let max_line = config.server.max_line_bytes;
+        let inbox = Arc::clone(&parts.inbox);
         if let Some(done) = self.output_end_sender.take() {
             self.threads.push(threads::spawn(format!("app-rx-{generation}"), move || {
-                let end = Reader::new(to_hub, connection, max_line).run(stdout, &cancelled, stdout_log);
+                let end =
+                    Reader::new(to_hub, connection, inbox, max_line).run(stdout, &cancelled, stdout_log);
                 // The supervisor listens until it has heard it.
                 let _ = done.send(end);
             })?);
         }
-        if let (Some(stdin), Some(lines)) = (self.process.take_stdin(), self.lines.take()) {
-            self.threads
-                .push(threads::spawn(format!("app-tx-{generation}"), move || write_lines(stdin, &lines))?);
+        if let (Some(stdin), Some(lines), Some(connection)) =
+            (self.process.take_stdin(), self.lines.take(), self.connection.clone())
+        {
+            self.threads.push(threads::spawn(format!("app-tx-{generation}"), move || {
+                write_lines(stdin, &lines, &connection);
+            })?);
         }
         Ok(())
     }
@@ -170,36 +200,39 @@ impl Life {
             connection.close("codexd is stopping");
         }
         let exit = self.process.terminate(server.stop_timeout);
-        self.bury(exit)
+        self.bury(exit, None)
     }
 
-    /// It has ended, or closed its output, which for an app-server is as good.
-    pub(super) fn ended_unasked(mut self, server: &Server) -> Ending {
+    /// It has ended, or is of no use any more: `given_up` says why, or it has closed its output.
+    pub(super) fn ended_unasked(mut self, server: &Server, given_up: Option<String>) -> Ending {
+        if let Some(reason) = &given_up {
+            if self.ends_within(AFTER_INPUT) {
+                let exit = self.process.finish();
+                return self.bury(exit, None);
+            }
+            if let Some(connection) = &self.connection {
+                // The end of its input, which the real one takes for a farewell.
+                connection.close(reason);
+            }
+        }
+        if self.ends_within(AFTER_OUTPUT) {
+            let exit = self.process.finish();
+            return self.bury(exit, given_up);
+        }
+        let reason = given_up.unwrap_or_else(|| "the app-server closed its standard output".to_owned());
+        warn!("{reason}: it is ended");
+        let exit = self.process.terminate(server.stop_timeout);
+        self.bury(exit, Some(reason))
+    }
+
+    fn ends_within(&self, time: Duration) -> bool {
         // An error other than a timeout is what is waited for: the end.
-        let over = self.process.ended().recv_timeout(AFTER_OUTPUT)
-            != Err(crossbeam_channel::RecvTimeoutError::Timeout);
-        let exit = if over {
-            self.process.finish()
-        } else {
-            warn!("the child closed its output but runs on; it is ended");
-            self.process.terminate(server.stop_timeout)
-        };
-        self.bury(exit)
+        self.process.ended().recv_timeout(time) != Err(RecvTimeoutError::Timeout)
     }
 
-    fn bury(mut self, exit: Exit) -> Ending {
+    fn bury(mut self, exit: Exit, given_up: Option<String>) -> Ending {
         let connected = self.connection.as_ref().is_some_and(|connection| connection.was_used());
-        let output = self.connection.is_some().then(|| {
-            self.output_end.recv_timeout(AFTER_EXIT).unwrap_or_else(|_| {
-                self.cancel.clear();
-                self.output_end.recv().unwrap_or_else(|_| End {
-                    source: "closed",
-                    message: "the reader ended without a word".to_owned(),
-                    flushed_trailing_message: false,
-                    trailing_message_length: 0,
-                })
-            })
-        });
+        let output = self.connection.is_some().then(|| self.end_of_output());
         // What the process left in its pipes was read; a stranger that still holds them is not waited for.
         for thread in self.threads.iter().filter(|thread| !thread.is_finished()) {
             thread.wait(AFTER_EXIT);
@@ -209,16 +242,31 @@ impl Life {
             connection.close("the app-server has ended");
         }
         self.threads.clear();
-        Ending { pid: self.pid, exit, output, connected }
+        Ending { pid: self.pid, exit, output, connected, given_up }
+    }
+
+    fn end_of_output(&mut self) -> End {
+        if let Some(end) = self.output.take() {
+            return end;
+        }
+        self.output_end.recv_timeout(AFTER_EXIT).unwrap_or_else(|_| {
+            self.cancel.clear();
+            self.output_end.recv().unwrap_or_else(|_| End {
+                source: "closed",
+                message: "the reader ended without a word".to_owned(),
+                flushed_trailing_message: false,
+                trailing_message_length: 0,
+            })
+        })
     }
 }
 
-/// Writes what the connection sends; ends, and with it the app-server's standard input, when it is closed.
-fn write_lines(mut stdin: ChildStdin, lines: &Receiver<Vec<u8>>) {
+/// Writes what the connection sends; ends, and with it the app-server's standard input, when it is closed. An
+/// app-server that takes no input will never answer again, even if it lives on.
+fn write_lines(mut stdin: ChildStdin, lines: &Receiver<Vec<u8>>, connection: &Connection) {
     while let Ok(line) = lines.recv() {
         if let Err(error) = stdin.write_all(&line) {
-            // The reader learns of the same end; what was in flight fails there.
-            warn!("the app-server takes no more input: {error}");
+            connection.give_up(&format!("the app-server takes no more input: {error}"));
             return;
         }
     }

@@ -13,10 +13,11 @@ mod output;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::warn;
 
 use crate::app_server::client::Client;
+use crate::app_server::inbox::Inbox;
 use crate::clock;
 use crate::config::{Config, Mode, Strategy};
 use crate::hub::batch::Subject;
@@ -24,13 +25,14 @@ use crate::hub::drafts::Drafts;
 use crate::hub::{Hub, HubError};
 use crate::model::event::EventType;
 use crate::model::record::ChildStatus;
+use crate::process::ledger::Ledger;
 use crate::threads::{self, Thread};
 
 pub use self::farewell::turns_cut_off_by_a_crash;
 
 use self::backoff::Backoff;
 use self::external::External;
-use self::life::{Life, LifeEnd};
+use self::life::{Life, LifeEnd, Watched};
 
 /// What the supervisor works with.
 pub struct Parts {
@@ -40,8 +42,12 @@ pub struct Parts {
     pub hub: Hub,
     /// Told of each life of the app-server.
     pub client: Arc<Client>,
+    /// Where the app-server's requests go.
+    pub inbox: Arc<Inbox>,
     /// The daemon's id, for the child's environment.
     pub daemon_id: String,
+    /// Where the child is on record while it lives.
+    pub ledger: Arc<Ledger>,
     /// Told of each life after the first: what the one before had loaded is to be loaded again.
     pub revived: Sender<()>,
 }
@@ -189,14 +195,21 @@ impl Actor {
             child.exited_at = None;
             child.exit_code = None;
             child.signal = None;
-            child.last_error = None;
+            if attempt == 0 {
+                child.last_error = None;
+            }
             child.generation = generation;
             child.restarts = restarts;
         });
         self.log(drafts);
-        life.listen(&self.parts)?;
+        life.listen(&self.parts)
+            .map_err(|error| self.spawn_failed(format!("cannot listen to the child: {error}")))?;
         if let Some(connection) = life.connection() {
             self.parts.client.up(connection);
+            if attempt > 0 {
+                // Full means that whoever loads the threads has not even begun.
+                let _ = self.parts.revived.try_send(());
+            }
         }
         Ok(life)
     }
@@ -221,11 +234,10 @@ impl Actor {
     }
 
     /// Watches one life to its end.
-    fn live(&self, life: Life) -> LifeEnd {
-        let asked = select! {
-            recv(self.stops) -> _ => true,
-            recv(life.ended()) -> _ => false,
-            recv(life.output_end()) -> _ => false,
+    fn live(&self, mut life: Life) -> LifeEnd {
+        let (asked, given_up) = match life.watch(&self.stops) {
+            Watched::Asked => (true, None),
+            Watched::Unasked(reason) => (false, reason),
         };
         let config = &self.parts.config;
         let restart = !asked && config.server.restart;
@@ -236,7 +248,8 @@ impl Actor {
         } else {
             self.parts.client.gone("the app-server has ended and is not started again");
         }
-        let ending = if asked { life.stop(&config.server) } else { life.ended_unasked(&config.server) };
+        let ending =
+            if asked { life.stop(&config.server) } else { life.ended_unasked(&config.server, given_up) };
         let clean = ending.exit.code == Some(0);
         farewell::tell(&self.parts, ending, asked);
         if asked {

@@ -6,6 +6,8 @@
 
 mod app_server;
 mod app_server_facts;
+mod backbone;
+mod bad_input;
 mod cli_errors;
 mod cli_flags;
 mod cli_golden;
@@ -13,18 +15,32 @@ mod cli_status;
 mod cli_support;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod client;
+mod conversation;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
+mod drain;
 mod drivers;
+mod ending;
 mod exec_facts;
 mod external;
+mod golden_shapes;
+mod inbox;
+mod inbox_reconnect;
+mod inbox_support;
 mod listener;
+mod misbehaviour;
 mod model_server;
+mod orphans;
 mod processes;
+mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod real_inbox;
 mod relay;
+mod same_scenario;
+mod supervision;
+mod talk;
 mod tidy;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.

@@ -13,7 +13,7 @@ use codexd::model::event::EventType;
 
 /// The layers, lowest first. A module imports from the layers below its own and from itself. `main` is `src/main.rs`.
 const LAYERS: &[&[&str]] = &[
-    &["os", "clock", "ids", "threads"],
+    &["os", "clock", "ids", "threads", "timer"],
     &["model"],
     &["config", "store", "duplex", "process", "api_client"],
     &["hub"],
@@ -30,6 +30,7 @@ const LAYERS: &[&[&str]] = &[
 /// What may import from its own layer, and why.
 const NEIGHBOURS: &[(&str, &str, &str)] = &[
     ("ids", "clock", "an id begins with the time"),
+    ("timer", "threads", "it has one"),
     ("store", "config", "the log's sync policy is a setting"),
     ("smoke", "daemon", "the smoke test runs a daemon in this process"),
 ];

@@ -1,0 +1,244 @@
+//! Processes without the one that started them: those an earlier life of the daemon has left ([`reap`]), and
+//! descendants that became this process's own children when their parents died ([`Adoption`]).
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use log::warn;
+use rustix::process::{Pid, Signal, getpid};
+use signal_hook::consts::SIGCHLD;
+use signal_hook::iterator::{Handle, Signals};
+
+use super::ledger::{Entry, Ledger, Leftovers};
+use super::{MARK, kill_verified, spawned, spawning};
+use crate::os::{self, Listed};
+use crate::threads::{self, Thread};
+
+/// How long what was killed may take to be gone; only a process stuck in the kernel takes that long.
+const GONE_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks: what has ended announces itself to its parent only.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// Whether orphans become children of this process.
+static ADOPTING: AtomicBool = AtomicBool::new(false);
+
+/// A process of an earlier life that was ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reaped {
+    /// Its process id.
+    pub pid: i32,
+    /// What the process on record was for that it is, or descends from; `None` when there is no record.
+    pub purpose: Option<&'static str>,
+    /// Which life of the child, or which run.
+    pub owner: Option<String>,
+    /// Whether it is the process on record itself, and no descendant.
+    pub leader: bool,
+}
+
+/// Ends what an earlier life of this daemon has left, and takes it off the record: processes on record that still have
+/// the start time on record, their groups and descendants, and (Linux) whatever carries a mark of this daemon. What
+/// belongs to a daemon that runs is left alone (the state folder may be a copy), and so is this process with all its
+/// ancestors (whoever is told by Codex to start the daemon anew is marked too).
+pub fn reap(ledger: &Ledger, leftovers: &Leftovers) -> Vec<Reaped> {
+    let boot = os::boot();
+    let entries: Vec<&Entry> =
+        leftovers.entries.iter().filter(|entry| entry.boot == boot && !entry.daemon.is_alive()).collect();
+    let mut reaped: Vec<Reaped> = Vec::new();
+    let mut clean = entries.is_empty() && !leftovers.unknown;
+    let deadline = Instant::now() + GONE_WITHIN;
+    let mut looked = 0;
+    while !clean {
+        let listed = os::list();
+        let found = left(ledger, &entries, &listed);
+        // Twice: in the middle of execve(2) a process shows no environment.
+        looked = if found.is_empty() { looked + 1 } else { 0 };
+        clean = looked == 2;
+        if !clean && Instant::now() > deadline {
+            let pids: Vec<i32> = found.iter().map(|(process, _)| process.pid).collect();
+            warn!("processes of an earlier life cannot be ended: {pids:?}");
+            break;
+        }
+        let processes: Vec<Listed> = found.iter().map(|(process, _)| process.clone()).collect();
+        kill_verified(&processes);
+        for (process, one) in found {
+            if reaped.iter().all(|known| known.pid != process.pid) {
+                reaped.push(one);
+            }
+        }
+        if !clean {
+            pause();
+        }
+    }
+    let there = |entry: &&Entry| {
+        Pid::from_raw(entry.pid)
+            .and_then(os::look_up)
+            .is_some_and(|listed| listed.started == entry.start_time && !listed.zombie)
+    };
+    let still_there: Vec<Entry> =
+        leftovers.entries.iter().filter(|entry| entry.boot == boot).filter(there).cloned().collect();
+    if let Err(error) = ledger.settle(&still_there) {
+        warn!("processes that are gone stay on record: {error}");
+    }
+    reaped
+}
+
+/// The processes among those listed that an earlier life has left.
+fn left(ledger: &Ledger, entries: &[&Entry], listed: &[Listed]) -> Vec<(Listed, Reaped)> {
+    let spared = own_line(listed);
+    let mut found: Vec<(Listed, Reaped)> = Vec::new();
+    let mut take = |process: &Listed, entry: Option<&Entry>, leader: bool| {
+        let known = found.iter().any(|(known, _)| known.pid == process.pid);
+        if known || process.zombie || spared.contains(&process.pid) {
+            return;
+        }
+        let reaped = Reaped {
+            pid: process.pid,
+            purpose: entry.map(|entry| entry.purpose.as_str()),
+            owner: entry.map(|entry| entry.owner.clone()),
+            leader,
+        };
+        found.push((process.clone(), reaped));
+    };
+    for entry in entries {
+        let Some(leader) =
+            listed.iter().find(|process| process.pid == entry.pid && process.started == entry.start_time)
+        else {
+            // Gone; its group's number may be another's by now.
+            continue;
+        };
+        take(leader, Some(entry), true);
+        for process in os::descendants(leader.pid, listed) {
+            take(&process, Some(entry), false);
+        }
+        for process in listed.iter().filter(|process| process.group == entry.group) {
+            take(process, Some(entry), false);
+        }
+    }
+    for process in listed.iter().filter(|process| !process.zombie) {
+        let Some(mark) = os::variable(process.pid, MARK) else { continue };
+        if ledger.marked_by(&mark).is_some_and(|daemon| !daemon.is_alive()) {
+            take(process, entries.iter().copied().find(|entry| entry.mark == mark), false);
+        }
+    }
+    found
+}
+
+/// This process and its ancestors.
+fn own_line(listed: &[Listed]) -> HashSet<i32> {
+    let mut line = HashSet::new();
+    let mut pid = getpid().as_raw_pid();
+    while line.insert(pid) {
+        match listed.iter().find(|process| process.pid == pid) {
+            Some(process) => pid = process.parent,
+            None => break,
+        }
+    }
+    line
+}
+
+fn pause() {
+    let (_keep, never) = bounded::<()>(0);
+    // Nothing is ever sent: this is the timeout's wait.
+    let _ = never.recv_timeout(LOOK_AGAIN);
+}
+
+/// Orphaned descendants become children of this process (Linux), and are reaped when they end. Lasts until dropped;
+/// the adoption itself until the process ends.
+pub struct Adoption {
+    handle: Handle,
+    thread: Option<Thread>,
+}
+
+impl Adoption {
+    /// Begins to adopt and to reap.
+    ///
+    /// # Errors
+    /// When the system refuses, or has no thread.
+    pub fn begin() -> io::Result<Self> {
+        let mut signals = Signals::new([SIGCHLD])?;
+        let handle = signals.handle();
+        os::become_subreaper()?;
+        ADOPTING.store(cfg!(target_os = "linux"), Ordering::Release);
+        let thread = threads::spawn("reaper", move || {
+            for _ in signals.forever() {
+                reap_adopted();
+            }
+        })?;
+        Ok(Self { handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for Adoption {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            thread.join();
+        }
+    }
+}
+
+/// Reaps adopted children that have ended. A child that was started here is left to its owner, who wants its status.
+fn reap_adopted() {
+    // While nothing is being started, every child that is not in the list was adopted.
+    let _spawning = spawning();
+    let own = getpid().as_raw_pid();
+    let spawned = spawned().clone();
+    for process in os::list().iter().filter(|process| process.parent == own && process.zombie) {
+        if let Some(pid) = Pid::from_raw(process.pid).filter(|pid| !spawned.contains(pid)) {
+            os::reap_if_ended(pid);
+        }
+    }
+}
+
+/// Adopted children among those listed, with their descendants: children of this process that it did not start. In
+/// its own group are only those it did.
+pub(super) fn adopted(listed: &[Listed]) -> Vec<i32> {
+    if !ADOPTING.load(Ordering::Acquire) {
+        return Vec::new();
+    }
+    let own = getpid().as_raw_pid();
+    let own_group = listed.iter().find(|process| process.pid == own).map(|process| process.group);
+    let spawned = spawned().clone();
+    let mut found = Vec::new();
+    for process in listed.iter().filter(|process| process.parent == own) {
+        let started_here = Pid::from_raw(process.pid).is_none_or(|pid| spawned.contains(&pid));
+        if !started_here && Some(process.group) != own_group {
+            found.push(process.pid);
+            found.extend(os::descendants(process.pid, listed).iter().map(|process| process.pid));
+        }
+    }
+    found
+}
+
+/// Kills adopted descendants that are still there when everything started here has ended: they had neither parent nor
+/// mark left to be known by.
+pub fn end_adopted() {
+    let deadline = Instant::now() + GONE_WITHIN;
+    loop {
+        let _spawning = spawning();
+        let listed = os::list();
+        let adopted = adopted(&listed);
+        let left: Vec<Listed> =
+            listed.into_iter().filter(|process| adopted.contains(&process.pid) && !process.zombie).collect();
+        if left.is_empty() || Instant::now() > deadline {
+            return;
+        }
+        kill_verified(&left);
+        pause();
+    }
+}
+
+/// SIGKILL to everything that was started here and its descendants: the last thing before this process ends without
+/// its destructors. Takes no lock that a fault could have left locked for ever.
+pub fn kill_everything() {
+    let groups: Vec<Pid> = spawned().clone();
+    let listed = if ADOPTING.load(Ordering::Acquire) { os::list() } else { Vec::new() };
+    for group in groups {
+        // There is nobody left to tell of a failure.
+        let _ = os::signal_group(group, Signal::KILL);
+    }
+    kill_verified(&os::descendants(getpid().as_raw_pid(), &listed));
+}

@@ -1,0 +1,101 @@
+//! Sessions and turns of a daemon as a test holds them: posted, watched to their end, and asked about.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::client::{Answer, Client, Stream};
+use crate::daemon::{Builder, Daemon};
+use crate::real_codex::CodexHome;
+
+/// How often something is done: `short` usually, `long` when CODEXD_TEST_LONG=1 asks for the full proof.
+pub(crate) fn rounds(short: usize, long: usize) -> usize {
+    if std::env::var_os("CODEXD_TEST_LONG").is_some_and(|value| value == "1") { long } else { short }
+}
+
+/// A daemon on the built-in stub whose threads outlive its process.
+pub(crate) fn on_stub(flags: &[&str]) -> (Builder, tempfile::TempDir) {
+    let threads =
+        tempfile::Builder::new().prefix("threads-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = threads.path().to_str().unwrap();
+    let builder =
+        Daemon::builder().server(env!("CARGO_BIN_EXE_codexd"), &["stub-app-server", folder]).flags(flags);
+    (builder, threads)
+}
+
+/// A daemon whose child is a shell script.
+pub(crate) fn on_script(script: &str, flags: &[&str]) -> Builder {
+    Daemon::builder().server("/bin/sh", &["-c", script]).flags(flags)
+}
+
+/// What a session of the real Codex needs to run anything without asking.
+pub(crate) fn full_access(home: &CodexHome) -> Value {
+    json!({"cwd": home.work(), "approvalPolicy": "never", "sandbox": "danger-full-access"})
+}
+
+/// A new session's id.
+pub(crate) fn session(client: &Client, body: &Value) -> String {
+    let answer = client.post("/v1/codexd/sessions", body);
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    answer.json()["data"]["session"]["sessionId"].as_str().unwrap().to_owned()
+}
+
+/// The session as it is.
+pub(crate) fn look(client: &Client, session: &str) -> Value {
+    client.get(&format!("/v1/codexd/sessions/{session}")).json()["data"]["session"].take()
+}
+
+/// The answer to a turn's POST.
+pub(crate) fn post_turn(client: &Client, session: &str, prompt: &str) -> Answer {
+    client.post("/v1/codexd/turn", &json!({"sessionId": session, "input": prompt}))
+}
+
+/// A new turn's id.
+pub(crate) fn turn(client: &Client, session: &str, prompt: &str) -> String {
+    let answer = post_turn(client, session, prompt);
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    answer.json()["data"]["turnId"].as_str().unwrap().to_owned()
+}
+
+/// Waits for the end of a turn; its status.
+pub(crate) fn ended(stream: &Stream, turn: &str) -> String {
+    let fits =
+        |event: &Value| event["type"] == "app-server.turn.completed" && event["detail"]["turnId"] == turn;
+    stream.wait_for(fits, crate::DEADLINE)["detail"]["status"].as_str().unwrap().to_owned()
+}
+
+/// Posts a turn and waits until it has ended well.
+pub(crate) fn talk(client: &Client, stream: &Stream, session: &str, prompt: &str) {
+    assert_eq!(ended(stream, &turn(client, session, prompt)), "completed");
+}
+
+/// The child as the status shows it.
+pub(crate) fn child(client: &Client) -> Value {
+    client.get("/v1/codexd/status").json()["data"]["snapshot"]["daemon"]["child"].take()
+}
+
+/// Waits until `look` finds something; for what no event tells.
+pub(crate) fn until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what}: not within {deadline:?}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// The largest resident size of a process so far, in bytes (Linux; else nothing is known).
+pub(crate) fn peak_memory(pid: u32) -> Option<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// SIGKILL to a process, as a crash would be.
+pub(crate) fn kill(pid: &Value) {
+    let pid = pid.as_i64().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::KILL).unwrap();
+}

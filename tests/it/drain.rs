@@ -1,0 +1,137 @@
+//! A stop takes no new work, lets running work end for a while, and interrupts what has not.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::DEADLINE;
+use crate::conversation::{on_stub, post_turn, session, turn, until};
+use crate::daemon::Daemon;
+
+/// A turn that streams a word every 20 ms, and has begun.
+fn running(daemon: &Daemon, words: u32) -> (String, String, crate::client::Stream) {
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let id = session(&client, &json!({}));
+    let turn = turn(&client, &id, &format!("slow: {words} 20"));
+    stream.wait_for_type("app-server.turn.message.delta");
+    (id, turn, stream)
+}
+
+/// The turn's end as the log has it, and how the session stands after the stop.
+fn in_the_end(daemon: &Daemon, turn: &str) -> (Option<String>, Value) {
+    let events = daemon.log_events();
+    assert_eq!(events.last().unwrap()["type"], "daemon.stopped");
+    assert!(events.iter().all(|event| event["type"] != "app-server.turn.completed.missing"));
+    let completed =
+        |event: &&Value| event["type"] == "app-server.turn.completed" && event["detail"]["turnId"] == turn;
+    let status =
+        events.iter().find(completed).map(|event| event["detail"]["status"].as_str().unwrap().to_owned());
+    let mut registry = daemon.state_json("session-registry.json");
+    (status, registry["sessions"][0].take())
+}
+
+#[test]
+fn a_drain_lets_the_running_turn_end_and_refuses_new_work() {
+    let (builder, _threads) = on_stub(&["--drain-timeout-ms", "60000"]);
+    let mut daemon = builder.start();
+    let client = daemon.client();
+    let (id, running, stream) = running(&daemon, 200);
+    daemon.signal(Signal::TERM);
+    let refused = until("the refusal", DEADLINE, || {
+        let answer = client.post("/v1/codexd/sessions", &json!({}));
+        (answer.status != 201).then_some(answer)
+    });
+    assert_eq!(
+        (refused.status, refused.json()["error"].as_str()),
+        (503, Some("unavailable")),
+        "{}",
+        refused.text()
+    );
+    let seconds: u32 = refused.header("retry-after").expect("when to come back").parse().unwrap();
+    assert!(seconds > 0);
+    assert_eq!(post_turn(&client, &id, "say 1 words").status, 503);
+    // What serves the work that goes on is still served.
+    assert_eq!(client.get("/healthz").status, 200);
+    let steer = json!({"sessionId": id, "input": "slow: 30 20", "expectedTurnId": running});
+    let steered = client.post("/v1/codexd/turn", &steer);
+    assert_eq!(steered.status, 202, "{}", steered.text());
+
+    let ended = daemon.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let (status, session) = in_the_end(&daemon, &running);
+    assert_eq!(status.as_deref(), Some("completed"));
+    assert_eq!((&session["currentTurnId"], &session["lastTurnStatus"]), (&Value::Null, &json!("completed")));
+    assert_eq!(stream.close_code(), Some(1001));
+}
+
+#[test]
+fn a_drain_that_takes_too_long_is_interrupted() {
+    let (builder, _threads) = on_stub(&["--drain-timeout-ms", "700"]);
+    let mut daemon = builder.start();
+    let (_, running, _stream) = running(&daemon, 100_000);
+    let asked = Instant::now();
+    let ended = daemon.stop();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(asked.elapsed() >= Duration::from_millis(700), "{:?}", asked.elapsed());
+    let (status, session) = in_the_end(&daemon, &running);
+    assert_eq!(status.as_deref(), Some("interrupted"));
+    assert_eq!(
+        (&session["currentTurnId"], &session["lastTurnStatus"]),
+        (&Value::Null, &json!("interrupted"))
+    );
+}
+
+#[test]
+fn without_a_drain_timeout_the_turn_is_interrupted_at_once() {
+    let (builder, _threads) = on_stub(&[]);
+    let mut daemon = builder.start();
+    let (_, running, _stream) = running(&daemon, 100_000);
+    let asked = Instant::now();
+    daemon.stop();
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    let (status, session) = in_the_end(&daemon, &running);
+    assert_eq!(status.as_deref(), Some("interrupted"));
+    assert_eq!(session["lastTurnStatus"], "interrupted");
+}
+
+#[test]
+fn an_app_server_that_does_not_interrupt_holds_up_no_stop() {
+    let (builder, _threads) = on_stub(&["--drain-timeout-ms", "100"]);
+    let mut daemon = builder.start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let id = session(&client, &json!({}));
+    turn(&client, &id, "mute:");
+    // No request is answered any more, nor is this one.
+    let client = client.with_deadline(Duration::from_millis(200));
+    let asked = std::panic::catch_unwind(|| post_turn(&client, &id, "hang:").status);
+    assert!(asked.is_err(), "{asked:?}");
+    drop(stream);
+    let asked = Instant::now();
+    assert_eq!(daemon.stop().status.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn a_second_sigterm_ends_at_once_and_leaves_nothing() {
+    let (builder, _threads) = on_stub(&["--drain-timeout-ms", "600000"]);
+    let mut daemon = builder.env("CODEXD_STUB", "ignore-sigterm,ignore-eof").start();
+    let (id, running, _stream) = running(&daemon, 100_000);
+    let client = daemon.client();
+    daemon.signal(Signal::TERM);
+    until("the drain", DEADLINE, || (post_turn(&client, &id, "x").status == 503).then_some(()));
+    let asked = Instant::now();
+    daemon.signal(Signal::TERM);
+    // Fails the test when a process is left.
+    let ended = daemon.wait();
+    assert_eq!((ended.status.code(), ended.status.signal()), (Some(143), None), "{ended:?}");
+    assert!(ended.stderr.contains("second SIGTERM"), "{ended:?}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    // The next life tells the truth about it.
+    daemon.restart();
+    let missing =
+        daemon.log_events().into_iter().find(|event| event["type"] == "app-server.turn.completed.missing");
+    assert_eq!(missing.expect("told")["detail"]["turnId"], *running);
+    daemon.stop();
+}

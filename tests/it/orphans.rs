@@ -1,0 +1,374 @@
+//! Whatever way the daemon ends, what it started is gone: at once when it can act, at its next start when it could not.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::{Value, json};
+
+use crate::DEADLINE;
+use crate::conversation::{child, full_access, on_script, on_stub, rounds, session, talk, turn, until};
+use crate::daemon::{Builder, Daemon};
+use crate::model_server::ModelServer;
+use crate::processes::Process;
+use crate::real_codex::{CodexHome, RealCodex, real_codex_or_skip};
+
+/// How long what was left may still be there after the stop, or after the next start.
+const GONE_WITHIN: Duration = Duration::from_secs(2);
+
+fn pid(number: &Value) -> Pid {
+    Pid::from_raw(i32::try_from(number.as_i64().expect("a pid")).unwrap()).unwrap()
+}
+
+fn report(line: &str) {
+    let _ = writeln!(std::io::stderr(), "MEASURED {line}");
+}
+
+/// Waits until the child has written to its stderr, which may have been before anybody could listen.
+fn ready(daemon: &Daemon) {
+    let written = || daemon.log_events().iter().any(|event| event["type"] == "child.stderr");
+    until("a line of the child", DEADLINE, || written().then_some(()));
+}
+
+/// What the ledger names.
+fn on_record(daemon: &Daemon) -> Vec<Value> {
+    daemon.state_json("processes.json")["processes"].as_array().unwrap().clone()
+}
+
+#[test]
+fn the_child_is_on_record_while_it_lives() {
+    let mut daemon = Daemon::builder().start();
+    let child = child(&daemon.client());
+    let record = on_record(&daemon);
+    assert_eq!(record.len(), 1);
+    assert_eq!((&record[0]["pid"], &record[0]["group"]), (&child["pid"], &child["pid"]));
+    assert_eq!((&record[0]["purpose"], &record[0]["owner"]), (&json!("app-server"), &json!("generation-1")));
+    assert_eq!(record[0]["daemon"]["pid"], daemon.pid());
+    assert!(record[0]["startTime"].as_str().is_some_and(|time| !time.is_empty()));
+    daemon.stop();
+    assert!(on_record(&daemon).is_empty());
+}
+
+/// A process that hides: in a session of its own, without parent and environment. It is found by its arguments, and
+/// killed when the test is over.
+struct Hidden {
+    seconds: String,
+}
+
+impl Hidden {
+    fn new() -> Hidden {
+        Hidden { seconds: format!("600.{:09}", uuid::Uuid::new_v4().as_u128() % 1_000_000_000) }
+    }
+
+    /// Starts it, in sh.
+    fn script(&self) -> String {
+        format!("setsid env -i sleep {} &", self.seconds)
+    }
+
+    /// A child that leaves as much behind as it can: in its group, in sessions of their own, orphaned, hidden. It does
+    /// not end by SIGTERM.
+    fn litters(&self) -> String {
+        let hides = self.script();
+        format!(
+            "trap '' TERM; {hides} sleep 601 & setsid sleep 602 & (setsid sh -c 'sleep 604 & exec sleep 605' &); \
+             echo ready >&2; while :; do sleep 1; done"
+        )
+    }
+
+    fn pids(&self) -> Vec<Pid> {
+        codexd::os::list()
+            .iter()
+            .filter(|process| {
+                let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+                String::from_utf8_lossy(&line).contains(&self.seconds) && !line.starts_with(b"/bin/sh")
+            })
+            .filter_map(|process| Pid::from_raw(process.pid))
+            .collect()
+    }
+
+    fn is_there(&self) -> bool {
+        !self.pids().is_empty()
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        for pid in self.pids() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_stop_leaves_nothing_of_a_child_that_litters() {
+    for _ in 0..rounds(3, 20) {
+        let hidden = Hidden::new();
+        let mut daemon = on_script(&hidden.litters(), &["--stop-timeout-ms", "100"]).start();
+        ready(&daemon);
+        assert!(hidden.is_there());
+        // Fails the test when anything else is left.
+        assert_eq!(daemon.stop().status.code(), Some(0));
+        assert!(!hidden.is_there());
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_second_sigterm_leaves_nothing_of_a_child_that_litters() {
+    let hidden = Hidden::new();
+    let mut daemon = on_script(&hidden.litters(), &["--stop-timeout-ms", "600000"]).start();
+    ready(&daemon);
+    daemon.signal(Signal::TERM);
+    // The stop is under way: its port is still open, but the child is being waited for.
+    until("the stop", DEADLINE, || {
+        let answer = daemon.client().post("/v1/codexd/sessions", &json!({}));
+        (answer.status == 503).then_some(())
+    });
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().status.code(), Some(143));
+    let gone = || (!hidden.is_there()).then_some(());
+    until("the end of what hides", GONE_WITHIN, gone);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_crash_of_the_child_leaves_nothing_of_it() {
+    let hidden = Hidden::new();
+    let script =
+        format!("{} setsid sleep 602 & sleep 604 & echo ready >&2; read line; exit 3", hidden.script());
+    let mut daemon = on_script(&script, &["--restart", "never"]).start();
+    let stream = daemon.stream();
+    ready(&daemon);
+    assert!(daemon.descendants().len() >= 3 && hidden.is_there());
+    // Its input's first line: initialize.
+    let answer = daemon.client().post("/v1/codexd/sessions", &json!({}));
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    stream.wait_for_type("child.exited");
+    assert!(daemon.descendants().is_empty() && !hidden.is_there(), "{:?}", daemon.descendants());
+    daemon.stop();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn adopted_orphans_leave_no_zombies_and_the_childs_own_status_is_kept() {
+    // Forty grandchildren whose parents are gone end while the child lives; then it ends with a status of its own.
+    let script = "i=0; while [ $i -lt 40 ]; do (setsid sh -c 'sleep 0.2' &); i=$((i+1)); done; \
+        echo ready >&2; read line; exit 7";
+    let mut daemon = on_script(script, &["--restart", "never"]).start();
+    let stream = daemon.stream();
+    ready(&daemon);
+    let zombies = || {
+        let listed = codexd::os::list();
+        let own = i32::try_from(daemon.pid()).unwrap();
+        listed.iter().filter(|process| process.parent == own && process.zombie).count()
+    };
+    let children = || {
+        let own = i32::try_from(daemon.pid()).unwrap();
+        codexd::os::list().iter().filter(|process| process.parent == own).count()
+    };
+    until("only the child is left", DEADLINE, || (children() == 1).then_some(()));
+    assert_eq!(zombies(), 0);
+    daemon.client().post("/v1/codexd/sessions", &json!({}));
+    assert_eq!(stream.wait_for_type("child.exited")["detail"]["code"], 7, "the status was not stolen");
+    daemon.stop();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_next_start_ends_what_a_killed_daemon_has_left() {
+    for _ in 0..rounds(3, 20) {
+        let hidden = Hidden::new();
+        let mut daemon = on_script(&hidden.litters(), &[]).start();
+        ready(&daemon);
+        let child = pid(&child(&daemon.client())["pid"]);
+        let crashed = daemon.crash();
+        let left = crashed.left(Duration::ZERO);
+        assert!(left.len() >= 5 && hidden.is_there(), "{left:?}");
+        daemon.restart();
+        let reaped: Vec<Value> =
+            daemon.log_events().into_iter().filter(|event| event["type"] == "child.orphan.reaped").collect();
+        let leaders: Vec<&Value> = reaped.iter().filter(|event| event["detail"]["leader"] == true).collect();
+        assert_eq!(leaders.len(), 1, "{reaped:?}");
+        assert_eq!(pid(&leaders[0]["detail"]["pid"]), child);
+        assert_eq!(leaders[0]["detail"]["purpose"], "app-server");
+        assert_eq!(on_record(&daemon).len(), 1, "the new child's");
+        // Of the earlier life nothing runs, whatever was done to hide it.
+        let numbers: Vec<u32> = left.iter().map(|(pid, _)| *pid).collect();
+        for number in numbers {
+            let gone = until("its end", GONE_WITHIN, || {
+                let pid = Pid::from_raw(i32::try_from(number).unwrap()).unwrap();
+                codexd::os::look_up(pid).is_none_or(|listed| listed.zombie).then_some(true)
+            });
+            assert!(gone);
+        }
+        assert!(!hidden.is_there(), "found as a child of the one on record");
+        daemon.stop();
+    }
+}
+
+/// The ledger of a daemon that is gone, with other entries.
+#[expect(clippy::disallowed_methods, reason = "a file of the test, not live state")]
+fn forge(daemon: &Daemon, entries: &[Value]) {
+    std::fs::write(daemon.state("processes.json"), json!({"processes": entries}).to_string()).unwrap();
+}
+
+#[test]
+fn a_stranger_is_never_taken_for_a_leftover() {
+    let mut daemon = Daemon::builder().start();
+    let mut entry = on_record(&daemon).remove(0);
+    daemon.stop();
+    // A process that has inherited the pid; and one that a living daemon has started, of which this folder is a copy.
+    let mut stranger = Process::spawn(std::process::Command::new("sleep").arg("600"));
+    let started =
+        |pid: u32| codexd::os::look_up(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()).unwrap().started;
+    entry["pid"] = json!(stranger.pid());
+    entry["group"] = json!(stranger.pid());
+    let mut copied = entry.clone();
+    copied["startTime"] = json!(started(stranger.pid()));
+    let own = std::process::id();
+    copied["daemon"] = json!({"pid": own, "startTime": started(own)});
+    let mut older = copied.clone();
+    older["daemon"] = entry["daemon"].clone();
+    older["boot"] = json!("another-boot");
+    forge(&daemon, &[entry.clone(), copied, older]);
+    daemon.restart();
+    assert!(stranger.wait(Duration::ZERO).is_none(), "it was killed");
+    assert!(daemon.log_events().iter().all(|event| event["type"] != "child.orphan.reaped"));
+    daemon.stop();
+
+    // The same process, rightly named, is one.
+    entry["startTime"] = json!(started(stranger.pid()));
+    forge(&daemon, &[entry]);
+    daemon.restart();
+    assert!(stranger.wait(DEADLINE).is_some());
+    let reaped = daemon.log_events().into_iter().find(|event| event["type"] == "child.orphan.reaped");
+    assert_eq!(reaped.expect("told")["detail"]["pid"], stranger.pid());
+    daemon.stop();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn without_its_ledger_a_daemon_knows_its_own_by_their_mark() {
+    let mut daemon = on_script("trap '' TERM; echo ready >&2; while :; do sleep 1; done", &[]).start();
+    ready(&daemon);
+    let crashed = daemon.crash();
+    assert!(!crashed.left(Duration::ZERO).is_empty());
+    std::fs::remove_dir_all(daemon.state("x").parent().unwrap()).unwrap();
+    daemon.restart();
+    assert!(crashed.left(GONE_WITHIN).is_empty());
+    daemon.stop();
+}
+
+/// A turn of the real Codex whose command has left a grandchild and a session of its own, and still runs.
+fn litter(codex: &RealCodex, home: &CodexHome) -> Builder {
+    Daemon::builder().codex(codex.wrapper(), home)
+}
+
+fn begin_to_litter(daemon: &Daemon, home: &CodexHome, round: usize) {
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let id = session(&client, &full_access(home));
+    let mark = home.outside(&format!("litter-{round}"));
+    let command = format!(
+        "sh -c 'sleep 601 & setsid sleep 602 & setsid sh -c \"sleep 603; :\" & touch {}; wait'",
+        mark.display()
+    );
+    turn(&client, &id, &format!("plainrun: {command}"));
+    until("the command", DEADLINE, || mark.exists().then_some(()));
+    drop(stream);
+}
+
+#[test]
+fn real_codex_in_a_turn_leaves_nothing_after_a_stop() {
+    let codex = real_codex_or_skip!("real_codex_in_a_turn_leaves_nothing_after_a_stop");
+    let (model, count) = (ModelServer::start(), rounds(2, 50));
+    let home = CodexHome::new(&model);
+    let mut daemon = litter(&codex, &home).start();
+    let mut slowest = Duration::ZERO;
+    for round in 0..count {
+        begin_to_litter(&daemon, &home, round);
+        let running = daemon.descendants();
+        assert!(running.iter().filter(|(_, line)| line.contains("sleep 60")).count() >= 3, "{running:?}");
+        let asked = Instant::now();
+        daemon.signal(Signal::TERM);
+        // Fails the test when a process is left after 5 s; what counts is less.
+        assert_eq!(daemon.wait().status.code(), Some(0));
+        slowest = slowest.max(asked.elapsed());
+        let last = daemon.log_events().last().unwrap().clone();
+        assert_eq!(last["type"], "daemon.stopped");
+        daemon.restart();
+        let session = daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"][round].take();
+        assert_eq!(session["lastTurnStatus"], "interrupted", "{session}");
+    }
+    report(&format!("{count} x SIGTERM in a turn: 0 processes left, stopped after {slowest:?} at most"));
+    assert!(slowest < Duration::from_secs(5) + GONE_WITHIN, "{slowest:?}");
+    daemon.stop();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn real_codex_in_a_turn_leaves_nothing_after_the_start_that_follows_a_kill() {
+    let codex =
+        real_codex_or_skip!("real_codex_in_a_turn_leaves_nothing_after_the_start_that_follows_a_kill");
+    let (model, count) = (ModelServer::start(), rounds(2, 50));
+    let home = CodexHome::new(&model);
+    let mut daemon = litter(&codex, &home).start();
+    let (mut slowest, mut left_by_kill) = (Duration::ZERO, 0);
+    for round in 0..count {
+        begin_to_litter(&daemon, &home, round);
+        let crashed = daemon.crash();
+        left_by_kill += crashed.left(Duration::ZERO).len();
+        let began = Instant::now();
+        daemon.restart();
+        let left = crashed.left(GONE_WITHIN);
+        slowest = slowest.max(began.elapsed());
+        assert!(left.is_empty(), "round {round}: {left:?}");
+        let missing = daemon
+            .log_events()
+            .into_iter()
+            .filter(|event| event["type"] == "app-server.turn.completed.missing");
+        assert_eq!(missing.count(), round + 1);
+    }
+    report(&format!(
+        "{count} x SIGKILL in a turn: {left_by_kill} processes were left at once, 0 at {slowest:?} after the next start at most"
+    ));
+    // And sessions work again on their next turn.
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let first = client.get("/v1/codexd/sessions").json()["data"]["sessions"][0]["sessionId"].clone();
+    talk(&client, &stream, first.as_str().unwrap(), "say 2 words");
+    daemon.stop();
+}
+
+#[test]
+fn sessions_work_again_after_a_restart_of_the_daemon() {
+    let (builder, _threads) = on_stub(&[]);
+    let mut daemon = builder.start();
+    let id = session(&daemon.client(), &json!({}));
+    talk(&daemon.client(), &daemon.stream(), &id, "say 1 words");
+    for clean in [true, false] {
+        match clean {
+            true => drop(daemon.stop()),
+            false => drop(daemon.kill()),
+        }
+        daemon.restart();
+        let (client, stream) = (daemon.client(), daemon.stream());
+        talk(&client, &stream, &id, "say 1 words");
+        let sessions = client.get("/v1/codexd/sessions").json()["data"]["sessions"].take();
+        assert_eq!(sessions.as_array().map(Vec::len), Some(1), "{sessions}");
+        let recovered = stream.events().into_iter().filter(|event| event["type"] == "session.recovered");
+        assert_eq!(recovered.count(), 1);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_killed_child_process_is_no_zombie_for_long() {
+    let (builder, _threads) = on_stub(&[]);
+    let mut daemon = builder.start();
+    let stream = daemon.stream();
+    let gone = pid(&child(&daemon.client())["pid"]);
+    kill_process(gone, Signal::KILL).unwrap();
+    stream.wait_for_type("child.restarted");
+    assert!(test_kill_process(gone).is_err(), "it was reaped before the next life");
+    daemon.stop();
+}

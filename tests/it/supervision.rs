@@ -1,0 +1,301 @@
+//! The child comes back, and so do its sessions; one daemon a state folder.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::DEADLINE;
+use crate::client::Stream;
+use crate::conversation::{
+    child, ended, full_access, kill, look, on_script, on_stub, post_turn, rounds, session, talk, turn, until,
+};
+use crate::daemon::Daemon;
+use crate::model_server::ModelServer;
+use crate::real_codex::{CodexHome, real_codex_or_skip};
+
+/// The first event of that type about a session after `seq`.
+fn about(stream: &Stream, kind: &str, session: &str, after: u64) -> Value {
+    let fits = |event: &Value| {
+        event["type"] == kind
+            && event["detail"]["sessionId"] == session
+            && event["seq"].as_u64().unwrap() > after
+    };
+    stream.wait_for(fits, DEADLINE)
+}
+
+#[test]
+fn a_crash_is_told_and_every_active_session_is_loaded_again_at_once() {
+    let (builder, _threads) = on_stub(&[]);
+    let mut daemon = builder.start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let ids: Vec<String> = (0..6).map(|_| session(&client, &json!({}))).collect();
+    // The last one never runs a turn: there is nothing of it to resume.
+    for id in &ids[..5] {
+        talk(&client, &stream, id, "say 1 words");
+    }
+    let fresh = look(&client, &ids[5])["threadId"].clone();
+    // Not yet built as a route of its own: closed in the registry is what counts.
+    let running = turn(&client, &ids[0], "hang:");
+    about(&stream, "turn.accepted", &ids[0], 0);
+    stream
+        .wait_for(|e| e["type"] == "app-server.turn.started" && e["detail"]["turnId"] == *running, DEADLINE);
+
+    let before = child(&client);
+    kill(&before["pid"]);
+    let missing = about(&stream, "app-server.turn.completed.missing", &ids[0], 0);
+    assert_eq!(missing["detail"]["turnId"], *running);
+    assert_eq!(missing["detail"]["childSignal"], "SIGKILL");
+    assert_eq!(missing["detail"]["transportCloseSource"], "stdout.end");
+    let seq = missing["seq"].as_u64().unwrap();
+    for id in &ids {
+        let recovered = about(&stream, "session.recovered", id, seq);
+        let replaced = &recovered["detail"]["replacedThreadId"];
+        assert_eq!(*replaced, if *id == ids[5] { fresh.clone() } else { Value::Null });
+    }
+    let after = child(&client);
+    assert_eq!(after["status"], "running");
+    assert_eq!((&after["restarts"], &after["lastError"]), (&json!(1), &Value::Null), "it is connected again");
+    assert_eq!(after["generation"].as_u64(), before["generation"].as_u64().map(|number| number + 1));
+    for id in &ids {
+        let session = look(&client, id);
+        assert_eq!(session["generation"], after["generation"]);
+        assert_eq!((&session["status"], &session["lastError"]), (&json!("active"), &Value::Null));
+        talk(&client, &stream, id, "say 1 words");
+    }
+    let order: Vec<String> = stream
+        .events()
+        .iter()
+        .map(|event| event["type"].as_str().unwrap().to_owned())
+        .filter(|kind| {
+            ["child.exited", "app-server.transport.closed", "child.restarting", "child.restarted"]
+                .contains(&kind.as_str())
+        })
+        .collect();
+    assert_eq!(order, ["child.exited", "app-server.transport.closed", "child.restarting", "child.restarted"]);
+    // Loaded once each: neither the turns nor anybody else loaded them again.
+    let count = stream.events().iter().filter(|event| event["type"] == "session.recovered").count();
+    assert_eq!(count, ids.len());
+    daemon.stop();
+}
+
+#[test]
+fn a_thread_that_cannot_be_resumed_costs_no_session() {
+    let (builder, _threads) = on_stub(&[]);
+    let mut daemon = builder.start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let id = session(&client, &json!({}));
+    talk(&client, &stream, &id, "say 1 words");
+    let thread = look(&client, &id)["threadId"].clone();
+    daemon.stop();
+
+    let mut daemon = daemon.again().env("CODEXD_STUB", "refuse-resume=1").start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    assert_eq!(look(&client, &id)["generation"], Value::Null);
+    let refused = post_turn(&client, &id, "say 1 words");
+    assert_eq!((refused.status, refused.json()["error"].as_str()), (502, Some("app_server_error")));
+    let failed = stream.wait_for_type("session.recovery.failed");
+    assert_eq!((&failed["level"], &failed["detail"]["threadId"]), (&json!("error"), &thread));
+    let shown = look(&client, &id);
+    assert_eq!((&shown["status"], &shown["threadId"]), (&json!("active"), &thread));
+    assert!(shown["lastError"].as_str().is_some_and(|error| error.contains("refused")), "{shown}");
+
+    talk(&client, &stream, &id, "say 1 words");
+    let shown = look(&client, &id);
+    assert_eq!((&shown["lastError"], &shown["threadId"]), (&Value::Null, &thread));
+    let all = client.get("/v1/codexd/sessions").json();
+    assert_eq!(all["data"]["sessions"].as_array().map(Vec::len), Some(1), "no duplicate of it");
+    daemon.stop();
+}
+
+#[test]
+fn a_crash_loop_is_throttled_and_visible() {
+    let seconds = rounds(6, 60) as u64;
+    let mut daemon = on_script("exit 3", &[]).start();
+    let began = Instant::now();
+    let stream = daemon.stream();
+    let client = daemon.client();
+    // The log of the whole life is looked at below; here only time passes, and the fifth start takes 3.75 s.
+    let shown = until("a restart in the status", DEADLINE, || {
+        let child = child(&client);
+        (child["restarts"].as_u64() >= Some(3) && child["status"] == "failed").then_some(child)
+    });
+    assert_eq!(shown["lastError"], "The child exited with code 3.");
+    assert_eq!(shown["exitCode"], 3);
+    let answer = client.post("/v1/codexd/sessions", &json!({}));
+    assert_eq!(
+        (answer.status, answer.json()["error"].as_str()),
+        (503, Some("unavailable")),
+        "{}",
+        answer.text()
+    );
+    assert!(answer.header("retry-after").is_some());
+    let left = Duration::from_secs(seconds).saturating_sub(began.elapsed());
+    until("the time is over", left + DEADLINE, || {
+        (began.elapsed() > Duration::from_secs(seconds)).then_some(())
+    });
+    let starts = daemon.log_events().iter().filter(|event| event["type"] == "child.started").count();
+    assert!((4..=15).contains(&starts), "{starts} starts in {seconds} s");
+    stream.wait_for_type("child.restarting");
+    let delays: Vec<u64> = stream
+        .events()
+        .iter()
+        .filter(|event| event["type"] == "child.restarting")
+        .map(|event| event["detail"]["delayMs"].as_u64().unwrap())
+        .collect();
+    assert!(delays.is_sorted(), "{delays:?}");
+    daemon.stop();
+    if seconds == 60 {
+        report(&format!("crash loop: {starts} starts in the first {seconds} s"));
+    }
+}
+
+/// Every file below a folder with its content and time of change.
+fn files(root: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(root).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            let changed = entry.metadata().unwrap().modified().unwrap();
+            found.insert(entry.path().display().to_string(), (std::fs::read(entry.path()).unwrap(), changed));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_second_daemon_names_the_first_and_changes_nothing() {
+    let mut daemon = Daemon::builder().start();
+    let root = daemon.repo().parent().unwrap().to_owned();
+    // Its state files are written a moment after its first line; what is in them then is everything.
+    until("the state on disk", DEADLINE, || {
+        let last = daemon.log_events().last().map(|event| event["seq"].clone());
+        let recent = std::fs::read(daemon.state("recent-events.json")).ok()?;
+        let recent: Value = serde_json::from_slice(&recent).unwrap();
+        let child = &daemon.state_json("daemon-state.json")["child"];
+        (recent["appliedSeq"] == last? && child["status"] == "running").then_some(())
+    });
+    let before = files(&root);
+    let message = format!("codexd: another codexd (pid {}) uses ", daemon.pid());
+    for round in 0..50 {
+        // Half of them want the port of the first besides.
+        let second = match round % 2 {
+            0 => daemon.again(),
+            _ => daemon.again().flags(&["--local-api-base", daemon.base()]),
+        };
+        let ended = second.run(&["start"]);
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.starts_with(&message) && ended.stderr.lines().count() == 1, "{ended:?}");
+        assert_eq!(ended.stdout, "");
+    }
+    let after = files(&root);
+    let names = |files: &BTreeMap<String, _>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&after), names(&before));
+    for (name, file) in &before {
+        assert!(after[name] == *file, "{name} was changed");
+    }
+    assert_eq!(daemon.client().get("/healthz").status, 200);
+    daemon.stop();
+}
+
+#[test]
+fn of_daemons_started_at_once_one_runs() {
+    for _ in 0..rounds(3, 20) {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let base = format!("http://127.0.0.1:{port}");
+        let first = Daemon::builder().flags(&["--local-api-base", &base]);
+        let both: Vec<_> = thread::scope(|scope| {
+            let start = |_| {
+                let builder = first.clone();
+                thread::Builder::new().spawn_scoped(scope, move || builder.try_start()).unwrap()
+            };
+            let started: Vec<_> = (0..2).map(start).collect();
+            started.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (mut run, refused): (Vec<_>, Vec<_>) = both.into_iter().partition(Result::is_ok);
+        assert_eq!((run.len(), refused.len()), (1, 1));
+        let mut daemon = run.remove(0).unwrap();
+        let Err(ended) = &refused[0] else { unreachable!() };
+        assert_eq!(ended.status.code(), Some(1));
+        let message = format!("another codexd (pid {}) uses", daemon.pid());
+        assert!(ended.stderr.contains(&message), "{ended:?}");
+        daemon.stop();
+    }
+}
+
+#[test]
+fn status_beside_a_busy_daemon_is_right() {
+    let (builder, _threads) = on_stub(&[]);
+    let mut daemon = builder.start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let id = session(&client, &json!({}));
+    let running = turn(&client, &id, "slow: 100000 1");
+    stream.wait_for_type("app-server.turn.message.delta");
+    // Written within 200 ms of the change.
+    until("the state on disk", DEADLINE, || {
+        let on_disk = daemon.state_json("session-registry.json");
+        (on_disk["sessions"][0]["currentTurnId"] == *running).then_some(())
+    });
+    let pid = daemon.pid();
+    for _ in 0..100 {
+        let ran = daemon.again().run(&["status", "--json"]);
+        assert_eq!((ran.status.code(), ran.stderr.as_str()), (Some(0), ""));
+        let shown: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((&shown["daemon"]["started"], &shown["daemon"]["pid"]), (&json!(true), &json!(pid)));
+        assert_eq!(shown["daemon"]["child"]["status"], "running");
+        assert_eq!(shown["sessionRegistry"]["sessions"][0]["sessionId"], *id);
+        assert_eq!(shown["sessionRegistry"]["sessions"][0]["currentTurnId"], *running);
+        assert_eq!(shown["recentEvents"]["events"].as_array().map(Vec::len), Some(50));
+    }
+    daemon.stop();
+}
+
+/// A figure for whoever ran the long form.
+fn report(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "MEASURED {line}");
+}
+
+#[test]
+fn real_codex_killed_in_a_turn_serves_the_next_within_seconds() {
+    let codex = real_codex_or_skip!("real_codex_killed_in_a_turn_serves_the_next_within_seconds");
+    let model = ModelServer::start();
+    let home = CodexHome::new(&model);
+    let mut daemon = Daemon::builder().codex(codex.wrapper(), &home).start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let ids: Vec<String> = (0..3).map(|_| session(&client, &full_access(&home))).collect();
+    for id in &ids {
+        talk(&client, &stream, id, "say 2 words");
+    }
+    let mut slowest = Duration::ZERO;
+    for round in 0..rounds(2, 30) {
+        let running = turn(&client, &ids[round % 3], "slow: 1000 20");
+        stream.wait_for(
+            |e| e["type"] == "app-server.turn.message.delta" && e["detail"]["turnId"] == *running,
+            DEADLINE,
+        );
+        kill(&child(&client)["pid"]);
+        let crash = Instant::now();
+        let missing = about(&stream, "app-server.turn.completed.missing", &ids[round % 3], 0);
+        assert!(missing["seq"].is_u64());
+        for id in &ids {
+            // What the session was started with holds in the new life too: nobody is asked, nothing is forbidden.
+            let mark = home.outside(&format!("round-{round}-{id}"));
+            let accepted = post_turn(&client, id, &format!("plainrun: touch {}", mark.display()));
+            assert_eq!(accepted.status, 202, "{}", accepted.text());
+            let next = accepted.json()["data"]["turnId"].as_str().unwrap().to_owned();
+            assert_eq!(ended(&stream, &next), "completed");
+            assert!(mark.exists(), "round {round}: the command did not run as before");
+        }
+        slowest = slowest.max(crash.elapsed());
+        assert!(crash.elapsed() < Duration::from_secs(5), "round {round}: {:?}", crash.elapsed());
+    }
+    report(&format!(
+        "SIGKILL of the app-server: next turns of three sessions done after {slowest:?} at most"
+    ));
+    daemon.stop();
+}
