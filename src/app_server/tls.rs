@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -62,7 +63,7 @@ pub(super) fn secure(
     let tls = TlsStream {
         stream,
         state: Mutex::new(state),
-        raw: Mutex::new(vec![0; RAW]),
+        raw: Mutex::new(Raw { bytes: vec![0; RAW], waiting: 0..0 }),
         records: Mutex::new(Vec::new()),
     };
     Ok((Arc::new(tls), leftover))
@@ -148,10 +149,17 @@ fn certificate_error(problem: &CertificateError, endpoint: &Endpoint, private_ca
 struct TlsStream {
     stream: Arc<TcpStream>,
     state: Mutex<ClientConnection>,
-    /// The reader's buffer; only it takes this.
-    raw: Mutex<Vec<u8>>,
+    /// What the reader has of the socket; only it takes this.
+    raw: Mutex<Raw>,
     /// The writer's buffer; only whoever writes takes this.
     records: Mutex<Vec<u8>>,
+}
+
+/// Bytes of the socket, some of which rustls has not taken yet: it takes no more than it has room to decrypt.
+#[derive(Debug)]
+struct Raw {
+    bytes: Vec<u8>,
+    waiting: Range<usize>,
 }
 
 impl TlsStream {
@@ -166,19 +174,13 @@ impl TlsStream {
         }
     }
 
-    /// Takes in what the socket gave; at its end, that.
-    fn digest(&self, mut raw: &[u8]) -> io::Result<()> {
+    /// Hands on some of the socket's bytes, or its end when there are none; how many were taken.
+    fn digest(&self, mut raw: &[u8]) -> io::Result<usize> {
         let mut state = lock(&self.state);
-        let at_end = raw.is_empty();
-        while at_end || !raw.is_empty() {
-            state.read_tls(&mut raw)?;
-            // What has to be answered (a key update) goes out with the next message or ping.
-            state.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-            if at_end {
-                break;
-            }
-        }
-        Ok(())
+        let taken = state.read_tls(&mut raw)?;
+        // What has to be answered (a key update) goes out with the next message or ping.
+        state.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        Ok(taken)
     }
 }
 
@@ -193,11 +195,14 @@ impl Transport for TlsStream {
                 return Ok(read);
             }
             let mut raw = lock(&self.raw);
-            let read = match read_socket(&self.stream, &mut raw, wait) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                outcome => outcome?,
-            };
-            self.digest(&raw[..read])?;
+            if raw.waiting.is_empty() {
+                let read = match read_socket(&self.stream, &mut raw.bytes, wait) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    outcome => outcome?,
+                };
+                raw.waiting = 0..read;
+            }
+            raw.waiting.start += self.digest(&raw.bytes[raw.waiting.clone()])?;
         }
     }
 
