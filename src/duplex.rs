@@ -54,6 +54,8 @@ pub mod code {
     pub const INVALID_DATA: u16 = 1007;
     /// A message that is too large.
     pub const TOO_BIG: u16 = 1009;
+    /// The server cannot do what was asked.
+    pub const INTERNAL_ERROR: u16 = 1011;
     /// Try again later (registered with IANA).
     pub const TRY_AGAIN_LATER: u16 = 1013;
 }

@@ -61,13 +61,13 @@
 //! |---|---|
 //! | 8 | `main`, [`cli`] (flag table, start, status, smoke…) |
 //! | 7 | [`daemon`] (the only place that knows all parts: start and stop order), [`smoke`], [`stub`] (the built-in stand-in for Codex) |
-//! | 6 | [`http`] (front door, guard, routes, replies), [`stream`] (WebSocket, its source) |
+//! | 6 | [`http`] (front door, guard, routes, replies), [`stream`] (WebSocket, Server-Sent Events, what feeds both) |
 //! | 5 | [`ops`]: the verbs; they know no HTTP |
 //! | 4 | [`app_server`] (client, connection, reader, wire, inbox), [`supervisor`] (the child's life), [`exec`] (one-shot runs) |
-//! | 3 | [`hub`] (core, state, change, drafts, batch, subscription, persister, recover) |
+//! | 3 | [`hub`] (core, state, change, drafts, batch, subscription, filter, replay, persister, recover) |
 //! | 2 | [`store`] (journal, segments, reader, files, lock), [`config`], [`duplex`] (two-thread WebSocket), [`process`], [`api_client`] |
 //! | 1 | [`model`]: records, events, views, JSON text |
-//! | 0 | [`os`], [`clock`], [`ids`], [`threads`], [`timer`] (deadlines) |
+//! | 0 | [`os`], [`clock`], [`fault`] (faults on demand, debug builds only), [`ids`], [`threads`], [`timer`] (deadlines) |
 //!
 //! ## Threads
 //!
@@ -103,6 +103,7 @@ pub mod config;
 pub mod daemon;
 pub mod duplex;
 pub mod exec;
+pub mod fault;
 pub mod http;
 pub mod hub;
 pub mod ids;

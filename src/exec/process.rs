@@ -16,6 +16,7 @@ use super::{CommandLine, Details, Failure, FailureCode, JsonParseError, Outcome,
 use crate::clock;
 use crate::process::ledger::{Ledger, Purpose};
 use crate::process::{self, Exit, Process, Spec};
+use crate::store::private;
 use crate::threads::{self, Thread, lock};
 
 /// From SIGTERM to SIGKILL (contract, section 8).
@@ -147,7 +148,7 @@ fn attempt(
 
 fn write_schema(folder: &Path, schema: &RawValue) -> std::io::Result<PathBuf> {
     let path = folder.join("output-schema.json");
-    std::fs::File::create_new(&path)?.write_all(schema.get().as_bytes())?;
+    private::create_new(&path)?.write_all(schema.get().as_bytes())?;
     Ok(path)
 }
 

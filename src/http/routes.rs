@@ -9,6 +9,7 @@ use super::api::{Request, Route as Way};
 use super::reply::{ApiError, ErrorCode, Reply};
 use crate::model::record::{Request as CodexRequest, Run, Session};
 use crate::ops::body::Body;
+use crate::ops::events::EventQuery;
 use crate::ops::idempotency::Key;
 use crate::ops::query::Query;
 use crate::ops::turns::Accepted;
@@ -82,8 +83,36 @@ struct Turn {
 
 type Answer = Result<Reply, OpError>;
 
+/// The way to the event stream's path without an upgrade: a page of the log, or Server-Sent Events.
+pub fn events_way(method: &str, path: &str) -> Way {
+    match method {
+        // Pages read files: not for the pool that nothing slow may enter.
+        "GET" => Way::Call,
+        _ => {
+            let message = format!("{method} is not possible at {path}; GET, HEAD is.");
+            Way::Refuse(ApiError::method_not_allowed(message).with_allow("GET, HEAD"))
+        }
+    }
+}
+
+/// A page of events.
+pub fn events(ops: &Ops, request: &Request) -> Reply {
+    let page = EventQuery::parse(&request.query).and_then(|query| ops.events(query));
+    page.and_then(|page| ok(200, &page)).unwrap_or_else(|error| api_error(error).into())
+}
+
 /// Every route but the event stream, whose path is configured, and /healthz, which the front door answers itself.
 pub const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/readyz",
+        pool: Pool::Read,
+        doc: "whether it can do its work now: hub, log, disk, child, app-server",
+        handle: |ops, _| {
+            let readiness = ops.readiness();
+            Ok(Reply::json(if readiness.ok { 200 } else { 503 }, &readiness))
+        },
+    },
     Route {
         method: "GET",
         path: "/v1/codexd/status",

@@ -11,8 +11,10 @@ pub mod batch;
 pub mod change;
 pub mod core;
 pub mod drafts;
+pub mod filter;
 mod persister;
 pub mod recover;
+pub mod replay;
 pub mod state;
 pub mod subscription;
 pub mod watch;
@@ -21,7 +23,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, never, select};
 use log::error;
 
 use self::core::AfterCommit;
@@ -30,6 +32,7 @@ use self::drafts::Drafts;
 pub use self::persister::FileExtras;
 use self::persister::{Job, Records};
 use crate::config::Paths;
+use crate::fault;
 use crate::threads::budget::{Budget, Share};
 use crate::threads::{self, Thread};
 
@@ -41,6 +44,8 @@ const EVENTS_BYTES: usize = 16 * 1024 * 1024;
 const CONTROL_BOUND: usize = 256;
 /// Bytes of drafts taken into one batch: what a slow moment piles up, but no more than a write of a few milliseconds.
 const BATCH_BYTES: usize = 256 * 1024;
+/// How long a stop waits for a log that cannot be written before it gives up what waits for it.
+const GIVE_UP: Duration = Duration::from_secs(2);
 /// How often a log that failed is tried again.
 const LOG_RETRY: Duration = Duration::from_millis(500);
 /// The interval of `--sync interval`.
@@ -55,6 +60,8 @@ type Work = Box<dyn FnOnce(&mut Core) -> Option<Transaction> + Send>;
 struct Transaction {
     drafts: Drafts,
     after: AfterCommit,
+    /// It tells what has happened already, so it must be logged sooner or later.
+    binding: bool,
 }
 
 enum Message {
@@ -62,8 +69,10 @@ enum Message {
     Drafts(Drafts, Share),
     /// A question or a transaction.
     Work(Work),
-    /// The persister has rested; what it could not write comes back.
-    PersisterIdle { unwritten: Option<Box<Job>> },
+    /// The persister has rested; the events up to which the files are written, or what it could not write.
+    PersisterIdle(Result<u64, Box<Job>>),
+    /// The daemon is about to stop: nothing may wait for the log without end any more.
+    Closing,
     /// End.
     Stop,
 }
@@ -78,7 +87,7 @@ pub enum HubError {
     #[error("{0}")]
     Stalled(String),
     /// It did not answer in time.
-    #[error("the hub did not answer within {} s", COMMIT_TIMEOUT.as_secs())]
+    #[error("the hub did not answer in time")]
     Timeout,
 }
 
@@ -113,7 +122,16 @@ impl Hub {
             threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?;
         let syncer = threads::spawn("log-sync", move || sync_log(&sync_inbox))?;
         let core = Core::new(start, log_sync);
-        let actor = Actor { core, events: events_inbox, control: control_inbox, jobs, persister_idle: true };
+        let actor = Actor {
+            core,
+            events: events_inbox,
+            control: control_inbox,
+            jobs,
+            persister_idle: true,
+            deferred: None,
+            closing: None,
+            given_up: false,
+        };
         let thread = threads::spawn("hub", move || actor.run())?;
         // Joined in this order: the hub's end ends the other two.
         Ok((hub.clone(), HubThreads { hub, threads: vec![thread, persister, syncer] }))
@@ -139,30 +157,42 @@ impl Hub {
         &self,
         question: impl FnOnce(&mut Core) -> T + Send + 'static,
     ) -> Result<T, HubError> {
+        self.ask_within(COMMIT_TIMEOUT, question)
+    }
+
+    /// As [`Hub::ask`], with a deadline of its own.
+    ///
+    /// # Errors
+    /// When the hub has stopped or does not answer in time.
+    pub fn ask_within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        question: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, HubError> {
+        let until = Instant::now() + limit;
         let (reply, answer) = bounded(1);
-        self.post(
-            &self.control,
-            Box::new(move |core| {
-                // Nobody waits any more after the deadline; that is no fault.
-                let _ = reply.send(question(core));
-                None
-            }),
-        )?;
-        wait(&answer)
+        let work: Work = Box::new(move |core| {
+            // Nobody waits any more after the deadline; that is no fault.
+            let _ = reply.send(question(core));
+            None
+        });
+        self.post(work, until)?;
+        wait(&answer, until)
     }
 
     /// A transaction: `run` looks at the state and drafts events; the answer comes when they are in the log.
     ///
     /// # Errors
-    /// When the hub has stopped, or the log cannot be written: then nothing was promised, and what was drafted may
-    /// still be logged later.
+    /// When the hub has stopped or does not answer in time, or the log cannot be written: then nothing was drafted, and
+    /// nothing will be.
     pub fn transact<T: Send + 'static>(
         &self,
         run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
     ) -> Result<T, HubError> {
+        let until = Instant::now() + COMMIT_TIMEOUT;
         let (reply, answer) = bounded(1);
-        self.post(&self.control, transaction(run, move |result| drop(reply.send(result))))?;
-        wait(&answer)?
+        self.post(transaction(false, run, move |result| drop(reply.send(result))), until)?;
+        wait(&answer, until)?
     }
 
     /// A transaction that is acted on even when nobody waits for its outcome any more: `then` is called in the hub's
@@ -175,11 +205,12 @@ impl Hub {
         run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
         then: impl FnOnce(T) -> U + Send + 'static,
     ) -> Result<U, HubError> {
+        let until = Instant::now() + COMMIT_TIMEOUT;
         let (reply, answer) = bounded(1);
         // Nobody waits any more after the deadline; that is no fault.
         let then = move |result: Result<T, HubError>| drop(reply.send(result.map(then)));
-        self.post(&self.control, transaction(run, then))?;
-        wait(&answer)?
+        self.post(transaction(false, run, then), until)?;
+        wait(&answer, until)?
     }
 
     /// A transaction that keeps its place among the child's messages. `then` is called in the hub's thread once the
@@ -206,7 +237,7 @@ impl Hub {
         then: impl FnOnce(Result<T, HubError>) + Send + 'static,
     ) -> Result<(), HubError> {
         let share = self.waiting.take(bytes);
-        let work = transaction(run, then);
+        let work = transaction(true, run, then);
         let work: Work = Box::new(move |core| {
             let _share = share;
             work(core)
@@ -214,9 +245,16 @@ impl Hub {
         self.events.send(Message::Work(work)).map_err(|_| HubError::Stopped)
     }
 
-    fn post(&self, inbox: &Sender<Message>, work: Work) -> Result<(), HubError> {
-        inbox
-            .send_timeout(Message::Work(work), COMMIT_TIMEOUT)
+    /// The daemon is about to stop. From here on a log that cannot be written is waited for only a moment; then what
+    /// waits for it is given up, and nobody who sends the child's events waits any more.
+    pub fn closing(&self) {
+        // A hub that is already gone waits for nothing.
+        let _ = self.control.send(Message::Closing);
+    }
+
+    fn post(&self, work: Work, until: Instant) -> Result<(), HubError> {
+        self.control
+            .send_deadline(Message::Work(work), until)
             .map_err(|error| if error.is_timeout() { HubError::Timeout } else { HubError::Stopped })
     }
 }
@@ -232,23 +270,27 @@ impl HubThreads {
     }
 }
 
+/// `binding`: what it tells has happened already. Otherwise it is refused while the log cannot be written.
 fn transaction<T: Send + 'static>(
+    binding: bool,
     run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
     then: impl FnOnce(Result<T, HubError>) + Send + 'static,
 ) -> Work {
     Box::new(move |core| {
-        if let Some(reason) = core.stalled() {
+        if let Some(reason) = core.stalled().filter(|_| !binding) {
             then(Err(HubError::Stalled(reason.to_owned())));
             return None;
         }
         let mut drafts = Drafts::new();
         let value = run(core, &mut drafts);
-        Some(Transaction { drafts, after: Box::new(move || then(Ok(value))) })
+        let after: AfterCommit =
+            Box::new(move |logged| then(logged.map(|()| value).map_err(HubError::Stalled)));
+        Some(Transaction { drafts, after, binding })
     })
 }
 
-fn wait<T>(answer: &Receiver<T>) -> Result<T, HubError> {
-    answer.recv_timeout(COMMIT_TIMEOUT).map_err(|error| match error {
+fn wait<T>(answer: &Receiver<T>, until: Instant) -> Result<T, HubError> {
+    answer.recv_deadline(until).map_err(|error| match error {
         RecvTimeoutError::Timeout => HubError::Timeout,
         RecvTimeoutError::Disconnected => HubError::Stopped,
     })
@@ -260,14 +302,31 @@ struct Actor {
     control: Receiver<Message>,
     jobs: Sender<Job>,
     persister_idle: bool,
+    /// A message of the child that was taken up when the log failed; it is the next one.
+    deferred: Option<Message>,
+    /// Since when the daemon is stopping.
+    closing: Option<Instant>,
+    /// While the log fails the child's messages are dropped.
+    given_up: bool,
 }
 
 impl Actor {
     fn run(mut self) {
+        let mut retry_at = None;
         loop {
-            let Some(message) = self.next() else {
-                self.core.retry();
-                continue;
+            let message = if self.core.stalled().is_some() {
+                let due = *retry_at.get_or_insert_with(|| Instant::now() + LOG_RETRY);
+                let Some(message) = self.next_while_stalled(due) else {
+                    retry_at = None;
+                    self.core.retry();
+                    self.give_up_when_closing();
+                    self.persist();
+                    continue;
+                };
+                message
+            } else {
+                retry_at = None;
+                self.next()
             };
             if matches!(message, Message::Stop) {
                 break;
@@ -280,18 +339,38 @@ impl Actor {
 
     /// The next message; `None` when it is time to try the log again. While the log fails the child's inbox is left
     /// alone: it fills, then the child's pipe does.
-    fn next(&self) -> Option<Message> {
-        if self.core.stalled().is_some() {
-            return match self.control.recv_timeout(LOG_RETRY) {
-                Ok(message) => Some(message),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
-            };
+    fn next_while_stalled(&self, due: Instant) -> Option<Message> {
+        // Whoever asks without a pause must not keep the log from being tried.
+        while let Some(left) = due.checked_duration_since(Instant::now()) {
+            let events = self.given_up.then_some(&self.events);
+            select! {
+                recv(self.control) -> message => return Some(message.unwrap_or(Message::Stop)),
+                // Taken and dropped, and whoever waits for what becomes of it is let go with it.
+                recv(events.unwrap_or(&never())) -> message => drop(message),
+                default(left) => return None,
+            }
         }
-        // The handles are cloned from one pair: both inboxes end together.
+        None
+    }
+
+    fn next(&mut self) -> Message {
+        if let Some(message) = self.deferred.take() {
+            return message;
+        }
         select! {
-            recv(self.events) -> message => Some(message.unwrap_or(Message::Stop)),
-            recv(self.control) -> message => Some(message.unwrap_or(Message::Stop)),
+            recv(self.events) -> message => message.unwrap_or(Message::Stop),
+            recv(self.control) -> message => message.unwrap_or(Message::Stop),
+        }
+    }
+
+    /// What the child's threads wait to send would make the stop wait as well: from here on it is dropped.
+    fn give_up_when_closing(&mut self) {
+        let since =
+            self.core.stalled_since().zip(self.closing).map(|(stalled, closing)| stalled.max(closing));
+        if !self.given_up && since.is_some_and(|since| since.elapsed() >= GIVE_UP) {
+            error!("the event log cannot be written; what the child says last is given up");
+            self.given_up = true;
+            self.deferred = None;
         }
     }
 
@@ -299,12 +378,14 @@ impl Actor {
         match message {
             Message::Drafts(first, share) => self.batch(first, share),
             Message::Work(work) => self.work(work),
-            Message::PersisterIdle { unwritten } => {
+            Message::PersisterIdle(written) => {
                 self.persister_idle = true;
-                if let Some(unwritten) = unwritten {
-                    self.mark_dirty(&unwritten);
+                match written {
+                    Ok(seq) => self.core.persisted(seq),
+                    Err(unwritten) => self.mark_dirty(&unwritten),
                 }
             }
+            Message::Closing => self.closing = Some(Instant::now()),
             Message::Stop => {}
         }
     }
@@ -331,14 +412,15 @@ impl Actor {
         }
         self.core.commit(all, Vec::new());
         drop(shares);
-        if let Some(message) = interrupted_by {
-            self.handle(message);
-        }
+        self.deferred = interrupted_by;
     }
 
     fn work(&mut self, work: Work) {
-        if let Some(Transaction { drafts, after }) = work(&mut self.core) {
+        let Some(Transaction { drafts, after, binding }) = work(&mut self.core) else { return };
+        if binding {
             self.core.commit(vec![drafts], vec![after]);
+        } else {
+            self.core.try_commit(drafts, after);
         }
     }
 
@@ -388,12 +470,15 @@ impl Actor {
 
     /// Everything sent before the stop is taken; then the last state is written.
     fn finish(mut self) {
-        while let Ok(message) = self.events.try_recv() {
+        while self.core.stalled().is_none() {
+            let Some(message) = self.deferred.take().or_else(|| self.events.try_recv().ok()) else { break };
             self.handle(message);
         }
         while let Ok(message) = self.control.try_recv() {
             self.handle(message);
         }
+        // With what is left, whoever waits for it is let go.
+        while self.events.try_recv().is_ok() {}
         if let Some(reason) = self.core.stalled() {
             error!("codexd stops with events that are not in the log: {reason}");
         }
@@ -420,11 +505,16 @@ fn sync_log(inbox: &Receiver<Arc<File>>) {
                 file = newer;
             }
         }
-        if let Err(error) = file.sync_data() {
-            // The kernel may have dropped what it could not write and says so only once: going on would promise
-            // what is not there. The next start looks at what the disk really has.
-            threads::end_the_daemon(&format!("the event log cannot be forced to disk: {error}"));
+        let forced = fault::point(fault::Point::LogSync).and_then(|()| file.sync_data());
+        if let Err(error) = forced {
+            log_not_forced(&error);
         }
         last = Some(Instant::now());
     }
+}
+
+/// The kernel may have dropped what it could not write and says so only once: going on would promise what is not there.
+/// The next start looks at what the disk really has.
+fn log_not_forced(error: &std::io::Error) -> ! {
+    threads::end_the_daemon(&format!("the event log cannot be forced to disk: {error}"))
 }

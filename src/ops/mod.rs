@@ -4,10 +4,12 @@
 pub mod body;
 mod catch_up;
 pub mod ending;
+pub mod events;
 pub mod fields;
 pub mod idempotency;
 pub mod query;
 mod readable;
+pub mod ready;
 pub mod recovery;
 pub mod requests;
 pub mod runs;

@@ -19,6 +19,7 @@ mod conversation;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
+mod disk_full;
 mod drain;
 mod drivers;
 mod ending;
@@ -28,10 +29,12 @@ mod external_errors;
 mod external_tls;
 mod fake_app_server;
 mod golden_shapes;
+mod hostile;
 mod inbox;
 mod inbox_reconnect;
 mod inbox_support;
 mod listener;
+mod log;
 mod misbehaviour;
 mod model_server;
 mod orphans;
@@ -41,10 +44,16 @@ mod real_backbone;
 mod real_codex;
 mod real_inbox;
 mod relay;
+mod repairs;
+mod replay;
+mod rfc6455;
 mod same_scenario;
+mod sse;
+mod strangers;
 mod supervision;
 mod talk;
 mod tidy;
+mod watch;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -13,7 +13,7 @@ use codexd::model::event::EventType;
 
 /// The layers, lowest first. A module imports from the layers below its own and from itself. `main` is `src/main.rs`.
 const LAYERS: &[&[&str]] = &[
-    &["os", "clock", "ids", "threads", "timer"],
+    &["os", "clock", "fault", "ids", "threads", "timer"],
     &["model"],
     &["config", "store", "duplex", "process", "api_client"],
     &["hub"],
@@ -31,6 +31,7 @@ const LAYERS: &[&[&str]] = &[
 const NEIGHBOURS: &[(&str, &str, &str)] = &[
     ("ids", "clock", "an id begins with the time"),
     ("timer", "threads", "it has one"),
+    ("clock", "fault", "a test makes the clock jump"),
     ("store", "config", "the log's sync policy is a setting"),
     ("smoke", "daemon", "the smoke test runs a daemon in this process"),
 ];
@@ -71,7 +72,6 @@ const OWN_PATHS: &[(&str, &str)] = &[("src/cli/resolve.rs", "an invented working
 /// yet, and the README says so.
 const EFFECTS: &[(&str, &str)] = &[
     ("token-file", ".token_file"),
-    ("require-token", ".require_token"),
     ("allow-other-users", ".allow_other_users"),
     ("drain-timeout-ms", ".drain_timeout"),
     ("request-policy", ".request_policy"),
