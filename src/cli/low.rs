@@ -41,6 +41,8 @@ pub struct LowArgs {
     pub event_stream_path: Option<String>,
     pub endpoint: Option<String>,
     pub strategy: Option<Strategy>,
+    pub server_token_file: Option<String>,
+    pub server_ca_file: Option<String>,
     pub command: Option<String>,
     pub args: Option<Vec<String>>,
     pub server_cwd: Option<String>,

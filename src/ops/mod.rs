@@ -2,6 +2,7 @@
 //! and talks to the app-server where it must.
 
 pub mod body;
+mod catch_up;
 pub mod ending;
 pub mod events;
 pub mod fields;

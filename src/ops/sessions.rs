@@ -68,6 +68,15 @@ pub(super) struct ThreadAnswer {
 #[derive(Debug, Deserialize)]
 pub(super) struct ThreadId {
     pub(super) id: String,
+    /// An object with a type; in older versions a name.
+    #[serde(default)]
+    status: serde_json::Value,
+}
+
+impl ThreadId {
+    pub(super) fn is_active(&self) -> bool {
+        self.status["type"] == "active" || self.status == "active"
+    }
 }
 
 #[derive(Serialize)]
