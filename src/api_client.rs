@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::HeaderValue;
 use tungstenite::{Message, WebSocket};
 
 /// How long a request may take: longer than the daemon's own deadline for a call to the app-server.
@@ -46,15 +48,35 @@ pub enum ClientError {
 }
 
 /// Where codexd listens.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct ApiClient {
     address: SocketAddr,
+    token: Option<String>,
+}
+
+impl std::fmt::Debug for ApiClient {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ApiClient").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl ApiClient {
     /// A client of the codexd at this address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address }
+        Self { address, token: None }
+    }
+
+    /// With this bearer token in every request.
+    #[must_use]
+    pub fn with_token(mut self, token: Option<String>) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// The header field with the token, or nothing.
+    fn authorization(&self) -> String {
+        let field = |token: &String| format!("Authorization: Bearer {token}\r\n");
+        self.token.as_ref().map(field).unwrap_or_default()
     }
 
     /// `GET`: the envelope's data.
@@ -77,9 +99,10 @@ impl ApiClient {
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
+             Content-Length: {}\r\n{}\r\n{body}",
             self.address,
-            body.len()
+            body.len(),
+            self.authorization()
         );
         let mut answer = Vec::new();
         self.connect()
@@ -128,7 +151,13 @@ impl ApiClient {
     pub fn stream(&self, path: &str) -> Result<EventStream, ClientError> {
         let stream = self.connect().map_err(|source| ClientError::Io { address: self.address, source })?;
         let url = format!("ws://{}{path}", self.address);
-        let (socket, _) = tungstenite::client(url, stream).map_err(|error| self.not_codexd(&error))?;
+        let mut request = url.into_client_request().map_err(|error| self.not_codexd(&error))?;
+        if let Some(token) = &self.token {
+            let bearer =
+                HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| self.not_codexd(&error))?;
+            request.headers_mut().insert("authorization", bearer);
+        }
+        let (socket, _) = tungstenite::client(request, stream).map_err(|error| self.not_codexd(&error))?;
         Ok(EventStream { socket, address: self.address })
     }
 }

@@ -12,7 +12,8 @@ const ISO_MILLIS: &[FormatItem<'_>] =
 /// Milliseconds since 1970-01-01T00:00:00Z by the wall clock; 0 for a clock set before that.
 pub fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    millis.saturating_add_signed(crate::fault::clock_offset())
 }
 
 /// `millis` since 1970 as UTC, ISO 8601 with milliseconds and `Z` (`2026-03-22T15:39:28.123Z`).

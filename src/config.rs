@@ -8,6 +8,7 @@ mod view;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::model::record::RequestPolicy;
 pub use api_base::ApiBase;
 pub use view::ConfigView;
 
@@ -63,15 +64,6 @@ pub enum Sync {
     Interval,
     /// The kernel decides.
     Never,
-}
-
-/// What happens to a request of Codex that nobody has answered yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestPolicy {
-    /// It waits for a client, up to its deadline.
-    Hold,
-    /// It is declined at once.
-    Decline,
 }
 
 /// The files and folders, all absolute.

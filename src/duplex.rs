@@ -48,6 +48,8 @@ pub mod code {
     pub const INVALID_DATA: u16 = 1007;
     /// A message that is too large.
     pub const TOO_BIG: u16 = 1009;
+    /// The server cannot do what was asked.
+    pub const INTERNAL_ERROR: u16 = 1011;
     /// Try again later (registered with IANA).
     pub const TRY_AGAIN_LATER: u16 = 1013;
 }
@@ -121,7 +123,7 @@ impl Duplex {
         let half = ReadHalf(Arc::clone(&gate));
         let socket = WebSocket::from_partially_read(half, leftover, role, Some(config));
         Ok((
-            Reader { socket, gate: Arc::clone(&gate), close_reason: String::new() },
+            Reader { socket, gate: Arc::clone(&gate), close_reason: String::new(), peer_closed: false },
             Writer { gate, gathered: Vec::new() },
         ))
     }
@@ -164,6 +166,8 @@ pub struct Reader {
     socket: WebSocket<ReadHalf>,
     gate: Arc<Gate>,
     close_reason: String,
+    /// The other side's Close has come: it sends nothing more.
+    peer_closed: bool,
 }
 
 impl Reader {
@@ -191,6 +195,7 @@ impl Reader {
     }
 
     fn closed_by_peer(&mut self, close: Option<CloseFrame>) -> Ended {
+        self.peer_closed = true;
         let code = close.map(|close| {
             self.close_reason = close.reason.as_str().to_owned();
             u16::from(close.code)
@@ -236,10 +241,16 @@ impl Reader {
         self.gate.close(Some((code, reason)))
     }
 
-    /// Ends the connection: no more writing, a bounded wait for the other side to close, then it is cut.
+    /// Ends the connection: no more writing, a bounded wait for the other side to close, then it is cut. Once the other
+    /// side's Close has come there is no wait: nothing can come any more that would turn the end into a reset, and a
+    /// client that keeps its socket open must not keep the daemon from ending.
     pub fn finish(self) {
         self.gate.shut();
         let mut stream = &*self.gate.stream;
+        if self.peer_closed {
+            drop(stream.shutdown(Shutdown::Both));
+            return;
+        }
         let until = Instant::now() + DRAIN_TIME;
         let mut drained = 0;
         let mut buffer = [0; READ_BUFFER];

@@ -23,6 +23,16 @@
 //!   codex ─▶ app-rx ─▶ hub: turn.accepted at the answer's own place among the notifications ─▶ the waiting verb ─▶ reply
 //! ```
 //!
+//! ## One request of Codex
+//!
+//! ```text
+//! codex ─▶ app-rx ─▶ hub: request.opened (with a file change's changes)  ─▶ streams, GET requests     (app_server::inbox)
+//!   POST answer │ timer │ policy ─▶ answer::shape ─▶ hub: one wins, request.answered ─▶ then to codex (app_server::answer)
+//!   turn/completed, serverRequest/resolved ─▶ cancelled, in one write with it · end of the child, stop ─▶ orphaned
+//! ```
+//!
+//! An answer is logged first and sent then: a crash in between costs an answer, never the record of an approval.
+//!
 //! ## Invariants
 //!
 //! 1. **Log first.** An event is in events.jsonl, whole, before any client sees it or any reply speaks of it.
@@ -51,13 +61,13 @@
 //! |---|---|
 //! | 8 | `main`, [`cli`] (flag table, start, status, smoke…) |
 //! | 7 | [`daemon`] (the only place that knows all parts: start and stop order), [`smoke`], [`stub`] (the built-in stand-in for Codex) |
-//! | 6 | [`http`] (front door, guard, routes, replies), [`stream`] (WebSocket, its source) |
+//! | 6 | [`http`] (front door, guard, routes, replies), [`stream`] (WebSocket, Server-Sent Events, what feeds both) |
 //! | 5 | [`ops`]: the verbs; they know no HTTP |
-//! | 4 | [`app_server`] (client, connection, reader, wire), [`supervisor`] (the child's life), [`exec`] (one-shot runs) |
-//! | 3 | [`hub`] (core, state, change, drafts, batch, subscription, persister, recover) |
+//! | 4 | [`app_server`] (client, connection, reader, wire, inbox), [`supervisor`] (the child's life), [`exec`] (one-shot runs) |
+//! | 3 | [`hub`] (core, state, change, drafts, batch, subscription, filter, replay, persister, recover) |
 //! | 2 | [`store`] (journal, segments, reader, files, lock), [`config`], [`duplex`] (two-thread WebSocket), [`process`], [`api_client`] |
 //! | 1 | [`model`]: records, events, views, JSON text |
-//! | 0 | [`os`], [`clock`], [`ids`], [`threads`] |
+//! | 0 | [`os`], [`clock`], [`fault`] (faults on demand, debug builds only), [`ids`], [`threads`], [`timer`] (deadlines) |
 //!
 //! ## Threads
 //!
@@ -71,6 +81,7 @@
 //! | wait-PID | `Process` | waitid(2) | the process's end |
 //! | app-rx-N, child-N-err, child-out | `Life` | a pipe | end of file, or a cancelled poll(2) |
 //! | app-tx-N | `Life` | its queue | the connection's close |
+//! | timer | `Daemon` | the next deadline | its `TimerThread` is dropped |
 //! | accept, conn-N | `FrontDoor` | the port, a socket | self-connect, shutdown |
 //! | http-r-N, http-c-N | `Pool` (http) | tiny_http | unblock |
 //! | ws-N-tx | its connection | its queue | the queue's end |
@@ -92,6 +103,7 @@ pub mod config;
 pub mod daemon;
 pub mod duplex;
 pub mod exec;
+pub mod fault;
 pub mod http;
 pub mod hub;
 pub mod ids;
@@ -105,3 +117,4 @@ pub mod stream;
 pub mod stub;
 pub mod supervisor;
 pub mod threads;
+pub mod timer;

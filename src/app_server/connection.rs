@@ -215,6 +215,7 @@ impl Connection {
     ) -> Result<T, CallError> {
         self.retried(method, timeout, |deadline| {
             let (reply, answer) = bounded(1);
+            let hub_of_caller = hub;
             let (run, hub, asked) = (run.clone(), hub.clone(), method.to_owned());
             let respond: Responder = Box::new(move |outcome| match outcome {
                 Err(error) => drop(reply.send(Err(error))),
@@ -238,7 +239,8 @@ impl Connection {
                 }
             });
             let id = self.send_request(method, params, respond, deadline, timeout)?;
-            self.wait(id, method, &answer, deadline, timeout)?
+            self.wait(id, method, &answer, deadline, timeout)
+                .map_err(|error| stalled(hub_of_caller, error))?
         })
     }
 
@@ -386,6 +388,15 @@ impl Connection {
 
 fn closed_error(reason: &str) -> CallError {
     CallError::Unavailable { reason: reason.to_owned(), retry_after: Some(1) }
+}
+
+/// An answer that came while the log cannot be written waits before the hub: then the app-server was not the slow one.
+fn stalled(hub: &Hub, error: CallError) -> CallError {
+    let timeout = matches!(error, CallError::Timeout { .. });
+    match hub.ask_within(Duration::from_secs(1), |core| core.stalled().map(str::to_owned)) {
+        Ok(Some(reason)) if timeout => HubError::Stalled(reason).into(),
+        _ => error,
+    }
 }
 
 fn unreadable(method: &str, error: &serde_json::Error) -> CallError {

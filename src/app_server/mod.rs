@@ -2,9 +2,14 @@
 //!
 //! A *connection* is one life of the app-server; the *client* hands out the present one and does the handshake on it,
 //! once, for whoever comes first. The *reader* turns what comes in into answers for callers and drafts for the hub.
+//! What the app-server asks goes through the *inbox*: recorded, answered, and left in its final state there.
 
+pub mod answer;
+mod changes;
 pub mod client;
 pub mod connection;
+pub mod inbox;
+mod inbox_events;
 pub mod notification;
 pub mod reader;
 pub mod wire;

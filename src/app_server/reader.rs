@@ -7,7 +7,10 @@ use std::sync::Arc;
 use log::warn;
 use serde_json::value::RawValue;
 
+use super::answer;
+use super::changes::Changes;
 use super::connection::Connection;
+use super::inbox::{Asked, Inbox, Withdrawn};
 use super::notification::Translator;
 use super::wire::{self, Incoming, METHOD_NOT_FOUND, RpcError};
 use crate::hub::Hub;
@@ -15,6 +18,7 @@ use crate::hub::batch::Subject;
 use crate::hub::drafts::Drafts;
 use crate::model;
 use crate::model::event::EventType;
+use crate::model::record::RequestKind;
 use crate::os;
 use crate::store::raw_log::RawLog;
 
@@ -40,6 +44,8 @@ pub struct Reader {
     connection: Arc<Connection>,
     max_line_bytes: usize,
     translator: Translator,
+    inbox: Arc<Inbox>,
+    changes: Changes,
     drafts: Drafts,
     /// The beginning of a line whose end has not come.
     partial: Vec<u8>,
@@ -49,12 +55,14 @@ pub struct Reader {
 
 impl Reader {
     /// A reader for one life of the app-server.
-    pub fn new(hub: Hub, connection: Arc<Connection>, max_line_bytes: usize) -> Self {
+    pub fn new(hub: Hub, connection: Arc<Connection>, inbox: Arc<Inbox>, max_line_bytes: usize) -> Self {
         Self {
             hub,
             connection,
             max_line_bytes,
             translator: Translator::default(),
+            inbox,
+            changes: Changes::default(),
             drafts: Drafts::new(),
             partial: Vec::new(),
             skipped: 0,
@@ -142,12 +150,7 @@ impl Reader {
             return false;
         }
         match wire::decode(&line) {
-            Ok(Incoming::Notification { method, params }) => {
-                if method == "turn/completed" {
-                    self.connection.note_progress();
-                }
-                self.translator.translate(&mut self.drafts, &method, params);
-            }
+            Ok(Incoming::Notification { method, params }) => self.notification(&method, params),
             Ok(Incoming::Response { id, outcome }) => {
                 // What was said before the answer is to be in the log before the answer.
                 self.flush();
@@ -165,19 +168,58 @@ impl Reader {
         true
     }
 
-    fn request(&mut self, id: &RawValue, method: &str, _params: &RawValue) {
+    fn notification(&mut self, method: &str, params: &RawValue) {
+        if method == "turn/completed" {
+            self.connection.note_progress();
+        }
+        self.changes.note(method, params);
+        let Some(withdrawn) = Withdrawn::of(method, params) else {
+            return self.translator.translate(&mut self.drafts, method, params);
+        };
+        self.flush();
+        self.translator.translate(&mut self.drafts, method, params);
+        // A hub that has stopped takes no more; the next flush says so.
+        let _ = self.inbox.withdraw(std::mem::take(&mut self.drafts), withdrawn);
+    }
+
+    fn request(&mut self, id: &RawValue, method: &str, params: &RawValue) {
+        let Some(kind) = answer::kind(method) else { return self.unsupported(id, method, params) };
+        let params = match kind {
+            RequestKind::FileChange => self.changes.complete(params),
+            _ => params.to_owned(),
+        };
+        self.inbox
+            .ask(&self.connection, Asked { id: id.to_owned(), method: method.to_owned(), kind, params });
+    }
+
+    /// What nobody can answer is refused at once: Codex would wait for ever.
+    fn unsupported(&mut self, id: &RawValue, method: &str, params: &RawValue) {
+        #[derive(serde::Deserialize, Default)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Names {
+            thread_id: Option<String>,
+        }
+        let Names { thread_id: thread } = serde_json::from_str(params.get()).unwrap_or_default();
         let error = RpcError {
             code: METHOD_NOT_FOUND,
             message: format!("codexd cannot answer {method}"),
             data: None,
         };
-        self.connection.respond(id, Err(&error));
         self.drafts.push(
             EventType::RequestUnsupported,
             format_args!("Codex asked {}, which codexd cannot answer.", model::preview(method)),
-            Some(&serde_json::json!({ "method": method, "threadId": null })),
-            Subject::default(),
+            Some(&serde_json::json!({ "method": method, "threadId": thread })),
+            thread.as_deref().map(Subject::thread).unwrap_or_default(),
             None,
+        );
+        let told = std::mem::take(&mut self.drafts);
+        let (connection, id) = (Arc::clone(&self.connection), id.to_owned());
+        // A hub that has stopped takes no more; the next flush says so.
+        let _ = self.hub.transact_in_order(
+            move |_, drafts| *drafts = told,
+            move |_| {
+                connection.respond(&id, Err(&error));
+            },
         );
     }
 

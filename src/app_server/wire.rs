@@ -132,6 +132,13 @@ pub fn response(id: &RawValue, outcome: Result<&RawValue, &RpcError>) -> serde_j
 
 fn line(message: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
+    // What a client gave is passed on as the text it came as, perhaps indented over many lines. Within a string JSON
+    // has a line break escaped, so each that stands there is white space, and would end the message.
+    for byte in &mut line {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
     line.push(b'\n');
     Ok(line)
 }
@@ -162,6 +169,16 @@ mod tests {
         {
             assert!(decode(nonsense).is_err(), "{nonsense}");
         }
+    }
+
+    #[test]
+    fn a_message_is_one_line_however_its_params_are_laid_out() {
+        let params: &RawValue =
+            serde_json::from_str("{\r\n  \"text\": \"a\\nb\",\n  \"x\": [\n1]\n}").unwrap();
+        let line = String::from_utf8(request(7, "turn/start", &params).unwrap()).unwrap();
+        assert_eq!(line.find(['\n', '\r']), Some(line.len() - 1), "{line}");
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["params"], serde_json::json!({ "text": "a\nb", "x": [1] }));
     }
 
     #[test]

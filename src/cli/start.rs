@@ -1,10 +1,11 @@
 //! `codexd start`.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread::Builder;
 
 use crossbeam_channel::{Receiver, bounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::print::{self, StartReport};
@@ -21,6 +22,9 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return failed(&format!("cannot watch signals: {error}")),
     };
+    if let Err(error) = survive_file_size_limit() {
+        return failed(&format!("cannot watch signals: {error}"));
+    }
     let lifetime = config.smoke_lifetime;
     let shown = config.clone();
     let daemon = match Daemon::start(config) {
@@ -85,6 +89,11 @@ fn watch_signals() -> std::io::Result<Receiver<i32>> {
         }
     })?;
     Ok(receiver)
+}
+
+/// A file at the limit of setrlimit(2) is like a full disk: the write is to fail, not the process to be killed.
+fn survive_file_size_limit() -> std::io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map(|_| ())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the operator asked twice: destructors have had their chance")]

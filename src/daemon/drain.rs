@@ -28,6 +28,10 @@ pub(super) fn finish_work(ops: &Ops) {
             info!("work is still going on after {} ms and is interrupted", patience.as_millis());
         }
     }
+    // What nobody has answered by now nobody will: it is orphaned before the interrupt could withdraw it.
+    if let Err(error) = ops.inbox.close() {
+        warn!("the requests left open could not be recorded: {error}");
+    }
     interrupt_turns(ops);
     ops.runs.stop();
 }

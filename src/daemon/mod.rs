@@ -10,6 +10,7 @@ mod drain;
 mod port;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,12 +19,14 @@ use log::{info, warn};
 use serde::Serialize;
 
 use crate::app_server::client::{Client, Introduction};
+use crate::app_server::inbox::{self, Inbox};
 use crate::clock;
 use crate::config::{Config, Strategy};
 use crate::exec::pool::Pool;
 use crate::exec::process::Shared;
 use crate::http::front_door::{Bound, FrontDoor, Limits};
 use crate::http::guard::Guard;
+use crate::http::{peer, token};
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
@@ -35,13 +38,16 @@ use crate::model::view::{ServiceView, Snapshot};
 use crate::ops;
 use crate::ops::service::Service;
 use crate::ops::{OpError, Ops, recovery};
+use crate::os;
 use crate::process::ledger::Ledger;
 use crate::process::orphans::{self, Adoption, Reaped};
 use crate::store::files;
 use crate::store::lock::{self, Lock, LockError};
-use crate::store::{Repair, StoreError};
+use crate::store::token::TokenFile;
+use crate::store::{Repair, StoreError, private};
 use crate::supervisor::{self, Parts, StartError, Supervisor};
 use crate::threads::{self, Thread};
+use crate::timer::{Timer, TimerThread};
 
 use self::port::Port;
 
@@ -95,6 +101,7 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 pub struct Daemon {
     ops: Arc<Ops>,
     supervisor: Supervisor,
+    timer: TimerThread,
     recovery: Thread,
     hub_threads: HubThreads,
     front_door: FrontDoor,
@@ -120,14 +127,13 @@ impl Daemon {
     pub fn start(config: Config) -> Result<Self, Error> {
         let config = Arc::new(config);
         threads::set_last_words(orphans::kill_everything);
-        // First of all: a second daemon is told so, whatever else would be wrong with its start, and touches nothing.
-        files::make_folder(&config.paths.state_dir)?;
-        let lock = lock::acquire(&config.paths.lock())?;
-        let address = config.service.local_api_base.address;
-        let bound = FrontDoor::bind(address).map_err(|source| Error::Bind { address, source })?;
+        private::mend_umask();
+        os::descriptors::raise_limit();
+        let (lock, bound) = lock_and_bind(&config)?;
         let resolved = bound.local_addr();
 
-        files::make_folder(&config.paths.logs_dir)?;
+        private_folder(&config.paths.logs_dir)?;
+        let guard = guard(&config, resolved.port())?;
         let adoption = Adoption::begin()
             .inspect_err(|error| warn!("orphaned descendants will not be adopted: {error}"))
             .ok();
@@ -146,19 +152,23 @@ impl Daemon {
             timeout: config.server.call_timeout,
         };
         let client = Arc::new(Client::new(hub.clone(), introduction));
+        let (timer, timer_thread) = Timer::start().map_err(system("start the timer's thread"))?;
+        let inbox = Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config));
         let runs = runs(&config, &hub, Arc::clone(&ledger))?;
-        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), service, runs));
+        let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), inbox, service, runs));
 
         let (revived, lives) = bounded(1);
         let running = begin(&ops, &config, repairs, reaped)
             .and_then(|daemon_id| {
-                let hub = ops.hub.clone();
-                let parts = Parts { config: Arc::clone(&config), hub, client, daemon_id, ledger, revived };
+                let (hub, inbox) = (ops.hub.clone(), Arc::clone(&ops.inbox));
+                let config = Arc::clone(&config);
+                let parts = Parts { config, hub, client, inbox, daemon_id, ledger, revived };
                 Ok(Supervisor::start(parts)?)
             })
-            .and_then(|supervisor| match accompany(&ops, lives, bound) {
+            .and_then(|supervisor| match accompany(&ops, lives, bound, guard) {
                 Ok((recovery, front_door)) => Ok((supervisor, recovery, front_door)),
                 Err(error) => {
+                    ops.hub.closing();
                     supervisor.stop();
                     Err(error)
                 }
@@ -167,7 +177,16 @@ impl Daemon {
             Ok((supervisor, recovery, front_door)) => {
                 ops.service.open(resolved);
                 info!("codexd {} listens at {resolved}", env!("CARGO_PKG_VERSION"));
-                Ok(Self { ops, supervisor, recovery, hub_threads, front_door, adoption, lock })
+                Ok(Self {
+                    ops,
+                    supervisor,
+                    timer: timer_thread,
+                    recovery,
+                    hub_threads,
+                    front_door,
+                    adoption,
+                    lock,
+                })
             }
             Err(error) => {
                 record_stop(&ops);
@@ -200,9 +219,11 @@ impl Daemon {
     /// # Errors
     /// When the hub does not answer.
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
-        let Self { ops, supervisor, recovery, hub_threads, front_door, adoption, lock } = self;
+        let Self { ops, supervisor, timer, recovery, hub_threads, front_door, adoption, lock } = self;
+        ops.hub.closing();
         drain::finish_work(&ops);
         supervisor.stop();
+        drop(timer);
         // Its last call fails with the connection, and no further life is announced to it.
         recovery.join();
         if adoption.is_some() {
@@ -244,6 +265,7 @@ fn begin(
         if config.server.strategy == Strategy::Spawn {
             supervisor::turns_cut_off_by_a_crash(core, drafts);
         }
+        inbox::orphan_left_over(core, drafts, &config);
         ops::runs::interrupted_by_a_crash(core, drafts);
         core.state().identity.as_ref().map(|identity| identity.daemon_id.clone())
     })?;
@@ -319,8 +341,13 @@ fn draft_reaped(drafts: &mut Drafts, reaped: &Reaped) {
 }
 
 /// What runs beside the child: the recovery of sessions, and the port.
-fn accompany(ops: &Arc<Ops>, lives: Receiver<()>, bound: Bound) -> Result<(Thread, FrontDoor), Error> {
-    let front_door = open(ops, bound)?;
+fn accompany(
+    ops: &Arc<Ops>,
+    lives: Receiver<()>,
+    bound: Bound,
+    guard: Guard,
+) -> Result<(Thread, FrontDoor), Error> {
+    let front_door = open(ops, bound, guard)?;
     match recovery::start(Arc::clone(ops), lives) {
         Ok(recovery) => Ok((recovery, front_door)),
         Err(error) => {
@@ -330,11 +357,56 @@ fn accompany(ops: &Arc<Ops>, lives: Receiver<()>, bound: Bound) -> Result<(Threa
     }
 }
 
-fn open(ops: &Arc<Ops>, bound: Bound) -> Result<FrontDoor, Error> {
-    let guard = Guard::new(bound.local_addr().port());
+fn open(ops: &Arc<Ops>, bound: Bound, guard: Guard) -> Result<FrontDoor, Error> {
     bound
         .serve(Arc::new(Port::new(Arc::clone(ops))), guard, Limits::default())
         .map_err(system("open the front door"))
+}
+
+/// The lock and the port. A second daemon is told whose the folder is, whatever else would be wrong with its start, and
+/// changes nothing; a daemon whose port is taken leaves not even a folder behind.
+fn lock_and_bind(config: &Config) -> Result<(Lock, Bound), Error> {
+    let (path, address) = (config.paths.lock(), config.service.local_api_base.address);
+    let bind = || FrontDoor::bind(address).map_err(|source| Error::Bind { address, source });
+    if config.paths.state_dir.is_dir() {
+        private_folder(&config.paths.state_dir)?;
+        let lock = lock::acquire(&path)?;
+        return Ok((lock, bind()?));
+    }
+    let bound = bind()?;
+    private_folder(&config.paths.state_dir)?;
+    Ok((lock::acquire(&path)?, bound))
+}
+
+/// Makes a folder, or makes that of an older version private.
+fn private_folder(path: &Path) -> Result<(), StoreError> {
+    let mut closed = Vec::new();
+    private::folder(path, &mut closed)?;
+    for path in closed {
+        warn!("other users had access to {}; they have no more", path.display());
+    }
+    Ok(())
+}
+
+/// Who may ask. What cannot be had is refused before anything is started.
+fn guard(config: &Config, port: u16) -> Result<Guard, Error> {
+    let mut guard = Guard::new(port);
+    let service = &config.service;
+    if let Some(file) = &service.token_file {
+        guard = guard.with_token(token::check(TokenFile::open(file)?));
+    }
+    if service.allow_other_users {
+        return Ok(guard);
+    }
+    if os::peer::can_tell() {
+        guard = guard.with_peer(peer::check(rustix::process::geteuid().as_raw()));
+    } else if service.token_file.is_none() {
+        warn!(
+            "this system does not tell which user connects: every user of this host can run commands through \
+             codexd; give it --token-file PATH, or --allow-other-users if that is meant"
+        );
+    }
+    Ok(guard)
 }
 
 /// The last event. What is still in flight then counts as interrupted.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::http::api::{Api, Request, Route, Upgrade};
+use crate::http::api::{Api, EventStream, Request, Route, Upgrade};
 use crate::http::reply::Reply;
 use crate::http::routes;
 use crate::ops::Ops;
 use crate::stream::source::HubSource;
-use crate::stream::websocket;
+use crate::stream::{sse, websocket};
 
 /// What the front door asks.
 pub(super) struct Port {
@@ -19,6 +19,10 @@ impl Port {
     pub(super) fn new(ops: Arc<Ops>) -> Self {
         Self { events: HubSource::new(Arc::clone(&ops)), ops }
     }
+
+    fn is_stream_path(&self, path: &str) -> bool {
+        path == self.stream_path()
+    }
 }
 
 impl Api for Port {
@@ -28,18 +32,28 @@ impl Api for Port {
     }
 
     fn route(&self, method: &str, path: &str) -> Route {
-        routes::way(method, path)
+        if self.is_stream_path(path) { routes::events_way(method, path) } else { routes::way(method, path) }
     }
 
     fn handle(&self, request: Request) -> Reply {
-        routes::handle(&self.ops, &request)
+        if self.is_stream_path(&request.path) {
+            routes::events(&self.ops, &request)
+        } else {
+            routes::handle(&self.ops, &request)
+        }
     }
 
     fn stream_path(&self) -> &str {
-        &self.ops.config.service.event_stream_path
+        // A trailing slash makes no difference; the front door has taken it off what the client asked for.
+        let path = self.ops.config.service.event_stream_path.as_str();
+        path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path)
     }
 
     fn upgrade(&self, upgrade: Upgrade<'_>) -> Result<(), Reply> {
         websocket::serve(&self.events, upgrade)
+    }
+
+    fn events(&self, request: EventStream<'_>) -> Result<bool, Reply> {
+        sse::serve(&self.events, request)
     }
 }

@@ -72,6 +72,21 @@ fn messages_in_pieces_with_pings_between_them() {
 }
 
 #[test]
+fn after_both_closes_nobody_waits_for_the_other_socket() {
+    let (server, mut client) = pair();
+    let (mut reader, mut writer) = Duplex::server(server, Vec::new()).unwrap();
+    writer.close(code::GOING_AWAY, "").unwrap();
+    client.write_all(&frame(0x88, &close_payload(code::GOING_AWAY))).unwrap();
+    assert_eq!(reader.read(), Err(Ended::Close(Some(code::GOING_AWAY))));
+    let began = Instant::now();
+    reader.finish();
+    assert!(began.elapsed() < DRAIN_TIME / 2, "it waited {:?}", began.elapsed());
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"\x88\x02\x03\xe9", "our Close, and then the end without a reset");
+}
+
+#[test]
 fn rules_broken_and_what_is_said_to_it() {
     let big = vec![b'x'; MAX_MESSAGE + 1];
     let mut pieces = frame(0x01, &big[..MAX_MESSAGE]);

@@ -16,6 +16,7 @@ use super::{CommandLine, Details, Failure, FailureCode, JsonParseError, Outcome,
 use crate::clock;
 use crate::process::ledger::{Ledger, Purpose};
 use crate::process::{self, Exit, Process, Spec};
+use crate::store::private;
 use crate::threads::{self, Thread, lock};
 
 /// From SIGTERM to SIGKILL (contract, section 8).
@@ -41,7 +42,7 @@ pub struct Shared {
     pub temporary: PathBuf,
     /// Where long output goes.
     pub logs: PathBuf,
-    /// Where each process is on record while it lives.
+    /// Where each process is recorded.
     pub ledger: Arc<Ledger>,
     /// When a process last started on each CODEX_HOME.
     pub starts: Mutex<HashMap<String, Instant>>,
@@ -132,21 +133,22 @@ fn attempt(
     let invocation = task.invocation(&shared.command, &line);
     let started_at = clock::now_iso();
     let began = Instant::now();
-    let mut outcome = match Started::spawn(shared, task, &line, on_json) {
-        Ok(started) => {
-            let ended = started.wait(task.timeout, cancels);
-            let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
-            judge(&ended, task, result)
-        }
-        Err(problem) => spawn_failed(problem),
-    };
+    let mut outcome =
+        match Started::spawn(shared, task, &line, on_json, &format!("{}.{retries}", task.run_id)) {
+            Ok(started) => {
+                let ended = started.wait(task.timeout, cancels);
+                let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
+                judge(&ended, task, result)
+            }
+            Err(problem) => spawn_failed(problem),
+        };
     outcome.invocation = Some(invocation);
     outcome
 }
 
 fn write_schema(folder: &Path, schema: &RawValue) -> std::io::Result<PathBuf> {
     let path = folder.join("output-schema.json");
-    std::fs::File::create_new(&path)?.write_all(schema.get().as_bytes())?;
+    private::create_new(&path)?.write_all(schema.get().as_bytes())?;
     Ok(path)
 }
 
@@ -215,7 +217,13 @@ enum CutShort {
 }
 
 impl Started {
-    fn spawn(shared: &Shared, task: &Task, line: &CommandLine, on_json: &OnJson) -> Result<Self, String> {
+    fn spawn(
+        shared: &Shared,
+        task: &Task,
+        line: &CommandLine,
+        on_json: &OnJson,
+        owner: &str,
+    ) -> Result<Self, String> {
         let cwd = if task.cwd.is_dir() { &task.cwd } else { &shared.fallback_cwd };
         let spec = Spec {
             command: process::find(&shared.command, &shared.fallback_cwd)?,
@@ -226,7 +234,7 @@ impl Started {
         };
         let mut process = shared
             .ledger
-            .spawn(&spec, Purpose::Run, &task.run_id)
+            .spawn(&spec, Purpose::Run, owner)
             .map_err(|error| format!("Cannot start {}: {error}.", spec.command.display()))?;
         info!("run {} is process {}", task.run_id, process.id());
         let problem = |error: std::io::Error| format!("Cannot start a thread for the run: {error}.");

@@ -57,6 +57,17 @@ pub struct Upgrade<'a> {
     pub stopping: Receiver<()>,
 }
 
+/// A request for Server-Sent Events that has passed every check, and its connection.
+#[derive(Debug)]
+pub struct EventStream<'a> {
+    /// The request.
+    pub head: &'a Head,
+    /// The socket: blocking, without delay, with a write timeout, nobody else reads or writes.
+    pub stream: Arc<TcpStream>,
+    /// Is disconnected when the daemon stops: end the stream then.
+    pub stopping: Receiver<()>,
+}
+
 /// The daemon, as the port sees it.
 pub trait Api: Send + Sync + 'static {
     /// The answer to `GET /healthz`, given in the connection's thread: it must neither wait nor fail.
@@ -68,7 +79,7 @@ pub trait Api: Send + Sync + 'static {
     /// Handles a request in a worker thread. A panic is answered with 500.
     fn handle(&self, request: Request) -> Reply;
 
-    /// Path of the event stream: the only one where an upgrade is accepted.
+    /// Path of the event stream: the only one where an upgrade, or a wish for Server-Sent Events, is looked at.
     fn stream_path(&self) -> &str;
 
     /// Serves a stream client in the connection's thread, until one of the two ends it.
@@ -76,4 +87,11 @@ pub trait Api: Send + Sync + 'static {
     /// # Errors
     /// The answer to a handshake that is refused; nothing has been written then.
     fn upgrade(&self, upgrade: Upgrade<'_>) -> Result<(), Reply>;
+
+    /// Serves a client of Server-Sent Events in the connection's thread, until one of the two ends it. Returns whether
+    /// the client may still be reading.
+    ///
+    /// # Errors
+    /// The answer to a request that is refused; nothing has been written then.
+    fn events(&self, request: EventStream<'_>) -> Result<bool, Reply>;
 }

@@ -5,14 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::api::{FORWARDED, Route, Upgrade};
+use super::api::{EventStream, FORWARDED, Route, Upgrade};
 use super::body::{self, Framing};
 use super::front_door::Shared;
 use super::guard;
 use super::head::Head;
 use super::inner::{Pool, Slot};
+use super::permits::Permit;
 use super::reply::{ApiError, Reply};
+use super::token;
 use super::wire::{Stop, Wire};
+
+/// Bytes of a body that every connection may have at once.
+const SMALL_BODY: u64 = 64 * 1024;
 
 /// What the front door knows of a connection, so as to end it.
 #[derive(Debug)]
@@ -38,14 +43,20 @@ enum Next {
 /// Serves a connection to its end.
 pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketAddr) {
     let mut wire = Wire::new(Arc::clone(&connection.stream));
-    let peer = match connection.stream.local_addr() {
-        Ok(ours) => shared.guard.check_peer(theirs, ours),
-        // The client is gone already.
-        Err(_) => return,
-    };
+    // The client may be gone already.
+    let Ok(ours) = connection.stream.local_addr() else { return };
+    let peer = shared.guard.check_peer(theirs, ours);
+    if connection.stream.peer_addr().is_err() {
+        // It was cut meanwhile: what was found at its address may have been somebody else.
+        return;
+    }
+    if let Err(error) = peer {
+        let _ = wire.write(&Reply::from(error).to_http(false, true), shared.limits.write);
+        return wire.linger();
+    }
     let mut idle = shared.limits.head;
     loop {
-        let head = match wire.read_head(idle, shared.limits.head) {
+        let mut head = match wire.read_head(idle, shared.limits.head) {
             Ok(head) => head,
             Err(Stop::Silent) => return,
             Err(Stop::Refuse(error)) => {
@@ -53,11 +64,12 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
                 return wire.linger();
             }
         };
-        if peer.is_ok() && head.wants_websocket() && shared.guard.check(&head).is_ok() {
+        let parameter = head.take_parameter(token::PARAMETER);
+        let allowed = shared.guard.check(&head, parameter.as_deref());
+        if allowed.is_ok() && head.wants_websocket() {
             return upgrade(shared, connection, wire, &head);
         }
-        let done =
-            peer.clone().map_err(Stop::from).and_then(|()| answer(shared, connection, &mut wire, &head));
+        let done = allowed.map_err(Stop::from).and_then(|()| answer(shared, connection, &mut wire, &head));
         let next = match done {
             Ok(next) => next,
             Err(Stop::Silent) => return,
@@ -84,10 +96,9 @@ fn refuse(shared: &Shared, wire: &Wire, head: &Head, error: ApiError) -> Next {
     }
 }
 
-/// Every check of invariant 9 in its order, then the body, then the handler.
+/// What is left of invariant 9 after the guard, in its order, then the body, then the handler.
 fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head) -> Result<Next, Stop> {
-    shared.guard.check(head)?;
-    let pool = route(shared, head)?;
+    let way = route(shared, head)?;
     let framing = body::framing(head);
     if head.method() == "POST" && framing.as_ref().ok() != Some(&Framing::Empty) {
         guard::check_content_type(head)?;
@@ -99,10 +110,14 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
     if expects && framing != Framing::Empty && !wire.has_buffered() {
         wire.write(b"HTTP/1.1 100 Continue\r\n\r\n", shared.limits.write).map_err(|_| Stop::Silent)?;
     }
+    let _room = large_body_room(shared, framing)?;
     let body = body::read(wire, framing, shared.limits.body, Instant::now() + shared.limits.body_time)?;
-    let answer = match pool {
-        None => shared.api.healthz().to_http(head.is_head(), head.wants_close() || shared.is_closing()),
-        Some(pool) => {
+    let answer = match way {
+        Way::Health => {
+            shared.api.healthz().to_http(head.is_head(), head.wants_close() || shared.is_closing())
+        }
+        Way::Events => return Ok(events(shared, connection, wire, head)),
+        Way::Pool(pool) => {
             let request = inner_request(head, &body);
             let repeatable = matches!(head.method(), "GET" | "HEAD");
             let answer =
@@ -118,21 +133,49 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
     Ok(if head.wants_close() { Next::Close } else { Next::Request })
 }
 
-/// The pool a request goes to; none for what is answered here.
-fn route<'a>(shared: &'a Shared, head: &Head) -> Result<Option<&'a Pool>, ApiError> {
+/// Room for a body that may be large, until the request is answered: what all connections together may hold in memory
+/// is bounded.
+fn large_body_room(shared: &Shared, framing: Framing) -> Result<Option<Permit<'_>>, ApiError> {
+    match framing {
+        Framing::Empty => Ok(None),
+        Framing::Length(length) if length <= SMALL_BODY => Ok(None),
+        Framing::Length(_) | Framing::Chunked => match shared.large_bodies.take() {
+            Some(permit) => Ok(Some(permit)),
+            None => {
+                Err(ApiError::unavailable("Too many large requests at once; try again.").with_retry_after(1))
+            }
+        },
+    }
+}
+
+/// Where a request is answered.
+enum Way<'a> {
+    /// Here, from what the daemon knows.
+    Health,
+    /// Here, to the end of the connection: Server-Sent Events.
+    Events,
+    /// By one of the handlers.
+    Pool(&'a Pool),
+}
+
+/// Where a request goes.
+fn route<'a>(shared: &'a Shared, head: &Head) -> Result<Way<'a>, ApiError> {
     if head.wants_websocket() {
         return Err(no_stream_here(head));
     }
     let method = if head.is_head() { "GET" } else { head.method() };
     if head.path() == "/healthz" {
         return match method {
-            "GET" => Ok(None),
+            "GET" => Ok(Way::Health),
             _ => Err(ApiError::method_not_allowed("/healthz answers GET and HEAD.").with_allow("GET, HEAD")),
         };
     }
     match shared.api.route(method, head.path()) {
-        Route::Read => Ok(Some(&shared.read)),
-        Route::Call => Ok(Some(&shared.call)),
+        Route::Read | Route::Call if head.path() == shared.api.stream_path() && head.wants_event_stream() => {
+            Ok(Way::Events)
+        }
+        Route::Read => Ok(Way::Pool(&shared.read)),
+        Route::Call => Ok(Way::Pool(&shared.call)),
         Route::Refuse(error) => Err(error),
     }
 }
@@ -193,6 +236,25 @@ fn with_close(mut answer: Vec<u8>) -> Vec<u8> {
         answer.splice(end + 1..=end, *b"connection: close\r\n");
     }
     answer
+}
+
+/// Gives the connection to a client of Server-Sent Events, or refuses.
+fn events(shared: &Shared, connection: &Connection, wire: &Wire, head: &Head) -> Next {
+    connection.streaming.store(true, Ordering::Release);
+    let stream = Arc::clone(&connection.stream);
+    let served = shared.api.events(EventStream { head, stream, stopping: shared.stopping.clone() });
+    connection.streaming.store(false, Ordering::Release);
+    match served {
+        Ok(true) => Next::Linger,
+        Ok(false) => Next::Close,
+        Err(refusal) => {
+            let close = head.wants_close() || shared.is_closing();
+            match wire.write(&refusal.to_http(head.is_head(), close), shared.limits.write) {
+                Ok(()) if !close => Next::Request,
+                _ => Next::Close,
+            }
+        }
+    }
 }
 
 /// Hands the connection over to the event stream, or refuses.

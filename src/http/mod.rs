@@ -14,8 +14,11 @@ pub mod front_door;
 pub mod guard;
 pub mod head;
 mod inner;
+pub mod peer;
+mod permits;
 pub mod reply;
 pub mod routes;
+pub mod token;
 mod wire;
 
 #[cfg(test)]

@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use super::api::{Request, Route as Way};
 use super::reply::{ApiError, ErrorCode, Reply};
-use crate::model::record::{Run, Session};
+use crate::model::record::{Request as CodexRequest, Run, Session};
 use crate::ops::body::Body;
+use crate::ops::events::EventQuery;
 use crate::ops::idempotency::Key;
+use crate::ops::query::Query;
 use crate::ops::turns::Accepted;
 use crate::ops::{OpError, Ops};
 
@@ -63,6 +65,16 @@ struct One {
 }
 
 #[derive(Serialize)]
+struct Requests {
+    requests: Vec<Arc<CodexRequest>>,
+}
+
+#[derive(Serialize)]
+struct OneRequest {
+    request: Arc<CodexRequest>,
+}
+
+#[derive(Serialize)]
 struct Turn {
     accepted: bool,
     #[serde(flatten)]
@@ -71,8 +83,36 @@ struct Turn {
 
 type Answer = Result<Reply, OpError>;
 
+/// The way to the event stream's path without an upgrade: a page of the log, or Server-Sent Events.
+pub fn events_way(method: &str, path: &str) -> Way {
+    match method {
+        // Pages read files: not for the pool that nothing slow may enter.
+        "GET" => Way::Call,
+        _ => {
+            let message = format!("{method} is not possible at {path}; GET, HEAD is.");
+            Way::Refuse(ApiError::method_not_allowed(message).with_allow("GET, HEAD"))
+        }
+    }
+}
+
+/// A page of events.
+pub fn events(ops: &Ops, request: &Request) -> Reply {
+    let page = EventQuery::parse(&request.query).and_then(|query| ops.events(query));
+    page.and_then(|page| ok(200, &page)).unwrap_or_else(|error| api_error(error).into())
+}
+
 /// Every route but the event stream, whose path is configured, and /healthz, which the front door answers itself.
 pub const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/readyz",
+        pool: Pool::Read,
+        doc: "whether it can do its work now: hub, log, disk, child, app-server",
+        handle: |ops, _| {
+            let readiness = ops.readiness();
+            Ok(Reply::json(if readiness.ok { 200 } else { 503 }, &readiness))
+        },
+    },
     Route {
         method: "GET",
         path: "/v1/codexd/status",
@@ -84,8 +124,8 @@ pub const ROUTES: &[Route] = &[
         method: "GET",
         path: "/v1/codexd/sessions",
         pool: Pool::Read,
-        doc: "all sessions",
-        handle: |ops, _| ok(200, &Sessions { sessions: ops.sessions()? }),
+        doc: "all sessions, or those of ?status=, ?purpose=, ?limit=, ?after=ID",
+        handle: |ops, call| ok(200, &Sessions { sessions: ops.sessions(&call.query())? }),
     },
     Route {
         method: "POST",
@@ -103,6 +143,23 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Read,
         doc: "a session and the cached events about it",
         handle: |ops, call| ok(200, &ops.session_with_events(&call.id)?),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/sessions/{id}/interrupt",
+        pool: Pool::Call,
+        doc: "interrupts the running turn",
+        handle: |ops, call| ok(202, &ops.interrupt_turn(&call.id, &call.optional_body()?)?),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/sessions/{id}/close",
+        pool: Pool::Call,
+        doc: "interrupts the running turn and closes the session",
+        handle: |ops, call| {
+            call.optional_body()?;
+            ok(200, &One { session: ops.close_session(&call.id)? })
+        },
     },
     Route {
         method: "GET",
@@ -140,6 +197,27 @@ pub const ROUTES: &[Route] = &[
         },
     },
     Route {
+        method: "GET",
+        path: "/v1/codexd/requests",
+        pool: Pool::Read,
+        doc: "what Codex asked, or those of ?status=, ?limit=, ?after=ID",
+        handle: |ops, call| ok(200, &Requests { requests: ops.requests(&call.query())? }),
+    },
+    Route {
+        method: "GET",
+        path: "/v1/codexd/requests/{id}",
+        pool: Pool::Read,
+        doc: "one request of Codex",
+        handle: |ops, call| ok(200, &OneRequest { request: ops.request(&call.id)? }),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/codexd/requests/{id}/answer",
+        pool: Pool::Call,
+        doc: "answers it with decision, answers, result or error",
+        handle: |ops, call| ok(200, &OneRequest { request: ops.answer_request(&call.id, &call.body()?)? }),
+    },
+    Route {
         method: "POST",
         path: "/v1/codexd/turn",
         pool: Pool::Call,
@@ -155,6 +233,10 @@ impl Call<'_> {
 
     fn optional_body(&self) -> Result<Body, OpError> {
         Body::parse_optional(&self.request.body)
+    }
+
+    fn query(&self) -> Query {
+        Query::parse(&self.request.query)
     }
 
     fn key(&self) -> Result<Option<Key>, OpError> {
@@ -241,7 +323,7 @@ pub fn api_error(error: OpError) -> ApiError {
     let code = match error {
         OpError::BadRequest(_) => ErrorCode::BadRequest,
         OpError::NotFound(_) => ErrorCode::NotFound,
-        OpError::Conflict(_) => ErrorCode::Conflict,
+        OpError::Conflict(_) | OpError::Settled { .. } => ErrorCode::Conflict,
         OpError::IdempotencyMismatch => ErrorCode::IdempotencyMismatch,
         OpError::TooManyRuns { .. } => ErrorCode::TooManyRuns,
         OpError::Unavailable { .. } => ErrorCode::Unavailable,
@@ -251,6 +333,7 @@ pub fn api_error(error: OpError) -> ApiError {
     };
     let api_error = ApiError::new(code, message);
     match error {
+        OpError::Settled { request, .. } => api_error.with_data(&OneRequest { request }),
         OpError::Unavailable { retry_after: Some(seconds), .. }
         | OpError::TooManyRuns { retry_after: seconds, .. } => api_error.with_retry_after(seconds),
         _ => api_error,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::api::{Api, Request, Route, Upgrade};
+use super::api::{Api, EventStream, Request, Route, Upgrade};
 use super::front_door::{FrontDoor, Limits};
 use super::guard::Guard;
 use super::reply::{ApiError, Reply};
@@ -58,6 +58,10 @@ impl Api for Echo {
 
     fn upgrade(&self, upgrade: Upgrade<'_>) -> Result<(), Reply> {
         assert_eq!(upgrade.head.path(), "/v1/stream");
+        Err(ApiError::bad_request("refused").into())
+    }
+
+    fn events(&self, _: EventStream<'_>) -> Result<bool, Reply> {
         Err(ApiError::bad_request("refused").into())
     }
 }

@@ -1,17 +1,20 @@
 //! What happens to drafts inside the hub: numbered, logged, applied, handed out, in that order.
 //!
-//! **Invariant**: the state never runs ahead of the log. A batch that the log does not take waits, rendered, and is
-//! tried again; until then nobody sees it, in the state or on a stream.
+//! **Invariant**: the state never runs ahead of the log. What the log does not take waits, rendered, and is tried again
+//! ([`Core::commit`]), or has not happened ([`Core::try_commit`]); until it is in the log nobody sees it, in the state
+//! or on a stream.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use log::{error, info};
+use serde::Serialize;
 
 use super::batch::{Batch, Entry, FRAME_HEAD, FRAME_TAIL, Subject};
 use super::change::Change;
@@ -19,14 +22,15 @@ use super::drafts::Drafts;
 use super::persister;
 use super::state::State;
 use super::subscription::{self, Offer, Subscriber, Subscription};
+use super::watch::{TurnWatch, Watches};
 use crate::clock;
 use crate::config::Sync;
 use crate::model::event::EventType;
 use crate::model::record::{Child, DaemonState};
-use crate::store::journal::{Journal, LogView};
+use crate::store::journal::{AppendError, Journal, LogView};
 
-/// What a transaction does once its events are in the log.
-pub(super) type AfterCommit = Box<dyn FnOnce() + Send>;
+/// What a transaction does once its events are in the log, or, with the reason, when they never will be.
+pub(super) type AfterCommit = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// A cached event.
 #[derive(Debug, Clone)]
@@ -44,7 +48,10 @@ pub struct Core {
     /// What the log and the daemon say.
     pub(super) state: State,
     journal: Journal,
+    /// The next seq to give.
     next_seq: u64,
+    /// The last seq in the log: behind `next_seq - 1` while a batch waits for it.
+    logged_seq: u64,
     recent: VecDeque<Recent>,
     recent_capacity: usize,
     recent_updated_at: Option<String>,
@@ -53,6 +60,7 @@ pub struct Core {
     log_sync: Sender<Arc<File>>,
     lines: Vec<u8>,
     stalled: Option<Stalled>,
+    watches: Watches,
 }
 
 /// A batch on its way to the log.
@@ -64,10 +72,19 @@ struct Rendered {
     after: Vec<AfterCommit>,
 }
 
-/// A batch that the log did not take.
+/// The log takes nothing.
 struct Stalled {
-    rendered: Rendered,
+    /// What it did not take and is to take first; nothing if that could be taken back.
+    waiting: Option<Rendered>,
     reason: String,
+    since: Instant,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Resumed<'a> {
+    reason: &'a str,
+    stalled_ms: u64,
 }
 
 /// What the hub starts with.
@@ -94,6 +111,7 @@ impl Core {
             state: start.state,
             journal: start.journal,
             next_seq: start.next_seq,
+            logged_seq: start.next_seq - 1,
             recent,
             recent_capacity: start.recent_capacity,
             recent_updated_at: start.recent_updated_at,
@@ -102,6 +120,7 @@ impl Core {
             log_sync,
             lines: Vec::new(),
             stalled: None,
+            watches: Watches::default(),
         }
     }
 
@@ -112,7 +131,7 @@ impl Core {
 
     /// The last seq in the log.
     pub fn latest_seq(&self) -> u64 {
-        self.next_seq - 1
+        self.logged_seq
     }
 
     /// The oldest seq still in the log.
@@ -128,6 +147,16 @@ impl Core {
     /// Why the log takes no events now, if it does not.
     pub fn stalled(&self) -> Option<&str> {
         self.stalled.as_ref().map(|stalled| stalled.reason.as_str())
+    }
+
+    /// Since when.
+    pub(super) fn stalled_since(&self) -> Option<Instant> {
+        self.stalled.as_ref().map(|stalled| stalled.since)
+    }
+
+    /// Events up to `seq` are in the state files.
+    pub(super) fn persisted(&mut self, seq: u64) {
+        self.journal.dispose_up_to(seq);
     }
 
     /// The last events, oldest first, and when the last one came.
@@ -162,26 +191,78 @@ impl Core {
         subscription
     }
 
+    /// A wait for the next beginning or end of a turn in that thread.
+    pub fn watch_turns(&mut self, thread_id: &str) -> TurnWatch {
+        self.watches.add(thread_id)
+    }
+
     /// How many subscribers there are.
     pub fn subscribers(&self) -> usize {
         self.subscribers.len()
     }
 
-    /// Logs, applies and hands out these drafts, then does what waits for them.
+    /// Logs, applies and hands out these drafts, then does what waits for them. What they tell has happened: if the log
+    /// does not take them they wait; whoever waits for them is told so and does not.
     pub(super) fn commit(&mut self, drafts: Vec<Drafts>, after: Vec<AfterCommit>) {
         let rendered = self.render(drafts, after);
-        self.log_and_finish(rendered);
+        if let Err(error) = self.append(&rendered) {
+            let waiting = Rendered { after: Vec::new(), ..rendered };
+            self.stall(Some(waiting), &error, Instant::now());
+            return self.refuse(rendered.after);
+        }
+        self.finish(rendered);
     }
 
-    /// Tries once more to log what the log did not take.
-    pub(super) fn retry(&mut self) {
-        let Some(stalled) = self.stalled.take() else { return };
-        let was = stalled.reason;
-        self.render_lines(&stalled.rendered.batch);
-        self.log_and_finish(stalled.rendered);
-        if self.stalled.is_none() {
-            info!("the event log takes events again (it had failed: {was})");
+    fn refuse(&self, after: Vec<AfterCommit>) {
+        let reason = self.stalled().unwrap_or_default();
+        for after in after {
+            after(Err(reason.to_owned()));
         }
+    }
+
+    /// As [`Core::commit`], for what is only to happen: if the log does not take it, it has not happened.
+    pub(super) fn try_commit(&mut self, drafts: Drafts, after: AfterCommit) {
+        let first_seq = self.next_seq;
+        let rendered = self.render(vec![drafts], vec![after]);
+        if let Err(error) = self.append(&rendered) {
+            self.next_seq = first_seq;
+            self.stall(None, &error, Instant::now());
+            return self.refuse(rendered.after);
+        }
+        self.finish(rendered);
+    }
+
+    /// Tries once more to log what the log did not take, and that it did not.
+    pub(super) fn retry(&mut self) {
+        let Some(Stalled { waiting, reason, since }) = self.stalled.take() else { return };
+        if let Some(rendered) = waiting {
+            self.render_lines(&rendered.batch);
+            if let Err(error) = self.append(&rendered) {
+                return self.stall(Some(rendered), &error, since);
+            }
+            self.finish(rendered);
+            if self.stalled.is_some() {
+                return;
+            }
+        }
+        // Logging that it is over is also how it is found out.
+        let first_seq = self.next_seq;
+        let stalled_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut drafts = Drafts::new();
+        drafts.push(
+            EventType::StoreResumed,
+            format_args!("The event log could not be written for {stalled_ms} ms: {reason}."),
+            Some(&Resumed { reason: &reason, stalled_ms }),
+            Subject::default(),
+            None,
+        );
+        let rendered = self.render(vec![drafts], Vec::new());
+        if let Err(error) = self.append(&rendered) {
+            self.next_seq = first_seq;
+            return self.stall(None, &error, since);
+        }
+        info!("the event log takes events again after {stalled_ms} ms (it had failed: {reason})");
+        self.finish(rendered);
     }
 
     fn render(&mut self, drafts: Vec<Drafts>, after: Vec<AfterCommit>) -> Rendered {
@@ -227,42 +308,45 @@ impl Core {
         }
     }
 
-    fn log_and_finish(&mut self, rendered: Rendered) {
-        if !rendered.batch.is_empty()
-            && let Err(error) = self.journal.append(&self.lines, rendered.first_seq)
-        {
-            self.stall(rendered, &error);
-            return;
+    fn append(&mut self, rendered: &Rendered) -> io::Result<()> {
+        if !rendered.batch.is_empty() {
+            match self.journal.append(&self.lines, rendered.first_seq) {
+                Ok(()) => {}
+                Err(AppendError::Write(error)) => return Err(error),
+                Err(AppendError::Sync(error)) => super::actor::log_not_forced(&error),
+            }
         }
         // A burst of long lines must not keep its memory for ever.
         if self.lines.capacity() > 1024 * 1024 {
             self.lines = Vec::new();
         }
-        self.finish(rendered);
+        Ok(())
     }
 
-    fn stall(&mut self, rendered: Rendered, error: &io::Error) {
+    fn stall(&mut self, waiting: Option<Rendered>, error: &io::Error, since: Instant) {
         let reason = format!("the event log cannot be written: {error}");
-        if self.stalled.is_none() {
+        if since.elapsed() < super::actor::LOG_RETRY {
             error!("{reason}; events wait and the child is held back until it can");
         }
-        self.stalled = Some(Stalled { rendered, reason });
+        self.stalled = Some(Stalled { waiting, reason, since });
     }
 
     fn finish(&mut self, rendered: Rendered) {
-        if !rendered.batch.is_empty() {
+        if let Some(last) = rendered.batch.entries().last() {
+            self.logged_seq = last.seq;
             if self.journal.sync() == Sync::Interval {
                 // Full means that a sync is already due: it will cover this batch or the next one will ask again.
                 let _ = self.log_sync.try_send(self.journal.file());
             }
             for change in rendered.changes {
+                self.watches.wake(&change);
                 self.state.apply(change, &rendered.at);
             }
             self.remember(&rendered.batch, rendered.at);
             self.hand_out(Arc::new(rendered.batch));
         }
         for after in rendered.after {
-            after();
+            after(Ok(()));
         }
     }
 

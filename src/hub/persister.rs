@@ -20,6 +20,8 @@ use crate::store::files;
 const REST: Duration = Duration::from_millis(200);
 /// Writing takes at most one part in this many of one core.
 const DUTY: u32 = 20;
+/// The longest time from one write to the next, however slow the disk is.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 /// How long a failed write waits before the next try.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -90,6 +92,8 @@ pub struct FileExtras {
     pub runs: Extra,
     /// Of request-registry.json.
     pub requests: Extra,
+    /// Of recent-events.json.
+    pub recent: Extra,
 }
 
 /// Runs until the hub's end of `jobs` is dropped; what is queued by then is still written.
@@ -98,6 +102,7 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
     let mut next = jobs.recv();
     while let Ok(mut job) = next {
         let began = Instant::now();
+        let seq = job.applied_seq;
         let result = write(paths, extras, &mut job);
         let rest = match result {
             Ok(()) => {
@@ -105,7 +110,7 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
                     info!("the state files can be written again");
                 }
                 failing = false;
-                REST.max(began.elapsed() * DUTY)
+                (began.elapsed() * DUTY).clamp(REST, LONGEST_REST)
             }
             Err(error) => {
                 if !failing {
@@ -120,7 +125,8 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
             Ok(newer) => Ok(newer.or(job)),
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
-                if hub.send(Message::PersisterIdle { unwritten: failing.then(|| Box::new(job)) }).is_err() {
+                let outcome = if failing { Err(Box::new(job)) } else { Ok(seq) };
+                if hub.send(Message::PersisterIdle(outcome)).is_err() {
                     return;
                 }
                 jobs.recv()
@@ -196,12 +202,15 @@ fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate:
             updated_at: &'a Option<String>,
             events: EventList,
             applied_seq: u64,
+            #[serde(flatten)]
+            extra: &'a Extra,
         }
         let file = File {
             max_entries: recent.max_entries,
             updated_at: &recent.updated_at,
             events: EventList::new(&recent.events),
             applied_seq: job.applied_seq,
+            extra: &extras.recent,
         };
         files::replace(&paths.recent_events(), &file)?;
         job.recent = None;

@@ -14,6 +14,7 @@ use super::batch::Subject;
 use super::change::{self, Change};
 use super::core::{Recent, Start};
 use super::persister::FileExtras;
+use super::replay::Logged;
 use super::state::{Record, Registry, State};
 use crate::clock;
 use crate::config::Config;
@@ -43,13 +44,11 @@ struct RecentFile {
     events: Vec<Box<RawValue>>,
     #[serde(default)]
     applied_seq: u64,
-}
-
-/// The part of an event that replay looks at first: most events change nothing and are decoded no further.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: std::borrow::Cow<'a, str>,
+    /// Made anew from the configuration.
+    #[serde(default, rename = "maxEntries")]
+    _max_entries: u64,
+    #[serde(flatten)]
+    extra: Extra,
 }
 
 /// How far each registry's file had come; replay gives each only what is newer.
@@ -70,7 +69,8 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     files::remove_temporary(&paths.state_dir)?;
     let identity: Option<Identity> = files::load(&paths.identity(), &mut repairs)?;
     let daemon: Option<DaemonState> = files::load(&paths.daemon_state(), &mut repairs)?;
-    let recent: Option<RecentFile> = files::load(&paths.recent_events(), &mut repairs)?;
+    let mut recent: Option<RecentFile> = files::load(&paths.recent_events(), &mut repairs)?;
+    let recent_extra = recent.as_mut().map(|recent| std::mem::take(&mut recent.extra)).unwrap_or_default();
     let checkpoint = recent.as_ref().map_or(0, |recent| recent.applied_seq);
     let sessions = load_registry::<Session>(&paths.session_registry(), checkpoint, &mut repairs)?;
     let runs = load_registry::<Run>(&paths.run_registry(), checkpoint, &mut repairs)?;
@@ -104,8 +104,9 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
         runs.registry,
         requests.registry,
     );
-    replay(&mut state, &journal, &applied, log_last)
+    let damaged = replay(&mut state, &journal, &applied, log_last)
         .map_err(StoreError::at("cannot read", &paths.events()))?;
+    repairs.extend(damaged);
     if state.identity.is_none() {
         state.identity = Some(new_identity(config));
     }
@@ -130,7 +131,12 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
             recent_updated_at,
             recent_capacity: config.event_cache_size,
         },
-        extras: FileExtras { sessions: sessions.extra, runs: runs.extra, requests: requests.extra },
+        extras: FileExtras {
+            sessions: sessions.extra,
+            runs: runs.extra,
+            requests: requests.extra,
+            recent: recent_extra,
+        },
         repairs,
     })
 }
@@ -201,30 +207,43 @@ impl<'a> CompactEvent<'a> {
     }
 }
 
-fn replay(state: &mut State, journal: &Journal, applied: &Applied, last: u64) -> io::Result<()> {
+/// Applies the log's tail. Damaged lines in it are reported and stay where they are.
+fn replay(state: &mut State, journal: &Journal, applied: &Applied, last: u64) -> io::Result<Option<Repair>> {
     let mut from = applied.sessions.min(applied.runs).min(applied.requests) + 1;
     if !applied.identity {
         from = 1;
     }
     let mut reader = EventReader::new(journal.view(), from, last);
-    while let Some(line) = reader.read()? {
-        let Ok(head) = serde_json::from_slice::<Head<'_>>(line.json) else { continue };
-        if !EventType::from_name(&head.kind).is_some_and(change::changes_state) {
+    while let Some(seq) = reader.advance()? {
+        let line = reader.line();
+        // Most events change nothing and are decoded no further.
+        let Some(logged) = Logged::parse(line) else {
+            reader.note_damaged();
+            continue;
+        };
+        if !EventType::from_name(&logged.kind).is_some_and(change::changes_state) {
             continue;
         }
-        let Ok(event) = serde_json::from_slice::<Event>(line.json) else { continue };
+        let Ok(event) = serde_json::from_str::<Event>(logged.json) else {
+            reader.note_damaged();
+            continue;
+        };
         let Some(change) = change::of_event(&event) else { continue };
         let wanted = match &change {
             Change::Identity(_) => !applied.identity,
-            Change::Run(_) | Change::RunStarted { .. } => line.seq > applied.runs,
-            Change::Request(_) => line.seq > applied.requests,
-            _ => line.seq > applied.sessions,
+            Change::Run(_) | Change::RunStarted { .. } => seq > applied.runs,
+            Change::Request(_) => seq > applied.requests,
+            _ => seq > applied.sessions,
         };
         if wanted {
             state.apply(change, &event.created_at);
         }
     }
-    Ok(())
+    Ok(reader.damaged().map(|(lines, path)| Repair {
+        file: path.to_owned(),
+        problem: format!("{lines} of its lines held no event; they were passed over and kept"),
+        kept_as: None,
+    }))
 }
 
 fn read_recent(journal: &Journal, from: u64, to: u64) -> io::Result<Vec<Recent>> {

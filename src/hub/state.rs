@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::asked::Asked;
 use super::change::Change;
-use crate::model::record::{
-    DaemonState, Identity, Request, RequestStatus, Run, RunStatus, Session, SessionStatus,
-};
+use crate::model::record::{DaemonState, Identity, Request, Run, RunStatus, Session, SessionStatus};
 
 /// A record with an id.
 pub trait Record {
@@ -140,6 +139,7 @@ pub struct State {
     pub runs: Registry<Run>,
     /// What Codex asked.
     pub requests: Registry<Request>,
+    asked: Asked,
     threads: HashMap<String, Vec<usize>>,
 }
 
@@ -160,10 +160,14 @@ impl State {
             sessions,
             runs,
             requests,
+            asked: Asked::default(),
             threads: HashMap::new(),
         };
         for at in 0..state.sessions.items.len() {
             state.link_thread(at);
+        }
+        for (at, request) in state.requests.items.iter().enumerate() {
+            state.asked.note(at, request);
         }
         state
     }
@@ -260,7 +264,8 @@ impl State {
                 run.updated_at = at.to_owned();
             }),
             Change::Request(request) => {
-                self.requests.put(request);
+                let place = self.requests.put(request);
+                self.asked.note(place, &self.requests.items[place]);
                 self.requests.updated_at = Some(at.to_owned());
             }
         }
@@ -297,9 +302,14 @@ impl State {
         }
     }
 
-    /// Requests nobody has answered yet.
+    /// Requests nobody has answered yet, in order of creation.
     pub fn pending_requests(&self) -> impl Iterator<Item = &Arc<Request>> {
-        self.requests.all().iter().filter(|request| request.status == RequestStatus::Pending)
+        self.asked.pending().filter_map(|at| self.requests.items.get(at))
+    }
+
+    /// The last request that had this id of the app-server's own, as its JSON text, in this thread.
+    pub fn request_with_id(&self, thread_id: Option<&str>, id: &str) -> Option<&Arc<Request>> {
+        self.requests.items.get(self.asked.last(thread_id.unwrap_or_default(), id)?)
     }
 }
 

@@ -158,6 +158,8 @@ event_types! {
     Notification = "app-server.notification", Info, ["notificationMethod", "params"];
     /// A file of the store was damaged and has been set aside or rebuilt.
     StoreRepaired = "store.repaired", Warn, ["file", "keptAs", "problem"];
+    /// The event log could not be written for a while; what came meanwhile was held back.
+    StoreResumed = "store.resumed", Warn, ["reason", "stalledMs"];
     /// A stream client could not keep up and was cut off.
     StreamClientLagged = "stream.client.lagged", Warn, ["afterSeq"];
 }

@@ -131,6 +131,16 @@ pub enum SessionStatus {
     Closed,
 }
 
+/// What happens to a request of Codex that nobody has answered yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RequestPolicy {
+    /// It waits for a client, up to its deadline.
+    Hold,
+    /// It is declined at once.
+    Decline,
+}
+
 /// A session: one thread of the app-server and what it is doing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -179,6 +189,12 @@ pub struct Session {
     /// resumed and is started anew with them.
     #[serde(default)]
     pub thread_params: Value,
+    /// What happens to what Codex asks in this session; null for the daemon's own policy.
+    #[serde(default)]
+    pub request_policy: Option<RequestPolicy>,
+    /// How long that waits for an answer, in milliseconds, 0 for ever; null for the daemon's own time.
+    #[serde(default)]
+    pub request_timeout_ms: Option<u64>,
     /// The key it was made with.
     #[serde(default)]
     pub idempotency: Option<Idempotency>,
@@ -344,8 +360,14 @@ pub struct Request {
     pub updated_at: String,
     /// When it is declined if nobody answers.
     pub deadline: Option<String>,
-    /// What was sent to Codex.
+    /// What was sent to Codex: the result, or `{"error": …}`.
     pub answer: Option<Box<RawValue>>,
+    /// The app-server's own id for it, a number or a string; ids start anew in each process.
+    #[serde(default)]
+    pub app_server_request_id: Option<Box<RawValue>>,
+    /// Which life of the app-server, or which connection to an external one, asked last.
+    #[serde(default)]
+    pub generation: u64,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::OpError;
+use super::{OpError, readable};
 
 /// What a field may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,6 +173,7 @@ impl Body {
             return Err(wrong(name, kind.describe()));
         }
         if first != Some(&b'"') {
+            check_readable(name, raw)?;
             return Ok(Some(raw.to_owned()));
         }
         match self.text(name)? {
@@ -182,6 +183,15 @@ impl Body {
                 .map_err(|error| OpError::Internal(format!("`{name}` cannot be passed on: {error}"))),
         }
     }
+}
+
+/// Refuses a field that the app-server could not read.
+///
+/// # Errors
+/// See [`readable`].
+pub fn check_readable(name: &str, raw: &RawValue) -> Result<(), OpError> {
+    readable::check(raw.get())
+        .map_err(|error| OpError::BadRequest(format!("`{name}` cannot be passed on: {error}.")))
 }
 
 /// `name` is not what it must be.

@@ -2,9 +2,15 @@
 //! and talks to the app-server where it must.
 
 pub mod body;
+pub mod ending;
+pub mod events;
 pub mod fields;
 pub mod idempotency;
+pub mod query;
+mod readable;
+pub mod ready;
 pub mod recovery;
+pub mod requests;
 pub mod runs;
 pub mod service;
 pub mod sessions;
@@ -17,9 +23,11 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use crate::app_server::client::Client;
 use crate::app_server::connection::CallError;
+use crate::app_server::inbox::Inbox;
 use crate::config::{Config, Mode};
 use crate::exec::pool::Pool;
 use crate::hub::{Hub, HubError};
+use crate::model::record::Request;
 use crate::ops::service::Service;
 
 /// Why a verb did not do what it was asked.
@@ -34,6 +42,14 @@ pub enum OpError {
     /// The state of the thing forbids it.
     #[error("{0}")]
     Conflict(String),
+    /// A request of Codex that has been settled, in another way than was asked for.
+    #[error("{message}")]
+    Settled {
+        /// How.
+        message: String,
+        /// The request as it is.
+        request: Arc<Request>,
+    },
     /// An idempotency key that was used with another body.
     #[error("The idempotency key was used before with another body.")]
     IdempotencyMismatch,
@@ -93,6 +109,8 @@ pub struct Ops {
     pub hub: Hub,
     /// The app-server.
     pub client: Arc<Client>,
+    /// What it asks.
+    pub inbox: Arc<Inbox>,
     /// The port.
     pub service: Arc<Service>,
     /// The runs' queue.
@@ -113,6 +131,7 @@ impl Ops {
         config: Arc<Config>,
         hub: Hub,
         client: Arc<Client>,
+        inbox: Arc<Inbox>,
         service: Arc<Service>,
         runs: Pool,
     ) -> Self {
@@ -120,6 +139,7 @@ impl Ops {
             config,
             hub,
             client,
+            inbox,
             service,
             runs,
             loading: Mutex::new(HashSet::new()),

@@ -8,13 +8,14 @@ use serde_json::value::RawValue;
 use super::body::Body;
 use super::fields::{self, Params, param};
 use super::idempotency::{Key, Seen};
+use super::query::Query;
 use super::{OpError, Ops};
 use crate::hub::Core;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
 use crate::model::event::EventType;
-use crate::model::record::{Extra, Session, SessionPurpose, SessionStatus};
+use crate::model::record::{Extra, RequestPolicy, Session, SessionPurpose, SessionStatus};
 use crate::model::view::EventList;
 use crate::{clock, ids, model};
 
@@ -24,6 +25,14 @@ pub const PURPOSES: &[(&str, SessionPurpose)] = &[
     ("smoke", SessionPurpose::Smoke),
     ("worker", SessionPurpose::Worker),
 ];
+
+/// The states of a session, as the list's filter names them.
+pub const STATUSES: &[(&str, SessionStatus)] =
+    &[("active", SessionStatus::Active), ("closed", SessionStatus::Closed)];
+
+/// The policies a session may have for what Codex asks in it.
+pub const REQUEST_POLICIES: &[(&str, RequestPolicy)] =
+    &[("hold", RequestPolicy::Hold), ("decline", RequestPolicy::Decline)];
 
 /// A session, and whether it is new.
 #[derive(Debug, Clone)]
@@ -76,12 +85,23 @@ struct SessionDetail<'a> {
 }
 
 impl Ops {
-    /// All sessions, in order of creation.
+    /// The sessions that fit `status`, `purpose`, `limit` and `after`, in order of creation.
     ///
     /// # Errors
-    /// When the hub does not answer.
-    pub fn sessions(&self) -> Result<Vec<Arc<Session>>, OpError> {
-        Ok(self.hub.ask(|core| core.state().sessions.all().to_vec())?)
+    /// For a wrong parameter.
+    pub fn sessions(&self, query: &Query) -> Result<Vec<Arc<Session>>, OpError> {
+        let status = query.one_of("status", STATUSES)?;
+        let purpose = query.one_of("purpose", PURPOSES)?;
+        let page = query.page()?;
+        let all = self.hub.ask(|core| core.state().sessions.all().to_vec())?;
+        page.take(
+            &all,
+            |session| &session.session_id,
+            |session| {
+                status.is_none_or(|status| session.status == status)
+                    && purpose.is_none_or(|purpose| session.purpose == purpose)
+            },
+        )
     }
 
     /// One session.
@@ -126,6 +146,8 @@ impl Ops {
         let purpose = body.one_of("purpose", PURPOSES)?.unwrap_or(SessionPurpose::Duplex);
         let thread_id = body.text("threadId")?;
         let metadata = body.metadata()?;
+        let request_policy = body.one_of("requestPolicy", REQUEST_POLICIES)?;
+        let request_timeout_ms = body.number("requestTimeoutMs", 0)?;
         let params = fields::collect(fields::THREAD, body)?;
         self.check_app_server("Sessions")?;
         if let Some(key) = key.clone()
@@ -181,6 +203,8 @@ impl Ops {
                 generation: Some(generation),
                 last_error: None,
                 thread_params,
+                request_policy,
+                request_timeout_ms,
                 idempotency: key.map(Key::record),
                 extra: Extra::new(),
             });
@@ -224,6 +248,8 @@ impl Ops {
                 generation: None,
                 last_error: None,
                 thread_params: serde_json::Value::Null,
+                request_policy: None,
+                request_timeout_ms: None,
                 idempotency: None,
                 extra: Extra::new(),
             });
@@ -239,30 +265,6 @@ impl Ops {
             );
             session
         })?)
-    }
-
-    /// Closes a session; one that is closed stays as it is.
-    ///
-    /// # Errors
-    /// [`OpError::NotFound`], or when it cannot be recorded.
-    pub fn close_session(&self, id: &str) -> Result<Arc<Session>, OpError> {
-        let wanted = id.to_owned();
-        self.hub
-            .transact(move |core, drafts| {
-                let session = core.state().sessions.get(&wanted)?;
-                if session.status == SessionStatus::Active {
-                    drafts.push(
-                        EventType::SessionClosed,
-                        format_args!("Closed session {wanted}."),
-                        Some(&serde_json::json!({ "sessionId": wanted })),
-                        Subject::session(&wanted, session.thread_id.as_deref()),
-                        Some(Change::SessionClosed { session_id: wanted.clone() }),
-                    );
-                }
-                Some(())
-            })?
-            .ok_or_else(|| unknown_session(id))?;
-        self.session(id)
     }
 }
 

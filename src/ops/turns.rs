@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::body::{Body, wrong};
+use super::body::{Body, check_readable, wrong};
 use super::fields::{self, Params, param};
 use super::sessions::without_thread;
 use super::{OpError, Ops};
@@ -140,6 +140,7 @@ fn input(body: &Body) -> Result<Box<RawValue>, OpError> {
             if items.is_empty() || items.iter().any(|item| !item.get().starts_with('{')) {
                 return Err(wrong(name, "a non-empty array of objects, each an app-server input item"));
             }
+            check_readable(name, raw)?;
             Ok(raw.to_owned())
         }
         _ => Err(wrong(name, RIGHT)),

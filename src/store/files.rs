@@ -1,7 +1,7 @@
 //! The JSON state files: read with care, replaced as a whole (temporary file, fsync, rename, fsync of the folder).
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Repair, StoreError};
 use crate::clock;
+use crate::fault::{self, Point};
 use crate::model::json;
 use crate::model::record::Extra;
 
@@ -83,11 +84,14 @@ pub enum Peeked<T> {
 /// # Errors
 /// When it cannot be read.
 pub fn peek<T: DeserializeOwned>(path: &Path) -> Result<Peeked<T>, StoreError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Peeked::Missing),
+    // Looked at first: reading a pipe would wait for ever.
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => {}
+        Ok(_) => return Ok(Peeked::Damaged("it was no file".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Peeked::Missing),
         Err(error) => return Err(StoreError::at("cannot read", path)(error)),
-    };
+    }
+    let bytes = fs::read(path).map_err(StoreError::at("cannot read", path))?;
     if bytes.is_empty() {
         return Ok(Peeked::Damaged("it was empty".to_owned()));
     }
@@ -97,10 +101,18 @@ pub fn peek<T: DeserializeOwned>(path: &Path) -> Result<Peeked<T>, StoreError> {
     })
 }
 
+/// `<name>.<time>.damaged`; the time moves on where that name is taken, so that nothing kept is ever overwritten.
 fn damaged_name(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.damaged", clock::unix_millis()));
-    path.with_file_name(name)
+    let name = |millis: u64| {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{millis}.damaged"));
+        path.with_file_name(name)
+    };
+    let mut millis = clock::unix_millis();
+    while fs::symlink_metadata(name(millis)).is_ok() {
+        millis += 1;
+    }
+    name(millis)
 }
 
 /// Replaces a state file with this value as JSON indented by two spaces, with a final newline; mode 0600.
@@ -113,11 +125,21 @@ pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
     let compact = serde_json::to_vec(value).map_err(|error| write()(error.into()))?;
     let mut text = json::pretty(&compact);
     text.push(b'\n');
+    fault::point(Point::StateOpen).map_err(write())?;
     let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder).map_err(write())?;
-    temporary.write_all(&text).map_err(write())?;
-    temporary.as_file().sync_all().map_err(write())?;
+    fault::writing(Point::StateWrite, &text, |text| temporary.write_all(text)).map_err(write())?;
+    fault::point(Point::StateSync).and_then(|()| temporary.as_file().sync_all()).map_err(write())?;
+    fault::point(Point::StateRename).map_err(write())?;
     temporary.persist(path).map_err(|error| write()(error.error))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(write())
+    fault::point(Point::StateFolderSync).and_then(|()| sync_folder(folder)).map_err(write())
+}
+
+/// Forces a folder's entries to disk: a new or renamed file is safe only after that.
+///
+/// # Errors
+/// What open(2) and fsync(2) say.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// Removes temporary files that a crash left in the state folder.

@@ -1,5 +1,6 @@
 //! The event log: appended whole lines at a time, rotated by size. **Invariant**: what [`Journal::append`] has
-//! returned `Ok` for is in the file, whole; what it has failed for has left no trace.
+//! returned `Ok` for is in the file, whole; what it has failed for has left no trace, or its trace is cut off before
+//! anything else is written.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -7,9 +8,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::files::sync_folder;
 use super::segments::{self, Segment};
 use super::{Repair, StoreError};
 use crate::config::Sync;
+use crate::fault::{self, Point};
 
 /// The log, open for appending. There is one in a process, owned by the hub.
 #[derive(Debug)]
@@ -22,6 +25,22 @@ pub struct Journal {
     first_seq: Option<u64>,
     finished: Arc<Vec<Segment>>,
     limits: Limits,
+    /// Bytes of a failed write may stand behind the last whole line.
+    unclean: bool,
+    /// Events up to this one are in the state files too: only their segments may be removed.
+    disposable: u64,
+}
+
+/// Why events are not in the log.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// They could not be written, and left no trace: it may be tried again.
+    #[error(transparent)]
+    Write(#[from] io::Error),
+    /// They were written but could not be forced to disk. Nobody knows what the disk has now, and asking again would
+    /// be answered with success (the kernel tells such a failure once): the process must end.
+    #[error("fdatasync: {0}")]
+    Sync(io::Error),
 }
 
 /// When a segment is full, how many are kept, when they are forced to disk.
@@ -65,6 +84,9 @@ impl Journal {
     pub fn open(folder: &Path, limits: Limits) -> Result<Opened, StoreError> {
         let path = folder.join(segments::CURRENT);
         let file = open_append(&path)?;
+        if limits.sync != Sync::Never {
+            sync_folder(folder).map_err(StoreError::at("cannot sync", folder))?;
+        }
         let finished = segments::finished(folder).map_err(StoreError::at("cannot read", folder))?;
         let mut repairs = Vec::new();
         let len = cut_torn_tail(&file, &path, folder, &mut repairs)?;
@@ -86,6 +108,8 @@ impl Journal {
             first_seq,
             finished: Arc::new(finished),
             limits,
+            unclean: false,
+            disposable: 0,
         };
         Ok(Opened { journal, last_seq, repairs })
     }
@@ -93,22 +117,46 @@ impl Journal {
     /// Appends whole lines holding the events from `first_seq` on, with one write.
     ///
     /// # Errors
-    /// What write(2) or, with `--sync always`, fdatasync(2) says. A partial write is undone.
-    pub fn append(&mut self, lines: &[u8], first_seq: u64) -> io::Result<()> {
+    /// [`AppendError::Write`] after which the same may be tried again, or [`AppendError::Sync`].
+    pub fn append(&mut self, lines: &[u8], first_seq: u64) -> Result<(), AppendError> {
+        if self.unclean {
+            self.cut_to_whole_lines()?;
+        }
         if self.limits.max_bytes.is_some_and(|max| self.len >= max) {
             self.rotate()?;
         }
-        if let Err(error) = (&*self.file).write_all(lines) {
-            // Whole lines or nothing: with O_APPEND the next write goes to the end that this restores.
-            self.file.set_len(self.len)?;
-            return Err(error);
+        let mut file = &*self.file;
+        let written = fault::writing(Point::LogWrite, lines, |lines| file.write_all(lines))
+            .and_then(|()| fault::point(Point::LogWritten));
+        if let Err(error) = written {
+            self.unclean = true;
+            // Tried now, and if that fails too, before the next write.
+            let _ = self.cut_to_whole_lines();
+            return Err(error.into());
         }
         if self.limits.sync == Sync::Always {
-            self.file.sync_data()?;
+            self.force()?;
         }
         self.len += lines.len() as u64;
         self.first_seq.get_or_insert(first_seq);
         Ok(())
+    }
+
+    /// Whole lines or nothing: with O_APPEND the next write goes to the end that this restores.
+    fn cut_to_whole_lines(&mut self) -> io::Result<()> {
+        self.file.set_len(self.len)?;
+        self.unclean = false;
+        Ok(())
+    }
+
+    fn force(&self) -> Result<(), AppendError> {
+        fault::point(Point::LogSync).and_then(|()| self.file.sync_data()).map_err(AppendError::Sync)
+    }
+
+    /// Events up to `seq` are in the state files: their segments may go when there are too many.
+    pub fn dispose_up_to(&mut self, seq: u64) {
+        self.disposable = self.disposable.max(seq);
+        self.remove_surplus();
     }
 
     /// The current segment, for whoever forces it to disk from another thread.
@@ -135,37 +183,47 @@ impl Journal {
         self.finished.first().map(|segment| segment.first_seq).or(self.first_seq)
     }
 
-    fn rotate(&mut self) -> io::Result<()> {
+    /// Makes the full segment a finished one and begins the next. Each step may have been done by an earlier try.
+    fn rotate(&mut self) -> Result<(), AppendError> {
         let Some(first_seq) = self.first_seq else { return Ok(()) };
-        let old = self.folder.join(segments::finished_name(first_seq));
-        fs::rename(&self.path, &old)?;
-        // From here on the old file is finished whatever happens: if the new one cannot be made, its name comes back.
-        let fresh = match open_append(&self.path) {
-            Ok(fresh) => fresh,
-            Err(error) => {
-                fs::rename(&old, &self.path)?;
-                return Err(error.source);
-            }
-        };
-        let finished_file = std::mem::replace(&mut self.file, Arc::new(fresh));
         if self.limits.sync != Sync::Never {
-            finished_file.sync_data()?;
+            self.force()?;
         }
+        let old = self.folder.join(segments::finished_name(first_seq));
+        fault::point(Point::LogRename)?;
+        match fs::rename(&self.path, &old) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && old.exists() => {}
+            result => result?,
+        }
+        fault::point(Point::LogOpen)?;
+        let fresh = open_append(&self.path).map_err(|error| error.source)?;
+        if self.limits.sync != Sync::Never {
+            sync_folder(&self.folder).map_err(AppendError::Sync)?;
+        }
+        self.file = Arc::new(fresh);
         self.len = 0;
         self.first_seq = None;
-        let mut finished = self.finished.to_vec();
-        finished.push(Segment { first_seq, path: old });
-        if let Some(keep) = self.limits.keep {
-            let surplus = finished.len().saturating_sub(keep);
-            for segment in finished.drain(..surplus) {
-                // A segment that cannot be removed is not worth stopping for; it is tried again at the next start.
-                if let Err(error) = fs::remove_file(&segment.path) {
-                    log::warn!("cannot remove {}: {error}", segment.path.display());
-                }
+        Arc::make_mut(&mut self.finished).push(Segment { first_seq, path: old });
+        self.remove_surplus();
+        Ok(())
+    }
+
+    /// Retention. A segment whose events are not yet in the state files stays: with them it would take what was
+    /// acknowledged.
+    fn remove_surplus(&mut self) {
+        let Some(keep) = self.limits.keep else { return };
+        let surplus = self.finished.len().saturating_sub(keep);
+        let after = self.finished.iter().skip(1).map(|segment| segment.first_seq).chain(self.first_seq);
+        let removable = after.take(surplus).take_while(|&next| next <= self.disposable + 1).count();
+        if removable == 0 {
+            return;
+        }
+        for segment in Arc::make_mut(&mut self.finished).drain(..removable) {
+            // A segment that cannot be removed is not worth stopping for; it is tried again after the next start.
+            if let Err(error) = fs::remove_file(&segment.path) {
+                log::warn!("cannot remove {}: {error}", segment.path.display());
             }
         }
-        self.finished = Arc::new(finished);
-        Ok(())
     }
 }
 
@@ -195,9 +253,9 @@ fn cut_torn_tail(
     }
     let torn = segments::read_range(file, whole, len).map_err(read())?;
     let next = last_seq(file, whole).map_err(read())? + 1;
-    let kept = folder.join(format!("events.{next}.broken"));
+    let kept = broken_name(folder, next);
     let write = |kept: &Path| -> io::Result<()> {
-        let mut broken = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(kept)?;
+        let mut broken = OpenOptions::new().write(true).create_new(true).mode(0o600).open(kept)?;
         broken.write_all(&torn)?;
         broken.sync_data()
     };
@@ -209,6 +267,17 @@ fn cut_torn_tail(
         kept_as: Some(kept),
     });
     Ok(whole)
+}
+
+/// `events.<seq>.broken`, numbered where an earlier crash left one at the same seq.
+fn broken_name(folder: &Path, seq: u64) -> PathBuf {
+    let mut path = folder.join(format!("events.{seq}.broken"));
+    let mut number = 1;
+    while path.exists() {
+        number += 1;
+        path = folder.join(format!("events.{seq}.{number}.broken"));
+    }
+    path
 }
 
 /// The length up to and with the last newline.
@@ -290,6 +359,11 @@ mod tests {
         for seq in 1..=50 {
             journal.append(line(seq).as_bytes(), seq).unwrap();
         }
+        assert_eq!(journal.oldest_seq(), Some(1), "what is in no state file stays");
+        journal.dispose_up_to(10);
+        let oldest = journal.oldest_seq().unwrap();
+        assert!((2..=11).contains(&oldest), "{oldest}");
+        journal.dispose_up_to(50);
         let finished = segments::finished(folder.path()).unwrap();
         assert_eq!(finished.len(), 2);
         assert_eq!(*journal.view().finished, finished);

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::journal::LogView;
@@ -10,7 +12,7 @@ use super::segments::{self, Segment};
 /// Bytes read at a time.
 const CHUNK: u64 = 256 * 1024;
 
-/// The lines of events from one seq to another, oldest first; damaged lines are passed over.
+/// The lines of events from one seq to another, oldest first; damaged lines are passed over and counted.
 #[derive(Debug)]
 pub struct EventReader {
     finished: Arc<Vec<Segment>>,
@@ -24,6 +26,14 @@ pub struct EventReader {
     buffer: Vec<u8>,
     /// Start of what is not handed out yet in `buffer`.
     at: usize,
+    /// Where the line that [`EventReader::advance`] came to stands in `buffer`.
+    line: Range<usize>,
+    /// Lines passed over because they hold no event.
+    damaged: u64,
+    /// The file of the last of them.
+    damaged_in: Option<PathBuf>,
+    /// The file that is read.
+    path: PathBuf,
 }
 
 #[derive(Debug)]
@@ -47,8 +57,11 @@ impl EventReader {
     /// A reader of the events with `from <= seq <= to`.
     pub fn new(view: LogView, from: u64, to: u64) -> Self {
         // The last segment that begins at or before `from` is the first that can hold it.
-        let next_segment =
-            view.finished.partition_point(|segment| segment.first_seq <= from).saturating_sub(1);
+        let next_segment = if view.current_len > 0 && (1..=from).contains(&view.current.first_seq) {
+            view.finished.len()
+        } else {
+            view.finished.partition_point(|segment| segment.first_seq <= from).saturating_sub(1)
+        };
         Self {
             finished: view.finished,
             current: view.current,
@@ -59,14 +72,26 @@ impl EventReader {
             to,
             buffer: Vec::new(),
             at: 0,
+            line: 0..0,
+            damaged: 0,
+            damaged_in: None,
+            path: PathBuf::new(),
         }
     }
 
     /// The next event; `Ok(None)` after the last.
     ///
     /// # Errors
-    /// What reading says; `NotFound` when the segment was removed by retention before it was opened.
+    /// As [`EventReader::advance`].
     pub fn read(&mut self) -> io::Result<Option<Line<'_>>> {
+        Ok(self.advance()?.map(|seq| Line { seq, json: self.line() }))
+    }
+
+    /// Goes to the next event and returns its seq; `Ok(None)` after the last.
+    ///
+    /// # Errors
+    /// What reading says; `NotFound` when the segment was removed by retention before it was opened.
+    pub fn advance(&mut self) -> io::Result<Option<u64>> {
         loop {
             let Some(found) = memchr::memchr(b'\n', &self.buffer[self.at..]) else {
                 if !self.fill()? {
@@ -74,18 +99,34 @@ impl EventReader {
                 }
                 continue;
             };
-            let range = self.at..self.at + found;
+            self.line = self.at..self.at + found;
             self.at += found + 1;
-            // Checked by range first: the borrow checker cannot follow a returned borrow in a loop.
-            match segments::line_seq(&self.buffer[range.clone()]) {
+            match segments::line_seq(self.line()) {
                 Some(seq) if seq > self.to => return Ok(None),
                 Some(seq) if seq >= self.from => {
                     self.from = seq + 1;
-                    return Ok(Some(Line { seq, json: &self.buffer[range] }));
+                    return Ok(Some(seq));
                 }
-                _ => {}
+                Some(_) => {}
+                None => self.note_damaged(),
             }
         }
+    }
+
+    /// The line that [`EventReader::advance`] came to, without its end.
+    pub fn line(&self) -> &[u8] {
+        &self.buffer[self.line.clone()]
+    }
+
+    /// The reader's user found that the present line is no event, though it looked like one.
+    pub fn note_damaged(&mut self) {
+        self.damaged += 1;
+        self.damaged_in = Some(self.path.clone());
+    }
+
+    /// How many lines held no event so far, and the file of the last of them.
+    pub fn damaged(&self) -> Option<(u64, &Path)> {
+        self.damaged_in.as_deref().map(|path| (self.damaged, path))
     }
 
     /// Reads more; `false` at the end of the log.
@@ -120,9 +161,14 @@ impl EventReader {
         let (file, len) = if let Some(segment) = self.finished.get(place) {
             let file = File::open(&segment.path)?;
             let len = file.metadata()?.len();
+            self.path.clone_from(&segment.path);
             (file, len)
         } else if place == self.finished.len() && self.current_len > 0 {
-            (self.open_current()?, self.current_len)
+            self.path.clone_from(&self.current.path);
+            let file = self.open_current()?;
+            // Shorter only if it is another file: what the view showed was removed by retention.
+            let len = self.current_len.min(file.metadata()?.len());
+            (file, len)
         } else {
             return Ok(None);
         };

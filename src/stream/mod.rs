@@ -1,4 +1,6 @@
-//! The event stream: what a client sees of the hub's batches, over a WebSocket (and, later, Server-Sent Events).
+//! The event stream: what a client sees of the hub's batches, over a WebSocket or as Server-Sent Events.
 
+pub mod feed;
 pub mod source;
+pub mod sse;
 pub mod websocket;

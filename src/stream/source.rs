@@ -5,10 +5,15 @@ use std::sync::Arc;
 use log::warn;
 use serde::Serialize;
 
+use super::feed::Origin;
 use super::websocket::{EventSource, Opening};
 use crate::http::reply::ApiError;
 use crate::http::routes::api_error;
+use crate::hub::filter::Filter;
+use crate::hub::replay::Replay;
+use crate::hub::subscription::Subscription;
 use crate::model::view::{EventList, ServiceView, Snapshot};
+use crate::ops::events::EventQuery;
 use crate::ops::status::{Moment, Status};
 use crate::ops::{OpError, Ops};
 
@@ -21,6 +26,32 @@ impl HubSource {
     /// The source of one daemon.
     pub fn new(ops: Arc<Ops>) -> Self {
         Self { ops }
+    }
+
+    /// The beginning of a stream without hello, by its query and its `Last-Event-ID`.
+    ///
+    /// # Errors
+    /// The answer to a request that is wrong, or when the hub does not answer.
+    pub fn begin(&self, query: &str, last_event_id: Option<&str>) -> Result<(Origin, Filter), ApiError> {
+        let mut query = EventQuery::parse(query).map_err(api_error)?;
+        query.resume_from(last_event_id).map_err(api_error)?;
+        let EventQuery { after, wanted, .. } = query;
+        let (filter, live) = self
+            .ops
+            .hub
+            .ask(move |core| {
+                let live = after.is_none().then(|| (core.latest_seq(), core.subscribe()));
+                (Filter::new(wanted, core), live)
+            })
+            .map_err(|error| api_error(error.into()))?;
+        Ok((self.origin(after, live), filter))
+    }
+
+    fn origin(&self, after: Option<u64>, live: Option<(u64, Subscription)>) -> Origin {
+        match live {
+            Some((seq, queue)) => Origin::Live(seq, queue),
+            None => Origin::Past(Replay::new(self.ops.hub.clone(), after.unwrap_or(0))),
+        }
     }
 }
 
@@ -43,12 +74,16 @@ struct StatusMessage {
 }
 
 impl EventSource for HubSource {
-    fn subscribe(&self, _query: &str) -> Result<Opening, ApiError> {
+    fn subscribe(&self, query: &str) -> Result<Opening, ApiError> {
+        let EventQuery { after, wanted, .. } = EventQuery::parse(query).map_err(api_error)?;
         // Snapshot, seq and place are of one moment: nothing is missed or sent twice between hello and what follows.
-        let (moment, seq, subscription) = self
+        let (moment, filter, live) = self
             .ops
             .hub
-            .ask(|core| (Moment::take(core), core.latest_seq(), core.subscribe()))
+            .ask(move |core| {
+                let live = after.is_none().then(|| (core.latest_seq(), core.subscribe()));
+                (Moment::take(core), Filter::new(wanted, core), live)
+            })
             .map_err(|error| api_error(error.into()))?;
         let snapshot = self.ops.snapshot(moment).map_err(api_error)?;
         let hello = Hello {
@@ -59,7 +94,7 @@ impl EventSource for HubSource {
         };
         let hello = serde_json::to_string(&hello)
             .map_err(|error| api_error(OpError::Internal(format!("hello cannot be written: {error}"))))?;
-        Ok(Opening { hello, seq, subscription })
+        Ok(Opening { hello, origin: self.origin(after, live), filter })
     }
 
     fn status_message(&self) -> String {

@@ -3,22 +3,23 @@
 //! The connection's thread shakes hands, sends hello and then reads; `ws-N-tx` takes from the client's queue and writes.
 //! Either ends the other: the reader by dropping a channel, the writer by its Close and, if nobody answers, a cut.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded, select};
-use serde::Deserialize;
+use crossbeam_channel::{Receiver, bounded};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tungstenite::handshake::derive_accept_key;
 
+use super::feed::{End, Feed, Origin, Sink};
 use crate::duplex::{Closed, Duplex, Ended, Incoming, Reader, Writer, code};
 use crate::http::api::Upgrade;
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply};
-use crate::hub::batch::Batch;
-use crate::hub::subscription::{End, Subscription};
+use crate::hub::batch::{Batch, Entry, FRAME_HEAD, FRAME_TAIL};
+use crate::hub::filter::Filter;
+use crate::hub::replay::{Gap, Logged};
 use crate::threads;
 
 /// A payload that is no JSON object (contract, section 6; 4000 to 4999 are for private use).
@@ -31,14 +32,13 @@ const MAX_ECHO: usize = 160;
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// A place on the stream.
-#[derive(Debug)]
 pub struct Opening {
     /// The hello message, JSON text.
     pub hello: String,
-    /// The last seq that hello knows; what comes through the subscription begins after it.
-    pub seq: u64,
-    /// Everything after.
-    pub subscription: Subscription,
+    /// Everything after it.
+    pub origin: Origin,
+    /// What of that the client wants.
+    pub filter: Filter,
 }
 
 /// Where the stream's data comes from.
@@ -67,7 +67,7 @@ pub trait EventSource: Send + Sync {
 pub fn serve(source: &dyn EventSource, upgrade: Upgrade<'_>) -> Result<(), Reply> {
     let key = check_handshake(upgrade.head)?;
     let _present = Present::enter(source);
-    let Opening { hello, seq, subscription } = source.subscribe(upgrade.head.query())?;
+    let Opening { hello, origin, filter } = source.subscribe(upgrade.head.query())?;
     let accepted = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {}\r\n\r\n",
         derive_accept_key(key.as_bytes())
@@ -78,7 +78,8 @@ pub fn serve(source: &dyn EventSource, upgrade: Upgrade<'_>) -> Result<(), Reply
     }
     let Ok((reader, mut writer)) = Duplex::server(upgrade.stream, upgrade.leftover) else { return Ok(()) };
     if writer.write(hello.into()).and_then(|()| writer.flush()).is_ok() {
-        converse(source, reader, Pump { writer, subscription, last: seq, stopping: upgrade.stopping });
+        let feed = Feed { origin, filter, stopping: upgrade.stopping, heartbeat: None };
+        converse(source, reader, Pump { client: Client { writer }, feed });
     }
     Ok(())
 }
@@ -227,82 +228,77 @@ impl<'de> Deserialize<'de> for ClientMessage {
 
 /// The writer's thread.
 struct Pump {
-    writer: Writer,
-    subscription: Subscription,
-    /// The last seq that was written, or that hello knew.
-    last: u64,
-    stopping: Receiver<()>,
-}
-
-/// Why the writer stops.
-enum Stop {
-    /// There is nobody to write to.
-    ReaderGone,
-    /// The queue ended.
-    Queue(End),
+    client: Client,
+    feed: Feed,
 }
 
 impl Pump {
     /// Writes until the queue ends, the daemon stops or the client is gone.
-    fn run(mut self, reader_gone: &Receiver<()>) {
-        let closed = match self.write_all(reader_gone) {
-            Err(Closed) | Ok(Stop::ReaderGone) => return,
-            Ok(Stop::Queue(End::Shutdown)) => self.writer.close(code::GOING_AWAY, "codexd is stopping"),
-            Ok(Stop::Queue(End::Lagged)) => {
-                self.writer.close(code::TRY_AGAIN_LATER, &format!("lagged after seq {}", self.last))
-            }
-        };
-        if closed.is_ok() && reader_gone.recv_timeout(CLOSE_WAIT) == Err(TIMEOUT) {
-            self.writer.cut();
-        }
-    }
-
-    fn write_all(&mut self, reader_gone: &Receiver<()>) -> Result<Stop, Closed> {
-        loop {
-            match self.subscription.try_next() {
-                Ok(Some(batch)) => self.write(&batch)?,
-                Ok(None) => {
-                    self.writer.flush()?;
-                    if let Some(stop) = self.wait(reader_gone)? {
-                        return Ok(stop);
+    fn run(self, reader_gone: &Receiver<()>) {
+        let Self { mut client, feed } = self;
+        let writer = match feed.run(&mut client, reader_gone) {
+            Err(Closed) | Ok(End::ClientGone) => return,
+            Ok(end) => {
+                let mut writer = client.writer;
+                let closed = match end {
+                    End::Lagged(seq) => {
+                        writer.close(code::TRY_AGAIN_LATER, &format!("lagged after seq {seq}"))
                     }
+                    End::Failed(reason) => writer.close(code::INTERNAL_ERROR, &reason),
+                    End::Stopping | End::ClientGone => writer.close(code::GOING_AWAY, "codexd is stopping"),
+                };
+                if closed.is_err() {
+                    return;
                 }
-                Err(end) => return Ok(Stop::Queue(end)),
-            }
-        }
-    }
-
-    /// Waits for the next batch and writes it, or finds a reason to stop.
-    fn wait(&mut self, reader_gone: &Receiver<()>) -> Result<Option<Stop>, Closed> {
-        let batch = select! {
-            recv(self.subscription.receiver()) -> batch => batch,
-            recv(reader_gone) -> _ => return Ok(Some(Stop::ReaderGone)),
-            recv(self.stopping) -> _ => {
-                // Whatever was queued before the stop still goes out.
-                while let Ok(Some(batch)) = self.subscription.try_next() {
-                    self.write(&batch)?;
-                }
-                return Ok(Some(Stop::Queue(End::Shutdown)));
+                writer
             }
         };
-        match batch {
-            Ok(batch) => {
-                let batch = self.subscription.taken(batch);
-                self.write(&batch)?;
-                Ok(None)
-            }
-            Err(_) => Ok(Some(Stop::Queue(self.subscription.end()))),
+        if reader_gone.recv_timeout(CLOSE_WAIT) == Err(TIMEOUT) {
+            writer.cut();
         }
     }
+}
 
-    fn write(&mut self, batch: &Arc<Batch>) -> Result<(), Closed> {
-        for entry in batch.entries() {
-            if entry.seq > self.last {
-                self.writer.write(batch.frame(entry))?;
-                self.last = entry.seq;
-            }
-        }
+/// The client as the stream's feed sees it.
+struct Client {
+    writer: Writer,
+}
+
+#[derive(Serialize)]
+struct GapMessage {
+    #[serde(flatten)]
+    gap: Gap,
+    #[serde(rename = "type")]
+    kind: &'static str,
+}
+
+impl Sink for Client {
+    type Gone = Closed;
+
+    fn live(&mut self, batch: &Batch, entry: &Entry) -> Result<(), Closed> {
+        self.writer.write(batch.frame(entry))
+    }
+
+    fn logged(&mut self, event: &Logged<'_>) -> Result<(), Closed> {
+        self.writer.write([FRAME_HEAD, event.json, FRAME_TAIL].concat().into())
+    }
+
+    fn gap(&mut self, gap: Gap) -> Result<(), Closed> {
+        // Numbers always serialise.
+        let text = serde_json::to_string(&GapMessage { gap, kind: "gap" }).unwrap_or_default();
+        self.writer.write(text.into())
+    }
+
+    fn synced(&mut self, seq: u64) -> Result<(), Closed> {
+        self.writer.write(format!("{{\"seq\":{seq},\"type\":\"synced\"}}").into())
+    }
+
+    fn idle(&mut self) -> Result<(), Closed> {
         Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Closed> {
+        self.writer.flush()
     }
 }
 

@@ -43,10 +43,14 @@ impl Turn {
         let (id, at) = self.message_started()?;
         let mut text = String::new();
         for delta in deltas {
-            match pace {
-                Some(pace) => self.pause(pace)?,
-                None => self.poll()?,
+            let gone_on = match pace {
+                Some(pace) => self.pause(pace),
+                None => self.poll(),
+            };
+            if matches!(gone_on, Err(Stop::Interrupted)) {
+                self.given_up()?;
             }
+            gone_on?;
             self.delta(&id, &delta)?;
             text.push_str(&delta);
         }
@@ -71,6 +75,15 @@ impl Turn {
             Value::from(delta)
         );
         Ok(self.shared.out.notify_raw("item/agentMessage/delta", &params)?)
+    }
+
+    /// An answer is broken off: nothing new is known of its cost, and what was known before is said again.
+    pub(super) fn given_up(&self) -> Result<(), Stop> {
+        let answers = lock(&self.thread.state).answers;
+        if answers > 0 {
+            self.notify("thread/tokenUsage/updated", &token_usage(&self.thread.id, &self.id, answers))?;
+        }
+        self.notify("account/rateLimits/updated", &rate_limits())
     }
 
     /// Reports the cost of an answer of the model, and the diff so far.

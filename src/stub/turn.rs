@@ -3,7 +3,7 @@
 use super::directive::{Directive, gap, words};
 use super::output::Closed;
 use super::rollout;
-use super::shapes::{TurnView, active, model_error, now_ms, rate_limits, user_message};
+use super::shapes::{TurnView, active, model_error, now_ms, user_message};
 use super::state::{Control, Input, Shared, Thread, ThreadState, lock};
 use crossbeam_channel::{Receiver, Sender};
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ impl Turn {
                 result = self.round(&inputs);
             }
             if matches!(result, Err(Stop::Steered)) {
-                result = self.notify("account/rateLimits/updated", &rate_limits());
+                result = self.given_up();
             }
             if matches!(result, Err(Stop::Gone))
                 || (self.steers.is_empty() || result.is_err()) && self.end(&result)

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Parts;
 use super::life::Ending;
+use crate::app_server::inbox;
 use crate::app_server::reader::End;
 use crate::clock;
 use crate::hub::Core;
@@ -110,6 +111,7 @@ fn draft(core: &mut Core, drafts: &mut Drafts, ending: &Ending, asked: bool) {
         Subject::default(),
         None,
     );
+    inbox::orphan_pending(core, drafts);
     if asked {
         return;
     }

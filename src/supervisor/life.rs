@@ -170,9 +170,11 @@ impl Life {
             return Ok(());
         };
         let max_line = config.server.max_line_bytes;
+        let inbox = Arc::clone(&parts.inbox);
         if let Some(done) = self.output_end_sender.take() {
             self.threads.push(threads::spawn(format!("app-rx-{generation}"), move || {
-                let end = Reader::new(to_hub, connection, max_line).run(stdout, &cancelled, stdout_log);
+                let end =
+                    Reader::new(to_hub, connection, inbox, max_line).run(stdout, &cancelled, stdout_log);
                 // The supervisor listens until it has heard it.
                 let _ = done.send(end);
             })?);

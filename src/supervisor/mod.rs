@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use log::warn;
 
 use crate::app_server::client::Client;
+use crate::app_server::inbox::Inbox;
 use crate::clock;
 use crate::config::{Config, Mode, Strategy};
 use crate::hub::batch::Subject;
@@ -39,6 +40,8 @@ pub struct Parts {
     pub hub: Hub,
     /// Told of each life of the app-server.
     pub client: Arc<Client>,
+    /// Where the app-server's requests go.
+    pub inbox: Arc<Inbox>,
     /// The daemon's id, for the child's environment.
     pub daemon_id: String,
     /// Where the child is on record while it lives.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use rustix::process::Signal;
@@ -131,15 +131,18 @@ impl Builder {
         command
     }
 
-    fn repo(&self) -> PathBuf {
+    /// The repo root, which exists.
+    pub(crate) fn repo(&self) -> PathBuf {
         self.folder.path().join("repo")
     }
 
-    fn logs(&self) -> PathBuf {
+    /// The logs root, which codexd makes.
+    pub(crate) fn logs(&self) -> PathBuf {
         self.folder.path().join("logs")
     }
 
-    fn state(&self) -> PathBuf {
+    /// The state root, which codexd makes.
+    pub(crate) fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 }
@@ -270,6 +273,16 @@ impl Daemon {
     pub(crate) fn stop(&mut self) -> Ended {
         self.signal(Signal::TERM);
         self.wait()
+    }
+
+    /// The same, and how long the process itself took from the signal to its end.
+    pub(crate) fn stop_timed(&mut self) -> (Duration, Ended) {
+        let life = self.life.as_mut().expect("it runs");
+        let began = Instant::now();
+        life.process.signal(Signal::TERM);
+        life.process.wait(DEADLINE);
+        let took = began.elapsed();
+        (took, self.wait())
     }
 
     /// Waits until it ends by itself or by a signal sent before.

@@ -6,6 +6,8 @@
 
 mod app_server;
 mod app_server_facts;
+mod backbone;
+mod bad_input;
 mod cli_errors;
 mod cli_flags;
 mod cli_golden;
@@ -17,17 +19,35 @@ mod conversation;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
+mod disk_full;
 mod drain;
 mod drivers;
+mod ending;
 mod exec_facts;
+mod golden_shapes;
+mod hostile;
+mod inbox;
+mod inbox_reconnect;
+mod inbox_support;
+mod log;
 mod misbehaviour;
 mod model_server;
 mod orphans;
 mod processes;
+mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
+mod real_inbox;
+mod repairs;
+mod replay;
+mod rfc6455;
+mod same_scenario;
+mod sse;
+mod strangers;
 mod supervision;
+mod talk;
 mod tidy;
+mod watch;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);

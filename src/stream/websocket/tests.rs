@@ -2,15 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::*;
-use crate::http::api::{Api, Request, Route};
+use crate::http::api::{Api, EventStream, Request, Route};
 use crate::http::front_door::{FrontDoor, Limits};
 use crate::http::guard::Guard;
-use crate::hub::batch::{Entry, FRAME_HEAD, FRAME_TAIL, Subject};
+use crate::hub::batch::Subject;
 use crate::hub::subscription::{Offer, Subscriber, queue};
 use crate::model::event::EventType;
 
@@ -31,7 +31,7 @@ impl EventSource for Source {
         self.subscribers.lock().unwrap().push(subscriber);
         let seq = self.seq.load(Ordering::SeqCst);
         let hello = format!("{{\"type\":\"hello\",\"clients\":{}}}", self.clients.load(Ordering::SeqCst));
-        Ok(Opening { hello, seq, subscription })
+        Ok(Opening { hello, origin: Origin::Live(seq, subscription), filter: Filter::default() })
     }
     fn status_message(&self) -> String {
         "{\"type\":\"status\"}".to_owned()
@@ -61,6 +61,9 @@ impl Api for Daemon {
     }
     fn upgrade(&self, upgrade: Upgrade<'_>) -> Result<(), Reply> {
         serve(&*self.0, upgrade)
+    }
+    fn events(&self, _: EventStream<'_>) -> Result<bool, Reply> {
+        Err(ApiError::not_found("No.").into())
     }
 }
 

@@ -1,0 +1,427 @@
+//! The durable inbox: every request of Codex is a record, on disk before anyone is told, with one final state.
+//!
+//! **Order of an answer**: it is logged as `answered`, then sent. Were it sent first, a crash between the two would
+//! leave a command that ran with nobody's approval on record. Logged first, the worst is an answer that Codex never
+//! got: a child dies with codexd and takes its question with it, and an external app-server asks again, whereupon the
+//! recorded answer is sent. If the app-server is found to be gone at that moment, the record becomes `orphaned`.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::warn;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::answer::{self, Outcome, Proposal};
+use super::client::Client;
+use super::connection::Connection;
+use super::inbox_events::{opened, settled};
+use crate::config::{Config, RequestPolicy, Strategy};
+use crate::hub::drafts::Drafts;
+use crate::hub::{Core, Hub, HubError};
+use crate::model::record::{Extra, Request, RequestKind, RequestStatus, Session};
+use crate::timer::Timer;
+use crate::{clock, ids};
+
+/// When an expiry that the hub could not record is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What Codex asked and what becomes of it; one in a daemon.
+pub struct Inbox {
+    hub: Hub,
+    client: Arc<Client>,
+    timer: Timer,
+    policy: RequestPolicy,
+    timeout: Option<Duration>,
+    /// Whether the app-server outlives a connection, and asks again on the next one.
+    external: bool,
+}
+
+/// A request as the reader saw it.
+pub(super) struct Asked {
+    pub(super) id: Box<RawValue>,
+    pub(super) method: String,
+    pub(super) kind: RequestKind,
+    /// Whole; a file change's with its changes.
+    pub(super) params: Box<RawValue>,
+}
+
+/// What ends requests on Codex's side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Withdrawn {
+    /// `serverRequest/resolved`: this one.
+    Resolved { thread: Option<String>, id: String },
+    /// `turn/completed`: all of the turn.
+    TurnOver { thread: String, turn: String },
+    /// `thread/closed`: all of the thread.
+    ThreadClosed { thread: String },
+}
+
+/// What became of an answer.
+#[derive(Debug, Clone)]
+pub enum Settled {
+    /// It is recorded and on its way, now or since an earlier, equal answer.
+    Answered(Arc<Request>),
+    /// The request is settled already, or cannot be answered any more; as it is.
+    Closed(Arc<Request>),
+    /// The external app-server is not connected now; it will ask again when it is.
+    Away,
+    /// There is no such request.
+    Unknown,
+}
+
+/// Why an answer was not taken.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AnswerError {
+    /// It does not fit; with what does.
+    #[error("{0}")]
+    Unfit(String),
+    /// It could not be recorded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// What the hub made of a request, to be acted on once it is in the log.
+enum Opening {
+    /// It waits, with its deadline.
+    Waits { request_id: String, wait: Option<Duration> },
+    /// It has an answer already: by policy, or from before a reconnect.
+    Known { id: Box<RawValue>, answer: Box<RawValue> },
+    /// It waits already, on this connection.
+    Waiting,
+}
+
+/// What the hub made of an answer.
+enum Decided {
+    Won(Arc<Request>),
+    Same(Arc<Request>),
+    Closed(Arc<Request>),
+    Away,
+    Unknown,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Names<'a> {
+    #[serde(borrow)]
+    thread_id: Option<Cow<'a, str>>,
+    /// The thread in the first version of the protocol.
+    #[serde(borrow)]
+    conversation_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    turn_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    item_id: Option<Cow<'a, str>>,
+    /// The item of a tool's call, and in the first version.
+    #[serde(borrow)]
+    call_id: Option<Cow<'a, str>>,
+}
+
+impl Inbox {
+    /// An inbox with the daemon's policy; sessions may have their own.
+    pub fn new(hub: Hub, client: Arc<Client>, timer: Timer, config: &Config) -> Self {
+        Self {
+            hub,
+            client,
+            timer,
+            policy: config.server.request_policy,
+            timeout: config.server.request_timeout,
+            external: config.server.strategy == Strategy::External,
+        }
+    }
+
+    /// Records what Codex asks, at its place among the app-server's messages; called by the reader.
+    pub(super) fn ask(self: &Arc<Self>, connection: &Arc<Connection>, asked: Asked) {
+        let (inbox, to) = (Arc::clone(self), Arc::clone(connection));
+        let generation = connection.generation();
+        let recorder = Arc::clone(self);
+        let recorded = self.hub.transact_in_order(
+            move |core, drafts| recorder.record(core, drafts, generation, asked),
+            move |opening| match opening {
+                Ok(Opening::Waits { request_id, wait: Some(wait) }) => inbox.expire_after(wait, request_id),
+                Ok(Opening::Known { id, answer }) => {
+                    to.respond(&id, Outcome::of_record(&answer).as_ref());
+                }
+                Ok(Opening::Waits { wait: None, .. } | Opening::Waiting) => {}
+                // Only at the daemon's end: the app-server is told by the end of the connection.
+                Err(error) => warn!("a request of Codex could not be recorded: {error}"),
+            },
+        );
+        if let Err(error) = recorded {
+            warn!("a request of Codex could not be recorded: {error}");
+        }
+    }
+
+    fn record(&self, core: &Core, drafts: &mut Drafts, generation: u64, asked: Asked) -> Opening {
+        let names: Names<'_> = serde_json::from_str(asked.params.get()).unwrap_or_default();
+        let thread = names.thread_id.as_deref().or(names.conversation_id.as_deref());
+        let item = names.item_id.as_deref().or(names.call_id.as_deref());
+        let known = core.state().request_with_id(thread, asked.id.get()).filter(|known| {
+            (self.external || known.generation == generation)
+                && known.turn_id.as_deref() == names.turn_id.as_deref()
+                && known.item_id.as_deref() == item
+        });
+        let session = thread.and_then(|thread| session_of(core, thread));
+        let (policy, timeout) = self.rules(session);
+        let now = clock::unix_millis();
+        let mut request = match known {
+            Some(known) => match (known.status, &known.answer) {
+                (RequestStatus::Pending, _) if known.generation == generation => return Opening::Waiting,
+                (RequestStatus::Pending, _) => Request::clone(known),
+                (_, Some(answer)) => return Opening::Known { id: asked.id, answer: answer.clone() },
+                (_, None) => {
+                    let deadline = deadline(now, timeout);
+                    Request { status: RequestStatus::Pending, deadline, ..Request::clone(known) }
+                }
+            },
+            None => Request {
+                request_id: ids::record_id("request"),
+                method: asked.method,
+                kind: asked.kind,
+                session_id: session.map(|session| session.session_id.clone()),
+                thread_id: thread.map(str::to_owned),
+                turn_id: names.turn_id.as_deref().map(str::to_owned),
+                item_id: item.map(str::to_owned),
+                params: asked.params.clone(),
+                status: RequestStatus::Pending,
+                created_at: clock::iso(now),
+                updated_at: String::new(),
+                deadline: deadline(now, timeout),
+                answer: None,
+                app_server_request_id: Some(asked.id.clone()),
+                generation,
+                extra: Extra::new(),
+            },
+        };
+        let again = known.is_some();
+        request.generation = generation;
+        request.updated_at = clock::iso(now);
+        if policy == RequestPolicy::Decline {
+            request.deadline = None;
+        }
+        let request = Arc::new(request);
+        opened(drafts, &request, again);
+        if policy == RequestPolicy::Decline {
+            let answer = answer::decline(&request.method, &request.params).to_record();
+            settled(drafts, &request, RequestStatus::Answered, Some(answer.clone()));
+            return Opening::Known { id: asked.id, answer };
+        }
+        let wait = request.deadline.as_deref().and_then(clock::parse_iso).map(|at| at.saturating_sub(now));
+        Opening::Waits { request_id: request.request_id.clone(), wait: wait.map(Duration::from_millis) }
+    }
+
+    /// The session's own rules, or the daemon's.
+    fn rules(&self, session: Option<&Session>) -> (RequestPolicy, Option<Duration>) {
+        let policy = session.and_then(|session| session.request_policy).unwrap_or(self.policy);
+        let timeout = match session.and_then(|session| session.request_timeout_ms) {
+            None => self.timeout,
+            Some(0) => None,
+            Some(millis) => Some(Duration::from_millis(millis)),
+        };
+        (policy, timeout)
+    }
+
+    /// Logs `told`, the event of what withdraws requests, together with the end of those requests: one write, so
+    /// that no crash can part them.
+    pub(super) fn withdraw(&self, told: Drafts, withdrawn: Withdrawn) -> Result<(), HubError> {
+        let end = move |core: &mut Core, drafts: &mut Drafts| {
+            *drafts = told;
+            end_pending(core, drafts, RequestStatus::Cancelled, |request| withdrawn.concerns(request));
+        };
+        self.hub.transact_in_order(end, |_| {})
+    }
+
+    /// Answers a request. Of several at once one wins; a repeat of the answer that won is as good.
+    ///
+    /// # Errors
+    /// When the answer does not fit the request or cannot be recorded.
+    pub fn answer(&self, request_id: &str, proposal: Proposal) -> Result<Settled, AnswerError> {
+        let id = request_id.to_owned();
+        let Some(request) = self.hub.ask(move |core| core.state().requests.get(&id).cloned())? else {
+            return Ok(Settled::Unknown);
+        };
+        let outcome =
+            answer::shape(&request.method, &request.params, proposal).map_err(AnswerError::Unfit)?;
+        let (decided, sent) = self.settle(request_id, RequestStatus::Answered, outcome)?;
+        Ok(match decided {
+            Decided::Won(request) if sent => Settled::Answered(request),
+            Decided::Won(request) => Settled::Closed(self.orphan(&request)?),
+            Decided::Same(request) => Settled::Answered(request),
+            Decided::Closed(request) => Settled::Closed(request),
+            Decided::Away => Settled::Away,
+            Decided::Unknown => Settled::Unknown,
+        })
+    }
+
+    /// Records the answer if the request still waits, then sends it; whether it could be sent.
+    fn settle(
+        &self,
+        request_id: &str,
+        status: RequestStatus,
+        outcome: Outcome,
+    ) -> Result<(Decided, bool), HubError> {
+        let connection = self.client.present().filter(|connection| connection.closed().is_none());
+        let generation = connection.as_ref().map(|connection| connection.generation());
+        let (id, external, sends_later) = (request_id.to_owned(), self.external, self.external);
+        let answer = outcome.to_record();
+        self.hub.transact_then(
+            move |core, drafts| {
+                let Some(request) = core.state().requests.get(&id) else { return Decided::Unknown };
+                if request.status != RequestStatus::Pending {
+                    let same = request.status == RequestStatus::Answered
+                        && request.answer.as_deref().is_some_and(|given| same_json(given, &answer));
+                    let request = Arc::clone(request);
+                    return if same { Decided::Same(request) } else { Decided::Closed(request) };
+                }
+                if generation == Some(request.generation) {
+                    Decided::Won(settled(drafts, request, status, Some(answer)))
+                } else if external {
+                    Decided::Away
+                } else {
+                    // The supervisor is about to say the same.
+                    Decided::Closed(settled(drafts, request, RequestStatus::Orphaned, None))
+                }
+            },
+            move |decided| {
+                let sent = match (&decided, &connection) {
+                    (Decided::Won(request), Some(connection)) => {
+                        request.app_server_request_id.as_deref().is_some_and(|id| {
+                            // An external app-server asks again, and gets the recorded answer then.
+                            connection.respond(id, outcome.as_ref()) || sends_later
+                        })
+                    }
+                    _ => false,
+                };
+                (decided, sent)
+            },
+        )
+    }
+
+    /// The answer was recorded, but the app-server is gone.
+    fn orphan(&self, request: &Request) -> Result<Arc<Request>, HubError> {
+        let request = request.clone();
+        self.hub.transact(move |_, drafts| settled(drafts, &request, RequestStatus::Orphaned, None))
+    }
+
+    /// Declines the request after `wait` if nobody has answered by then.
+    fn expire_after(self: &Arc<Self>, wait: Duration, request_id: String) {
+        let inbox = Arc::clone(self);
+        self.timer.after(wait, move || inbox.expire(request_id));
+    }
+
+    fn expire(self: &Arc<Self>, request_id: String) {
+        let expired = self.try_expire(&request_id);
+        match expired {
+            Ok(()) | Err(HubError::Stopped) => {}
+            Err(HubError::Stalled(_) | HubError::Timeout) => self.expire_after(RETRY, request_id),
+        }
+    }
+
+    fn try_expire(&self, request_id: &str) -> Result<(), HubError> {
+        let id = request_id.to_owned();
+        let request = self.hub.ask(move |core| core.state().requests.get(&id).cloned())?;
+        let Some(request) = request.filter(|request| request.status == RequestStatus::Pending) else {
+            return Ok(());
+        };
+        let outcome = answer::decline(&request.method, &request.params);
+        // An app-server that is away asks again when it is back, and then the time is over at once.
+        if let (Decided::Won(request), false) = self.settle(request_id, RequestStatus::Expired, outcome)? {
+            self.orphan(&request)?;
+        }
+        Ok(())
+    }
+
+    /// Nobody can answer any more: codexd stops in order.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub fn close(&self) -> Result<(), HubError> {
+        self.hub.transact(|core, drafts| orphan_pending(core, drafts))
+    }
+}
+
+/// Everything that waits is orphaned: the app-server that asked is gone.
+pub fn orphan_pending(core: &Core, drafts: &mut Drafts) {
+    end_pending(core, drafts, RequestStatus::Orphaned, |_| true);
+}
+
+/// At the start: what an earlier life of the daemon left waiting. An external app-server still waits for an answer,
+/// unless the daemon was told to use another one since.
+pub fn orphan_left_over(core: &Core, drafts: &mut Drafts, config: &Config) {
+    let elsewhere = |request: &Request| {
+        let session = request.session_id.as_deref().and_then(|id| core.state().sessions.get(id));
+        session.is_some_and(|session| session.endpoint != config.server.endpoint)
+    };
+    let spawned = config.server.strategy == Strategy::Spawn;
+    end_pending(core, drafts, RequestStatus::Orphaned, |request| spawned || elsewhere(request));
+}
+
+fn end_pending(core: &Core, drafts: &mut Drafts, status: RequestStatus, ends: impl Fn(&Request) -> bool) {
+    for request in core.state().pending_requests().filter(|request| ends(request)) {
+        settled(drafts, request, status, None);
+    }
+}
+
+impl Withdrawn {
+    /// What this notification withdraws, if it does.
+    pub(super) fn of(method: &str, params: &RawValue) -> Option<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Params<'a> {
+            #[serde(default)]
+            thread_id: Option<String>,
+            #[serde(borrow, default)]
+            request_id: Option<&'a RawValue>,
+            #[serde(default)]
+            turn: Option<Turn>,
+        }
+        #[derive(Deserialize)]
+        struct Turn {
+            id: String,
+        }
+        if !matches!(method, "serverRequest/resolved" | "turn/completed" | "thread/closed") {
+            return None;
+        }
+        let params: Params<'_> = serde_json::from_str(params.get()).ok()?;
+        Some(match method {
+            "serverRequest/resolved" => {
+                Self::Resolved { thread: params.thread_id, id: params.request_id?.get().to_owned() }
+            }
+            "turn/completed" => Self::TurnOver { thread: params.thread_id?, turn: params.turn?.id },
+            _ => Self::ThreadClosed { thread: params.thread_id? },
+        })
+    }
+
+    fn concerns(&self, request: &Request) -> bool {
+        let asked_id = request.app_server_request_id.as_deref().map(RawValue::get);
+        match self {
+            Self::Resolved { thread, id } => request.thread_id == *thread && asked_id == Some(id),
+            Self::TurnOver { thread, turn } => {
+                request.thread_id.as_ref() == Some(thread) && request.turn_id.as_ref() == Some(turn)
+            }
+            Self::ThreadClosed { thread } => request.thread_id.as_ref() == Some(thread),
+        }
+    }
+}
+
+/// The active session on the thread, else the last one that was.
+fn session_of<'a>(core: &'a Core, thread: &str) -> Option<&'a Session> {
+    let state = core.state();
+    state
+        .active_session_of_thread(thread)
+        .or_else(|| state.sessions_of_thread(thread).last())
+        .map(AsRef::as_ref)
+}
+
+/// `timeout` after `now` (milliseconds since 1970), as a record has it.
+fn deadline(now: u64, timeout: Option<Duration>) -> Option<String> {
+    let millis = u64::try_from(timeout?.as_millis()).unwrap_or(u64::MAX);
+    Some(clock::iso(now.saturating_add(millis)))
+}
+
+/// Whether two texts are the same JSON, whatever the order of their fields.
+fn same_json(one: &RawValue, other: &RawValue) -> bool {
+    let value = |raw: &RawValue| serde_json::from_str::<serde_json::Value>(raw.get()).ok();
+    one.get() == other.get() || value(one) == value(other)
+}

@@ -1,0 +1,275 @@
+//! The past: what a client asks of the log, and pages of it.
+
+use std::io;
+
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{OpError, Ops};
+use crate::hub::filter::Wanted;
+use crate::hub::replay::{Gap, Position, Step, Walk};
+use crate::model;
+
+/// Events of a page unless the client says otherwise.
+const DEFAULT_LIMIT: usize = 500;
+/// Events of a page at most.
+const MAX_LIMIT: usize = 10_000;
+/// Bytes of a page's events after which it ends early; one event longer than this still makes a page.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Times that retention may remove what a page is just reading.
+const MAX_LOST: u32 = 100;
+
+/// What stands in the query of the event path.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventQuery {
+    /// The cursor: events after this seq.
+    pub after: Option<u64>,
+    /// Events of a page, 1 to 10000.
+    pub limit: Option<usize>,
+    /// Filters.
+    pub wanted: Wanted,
+}
+
+impl EventQuery {
+    /// Reads a query, percent-encoded. Names it does not know are left to others (`token`).
+    ///
+    /// # Errors
+    /// [`OpError::BadRequest`], naming the parameter.
+    pub fn parse(query: &str) -> Result<Self, OpError> {
+        let mut parsed = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decode(name, "a name in the query")?;
+            match name.as_str() {
+                "after" => once(&mut parsed.after, &name, whole_number(&name, value, 0, u64::MAX)?)?,
+                "limit" => {
+                    let limit = whole_number(&name, value, 1, MAX_LIMIT as u64)?;
+                    once(&mut parsed.limit, &name, limit.and_then(|limit| usize::try_from(limit).ok()))?;
+                }
+                "type" => parsed.wanted.types.extend(text(&name, value)?),
+                "sessionId" => once(&mut parsed.wanted.session, &name, text(&name, value)?)?,
+                "threadId" => once(&mut parsed.wanted.thread, &name, text(&name, value)?)?,
+                "runId" => once(&mut parsed.wanted.run, &name, text(&name, value)?)?,
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// Takes the cursor of a `Last-Event-ID` header, which beats `after`; blank is as good as none.
+    ///
+    /// # Errors
+    /// [`OpError::BadRequest`] when it is no seq.
+    pub fn resume_from(&mut self, last_event_id: Option<&str>) -> Result<(), OpError> {
+        if let Some(id) = last_event_id.map(str::trim).filter(|id| !id.is_empty()) {
+            self.after = Some(number("Last-Event-ID", id, 0, u64::MAX)?);
+        }
+        Ok(())
+    }
+}
+
+/// Blank counts as not given.
+fn text(name: &str, value: &str) -> Result<Option<String>, OpError> {
+    let value = decode(value, name)?;
+    let value = value.trim();
+    Ok((!value.is_empty()).then(|| value.to_owned()))
+}
+
+fn whole_number(name: &str, value: &str, min: u64, max: u64) -> Result<Option<u64>, OpError> {
+    text(name, value)?.map(|value| number(name, &value, min, max)).transpose()
+}
+
+fn number(name: &str, value: &str, min: u64, max: u64) -> Result<u64, OpError> {
+    // u64 would take a sign as well.
+    let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+    value.parse().ok().filter(|number| digits && (min..=max).contains(number)).ok_or_else(|| {
+        let shown = model::preview(value);
+        OpError::BadRequest(format!("`{name}` must be a whole number from {min} to {max}, not {shown:?}."))
+    })
+}
+
+fn once<T>(slot: &mut Option<T>, name: &str, value: Option<T>) -> Result<(), OpError> {
+    if slot.is_some() && value.is_some() {
+        return Err(OpError::BadRequest(format!("`{name}` may be given once; only `type` is repeatable.")));
+    }
+    *slot = slot.take().or(value);
+    Ok(())
+}
+
+/// As forms encode: `+` is a blank.
+fn decode(text: &str, what: &str) -> Result<String, OpError> {
+    let blanks = text.replace('+', " ");
+    match percent_decode_str(&blanks).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => Err(OpError::BadRequest(format!("`{what}` must be percent-encoded UTF-8."))),
+    }
+}
+
+/// A page of events.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page {
+    /// In order of seq, without holes between them.
+    pub events: Box<RawValue>,
+    /// The oldest seq still in the log.
+    pub oldest_seq: u64,
+    /// The last one.
+    pub latest_seq: u64,
+    /// Whether there are more after these.
+    pub more: bool,
+    /// What was asked for, but is not there any more; it stands before the events.
+    pub gap: Option<Gap>,
+}
+
+impl Ops {
+    /// The events after a cursor, or from the oldest on, that pass the filters.
+    ///
+    /// # Errors
+    /// When the hub does not answer or the log cannot be read.
+    pub fn events(&self, query: EventQuery) -> Result<Page, OpError> {
+        let EventQuery { after, limit, wanted } = query;
+        let mut filter = self.hub.filter(wanted)?;
+        let Position { mut view, oldest, latest } = self.hub.position()?;
+        // Without a cursor nothing in particular was asked for that could be missing.
+        let mut next = after.map_or(oldest, |after| after.saturating_add(1));
+        let mut draft = Draft::new(limit.unwrap_or(DEFAULT_LIMIT));
+        let mut lost = 0;
+        'views: loop {
+            let mut walk = Walk::new(view, next, latest);
+            loop {
+                match walk.step() {
+                    Ok(Step::End) => break 'views,
+                    Ok(Step::Gap(gap)) => {
+                        if !draft.gap(gap) {
+                            break 'views;
+                        }
+                    }
+                    Ok(Step::Line) => {
+                        let goes_on = match walk.event() {
+                            Ok(event) => !event.passes(&mut filter) || draft.event(event.json),
+                            Err(gap) => draft.gap(gap),
+                        };
+                        if !goes_on {
+                            break 'views;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && lost < MAX_LOST => {
+                        lost += 1;
+                        next = walk.next();
+                        break;
+                    }
+                    Err(error) => {
+                        return Err(OpError::Internal(format!("The event log cannot be read: {error}.")));
+                    }
+                }
+            }
+            view = self.hub.position()?.view;
+        }
+        // Retention may have gone on meanwhile.
+        let oldest = draft.gap.map_or(oldest, |gap| oldest.max(gap.to + 1)).min(latest + 1);
+        draft.finish(oldest, latest)
+    }
+}
+
+/// A page in the making.
+struct Draft {
+    events: String,
+    count: usize,
+    limit: usize,
+    more: bool,
+    gap: Option<Gap>,
+}
+
+impl Draft {
+    fn new(limit: usize) -> Self {
+        Self { events: "[".to_owned(), count: 0, limit, more: false, gap: None }
+    }
+
+    /// Takes an event; `false` when the page is full without it.
+    fn event(&mut self, json: &str) -> bool {
+        if self.count == self.limit || (self.count > 0 && self.events.len() + json.len() > PAGE_BYTES) {
+            self.more = true;
+            return false;
+        }
+        if self.count > 0 {
+            self.events.push(',');
+        }
+        self.events.push_str(json);
+        self.count += 1;
+        true
+    }
+
+    /// Takes a gap; `false` when it stands behind events, and so begins the next page. Of several gaps between events
+    /// that the filters pass over one is made: an empty page with a cursor in the middle would stop simple clients.
+    fn gap(&mut self, gap: Gap) -> bool {
+        if self.count > 0 {
+            self.more = true;
+            return false;
+        }
+        self.gap = Some(Gap { from: self.gap.map_or(gap.from, |before| before.from), to: gap.to });
+        true
+    }
+
+    fn finish(mut self, oldest_seq: u64, latest_seq: u64) -> Result<Page, OpError> {
+        self.events.push(']');
+        let events = RawValue::from_string(self.events)
+            .map_err(|error| OpError::Internal(format!("a page is no JSON: {error}")))?;
+        Ok(Page { events, oldest_seq, latest_seq, more: self.more, gap: self.gap })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read() {
+        let query = "after=12&limit=10000&type=turn.&type=app%2Dserver&sessionId=s+1&threadId=&x=y&token=%ff";
+        let parsed = EventQuery::parse(query).unwrap();
+        assert_eq!((parsed.after, parsed.limit), (Some(12), Some(10_000)));
+        let wanted = Wanted {
+            types: vec!["turn.".to_owned(), "app-server".to_owned()],
+            session: Some("s 1".to_owned()),
+            ..Wanted::default()
+        };
+        assert_eq!(parsed.wanted, wanted);
+        assert_eq!(EventQuery::parse("").unwrap(), EventQuery::default());
+        assert_eq!(EventQuery::parse("after=&limit=").unwrap(), EventQuery::default());
+    }
+
+    #[test]
+    fn a_wrong_query_is_told_by_name() {
+        for (query, name) in [
+            ("after=-1", "after"),
+            ("after=%2B1", "after"),
+            ("after=x", "after"),
+            ("after=1.5", "after"),
+            ("after=18446744073709551616", "after"),
+            ("limit=0", "limit"),
+            ("limit=10001", "limit"),
+            ("limit=ten", "limit"),
+            ("after=1&after=2", "after"),
+            ("sessionId=a&sessionId=b", "sessionId"),
+            ("type=%ff", "type"),
+        ] {
+            match EventQuery::parse(query) {
+                Err(OpError::BadRequest(text)) => {
+                    assert!(text.contains(&format!("`{name}`")), "{query}: {text}")
+                }
+                other => panic!("{query}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn last_event_id_beats_after() {
+        let mut query = EventQuery::parse("after=3").unwrap();
+        query.resume_from(None).unwrap();
+        query.resume_from(Some(" ")).unwrap();
+        assert_eq!(query.after, Some(3));
+        query.resume_from(Some("7")).unwrap();
+        assert_eq!(query.after, Some(7));
+        assert!(query.resume_from(Some("x")).is_err());
+    }
+}

@@ -1,0 +1,139 @@
+//! Whether the daemon can do its work now, and if not, why.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Ops;
+use crate::config::Mode;
+use crate::model::record::ChildStatus;
+
+/// The hub's deadline: it answers in microseconds unless something is wrong.
+const HUB_DEADLINE: Duration = Duration::from_secs(1);
+/// Room that must be left where log and state are, in bytes.
+const MIN_FREE: u64 = 16 * 1024 * 1024;
+
+/// One thing that must be so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Whether it is.
+    pub ok: bool,
+    /// Why not, or what there is to say.
+    pub detail: Option<String>,
+}
+
+impl Check {
+    fn good() -> Self {
+        Self { ok: true, detail: None }
+    }
+
+    fn note(detail: impl Into<String>) -> Self {
+        Self { ok: true, detail: Some(detail.into()) }
+    }
+
+    fn bad(detail: impl Into<String>) -> Self {
+        Self { ok: false, detail: Some(detail.into()) }
+    }
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checks {
+    /// The hub answers.
+    pub hub: Check,
+    /// The event log takes events.
+    pub log: Check,
+    /// There is room where log and state are.
+    pub disk: Check,
+    /// The child runs.
+    pub child: Check,
+    /// The connection to the app-server, once there is one, is open.
+    pub app_server: Check,
+}
+
+/// What `GET /readyz` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// Whether every check is ok.
+    pub ok: bool,
+    /// The same for a person: `ready` or `unready`.
+    pub status: &'static str,
+    /// Each of them.
+    pub checks: Checks,
+}
+
+impl Ops {
+    /// Whether it can do its work now. Answers within about a second, whatever is wrong.
+    pub fn readiness(&self) -> Readiness {
+        let state = self.hub.ask_within(HUB_DEADLINE, |core| {
+            let child = &core.state().daemon.child;
+            (core.stalled().map(str::to_owned), child.status, child.last_error.clone())
+        });
+        let (hub, log, child) = match state {
+            Ok((stalled, status, last_error)) => (
+                Check::good(),
+                stalled.map_or_else(Check::good, Check::bad),
+                self.check_child(status, last_error),
+            ),
+            Err(error) => {
+                let unknown = || Check::bad("unknown: the hub does not answer");
+                (Check::bad(error.to_string()), unknown(), unknown())
+            }
+        };
+        let paths = &self.config.paths;
+        let disk = check_room(&paths.logs_dir).and_then(|()| check_room(&paths.state_dir));
+        let checks = Checks {
+            hub,
+            log,
+            disk: disk.map_or_else(Check::bad, |()| Check::good()),
+            child,
+            app_server: self.check_connection(),
+        };
+        let ok = [&checks.hub, &checks.log, &checks.disk, &checks.child, &checks.app_server]
+            .iter()
+            .all(|check| check.ok);
+        Readiness { ok, status: if ok { "ready" } else { "unready" }, checks }
+    }
+
+    fn check_child(&self, status: ChildStatus, last_error: Option<String>) -> Check {
+        match status {
+            ChildStatus::Running | ChildStatus::External => Check::good(),
+            // A plain child that ended well has done its work.
+            ChildStatus::Stopped if self.config.server.mode == Mode::Exec => Check::note("it has ended"),
+            _ => Check::bad(last_error.unwrap_or_else(|| "it does not run".to_owned())),
+        }
+    }
+
+    fn check_connection(&self) -> Check {
+        if self.config.server.mode == Mode::Exec {
+            return Check::note("there is none in exec mode");
+        }
+        match self.client.present() {
+            Some(connection) => match connection.closed() {
+                Some(reason) => Check::bad(reason),
+                None if connection.was_used() => Check::good(),
+                None => Check::note("not connected yet"),
+            },
+            None => Check::bad("there is no app-server to talk to"),
+        }
+    }
+}
+
+fn check_room(folder: &Path) -> Result<(), String> {
+    let shown = folder.display();
+    let room = rustix::fs::statvfs(folder).map_err(|error| format!("{shown}: {error}"))?;
+    if room.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        return Err(format!("{shown} is on a read-only file system"));
+    }
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if free < MIN_FREE {
+        return Err(format!("{shown}: only {free} bytes are free"));
+    }
+    // File systems without a fixed number of inodes say 0 of 0.
+    if room.f_files > 0 && room.f_favail == 0 {
+        return Err(format!("{shown}: no inode is free"));
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! A client of the event stream that speaks Server-Sent Events (WHATWG HTML, section 9.2): `curl -N` is a tail.
+//!
+//! Served whole in the connection's thread. The client says nothing after its request, so its end shows when something
+//! is written to it, every 15 s at the latest.
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::feed::{End, Feed, Sink};
+use super::source::HubSource;
+use crate::http::api::EventStream;
+use crate::http::reply::Reply;
+use crate::hub::batch::{Batch, Entry};
+use crate::hub::replay::{Gap, Logged};
+
+/// Silence after which a comment is sent.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Bytes gathered before they are written without waiting for the moment's last event.
+const GATHER: usize = 64 * 1024;
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
+
+/// Serves one client to its end. The answer is all up to the end of the connection. Returns whether the client is
+/// still there to be told of it.
+///
+/// # Errors
+/// The answer to a request that is refused; nothing has been written then.
+pub fn serve(source: &HubSource, request: EventStream<'_>) -> Result<bool, Reply> {
+    let (origin, filter) = source.begin(request.head.query(), request.head.get("last-event-id"))?;
+    let mut client = Client { stream: request.stream, gathered: HEAD.as_bytes().to_vec() };
+    if request.head.is_head() {
+        return Ok(client.flush().is_ok());
+    }
+    // The head goes out at once: the client is to know that it is connected.
+    if client.flush().is_err() {
+        return Ok(false);
+    }
+    let feed = Feed { origin, filter, stopping: request.stopping, heartbeat: Some(HEARTBEAT) };
+    let ended = feed.run(&mut client, &crossbeam_channel::never()).and_then(|end| {
+        match &end {
+            End::Lagged(seq) => client.comment(&format!("lagged after seq {seq}")),
+            End::Failed(reason) => client.comment(reason),
+            End::ClientGone | End::Stopping => {}
+        }
+        client.flush().map(|()| end)
+    });
+    log::debug!("a client of Server-Sent Events ended: {ended:?}");
+    Ok(ended.is_ok())
+}
+
+struct Client {
+    stream: Arc<TcpStream>,
+    gathered: Vec<u8>,
+}
+
+impl Client {
+    fn event(&mut self, seq: u64, kind: &str, data: &[u8]) -> io::Result<()> {
+        // Neither a type nor the JSON of one line has a line break.
+        self.gathered.extend_from_slice(format!("id: {seq}\nevent: {kind}\ndata: ").as_bytes());
+        self.gathered.extend_from_slice(data);
+        self.gathered.extend_from_slice(b"\n\n");
+        if self.gathered.len() >= GATHER { self.flush() } else { Ok(()) }
+    }
+
+    fn comment(&mut self, text: &str) {
+        self.gathered.extend_from_slice(b": ");
+        self.gathered.extend(text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')));
+        self.gathered.extend_from_slice(b"\n\n");
+    }
+}
+
+impl Sink for Client {
+    type Gone = io::Error;
+
+    fn live(&mut self, batch: &Batch, entry: &Entry) -> io::Result<()> {
+        self.event(entry.seq, entry.kind.name(), &batch.event(entry))
+    }
+
+    fn logged(&mut self, event: &Logged<'_>) -> io::Result<()> {
+        // A type of a newer version that names no line is still one.
+        let kind: String = event.kind.chars().filter(|char| !char.is_control()).collect();
+        self.event(event.seq, &kind, event.json.as_bytes())
+    }
+
+    fn gap(&mut self, gap: Gap) -> io::Result<()> {
+        // With an id, so that a client that comes back is not told of it again.
+        let data = format!("{{\"from\":{},\"to\":{}}}", gap.from, gap.to);
+        self.event(gap.to, "gap", data.as_bytes())
+    }
+
+    fn synced(&mut self, seq: u64) -> io::Result<()> {
+        self.comment(&format!("synced {seq}"));
+        Ok(())
+    }
+
+    fn idle(&mut self) -> io::Result<()> {
+        // A client that has hung up shows as the end of its side; one that shut down only that side has to do without.
+        self.stream.set_nonblocking(true)?;
+        let ended = matches!(self.stream.peek(&mut [0]), Ok(0));
+        self.stream.set_nonblocking(false)?;
+        if ended {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.comment("");
+        self.flush()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        // The socket has a write timeout: a client that takes nothing for that long has lagged.
+        (&*self.stream).write_all(&self.gathered)?;
+        self.gathered.clear();
+        if self.gathered.capacity() > 4 * GATHER {
+            self.gathered = Vec::new();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,328 @@
+//! A log that cannot be written: nothing is promised, nothing is lost, nothing is torn, and it goes on by itself.
+//!
+//! Full is made in three ways: a limit of the file size on the running daemon (setrlimit(2); anybody may, and a write up to
+//! the limit is a partial one), a small tmpfs (root only; skipped loudly otherwise), and faults on demand (debug builds).
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+use serde_json::{Value, json};
+
+use crate::DEADLINE;
+use crate::client::{Client, Stream};
+use crate::daemon::Daemon;
+use crate::log::{check_contiguous, new_session, on_disk, page, pages, turn, wait_for_turn, wait_until};
+
+/// How soon it must go on once it can.
+const RESUMES_WITHIN: Duration = Duration::from_secs(2);
+
+/// No file of the daemon may grow beyond that many bytes.
+fn limit_files(daemon: &Daemon, bytes: Option<u64>) {
+    let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());
+    rustix::process::prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None })
+        .expect("the limit of one's own process");
+}
+
+fn log_size(daemon: &Daemon) -> u64 {
+    fs::metadata(daemon.log("events.jsonl")).unwrap().len()
+}
+
+fn readyz(client: &Client) -> (u16, Value) {
+    let answer = client.get("/readyz");
+    (answer.status, answer.json())
+}
+
+/// It is up, says that it cannot work and why, and refuses what it could not keep.
+fn check_stalled(client: &Client, reason: &str) {
+    wait_until("it is noticed", || readyz(client).1["checks"]["log"]["ok"] == false);
+    let (status, ready) = readyz(client);
+    assert_eq!(status, 503);
+    assert_eq!((&ready["ok"], &ready["status"]), (&json!(false), &json!("unready")));
+    for name in ["hub", "log", "disk", "child", "appServer"] {
+        assert!(ready["checks"][name]["ok"].is_boolean(), "{name}: {ready}");
+    }
+    assert_eq!(ready["checks"]["hub"]["ok"], true);
+    assert_eq!(ready["checks"]["log"]["ok"], false);
+    let detail = ready["checks"]["log"]["detail"].as_str().unwrap();
+    assert!(detail.contains(reason), "{detail}");
+    assert_eq!(client.get("/healthz").status, 200);
+    assert_eq!(client.get("/v1/codexd/status").status, 200);
+    let begun = Instant::now();
+    let refused = client.post("/v1/codexd/sessions", &json!({}));
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(begun.elapsed() < Duration::from_secs(5), "at once: {:?}", begun.elapsed());
+    let body = refused.json();
+    assert_eq!(body["error"], "unavailable");
+    assert!(body["message"].as_str().unwrap().contains(reason), "{body}");
+    assert!(refused.header("retry-after").is_some());
+}
+
+/// What a stream has shown is in the log, whole; the log ends with a line.
+fn check_log_first(daemon: &Daemon, stream: &Stream) {
+    let seen = stream.events();
+    let logged = on_disk(daemon);
+    check_contiguous(&logged);
+    for event in &seen {
+        assert!(logged.contains(event), "seen but not logged: {event}");
+    }
+}
+
+/// The time it takes to be ready again.
+fn wait_ready(client: &Client) -> Duration {
+    let begun = Instant::now();
+    wait_until("it is ready again", || readyz(client).0 == 200);
+    begun.elapsed()
+}
+
+fn words(client: &Client, turn: &str) -> usize {
+    pages(client, 0, "type=app-server.turn.message.delta&limit=10000")
+        .iter()
+        .filter(|event| event["detail"]["turnId"] == turn)
+        .count()
+}
+
+#[test]
+fn a_full_disk_holds_everything_back_and_loses_nothing() {
+    let mut daemon = Daemon::builder().start();
+    let client = daemon.client();
+    assert_eq!(readyz(&client).0, 200);
+    let session = new_session(&client);
+    let stream = Stream::open(&format!("{}?after=0", daemon.ws_url()));
+    for round in 1..=3 {
+        let running = turn(&client, &session, "slow: 40 5");
+        limit_files(&daemon, Some(log_size(&daemon) + 500 + round));
+        check_stalled(&client, "File too large");
+        check_log_first(&daemon, &stream);
+        let hello = daemon.stream().hello();
+        let latest = page(&client, "limit=1")["latestSeq"].clone();
+        assert_eq!(hello["recentEvents"].as_array().unwrap().last().unwrap()["seq"], latest);
+        // A client that comes now misses nothing of what waits.
+        let late = Stream::open(&format!("{}?after={latest}", daemon.ws_url()));
+        late.wait_frame(|frame| frame["type"] == "synced", DEADLINE);
+        limit_files(&daemon, None);
+        let took = wait_ready(&client);
+        assert!(took < RESUMES_WITHIN, "{took:?}");
+        println!("round {round}: ready again after {took:?}");
+        wait_for_turn(&client, &running);
+        assert_eq!(words(&client, &running), 40);
+        let resumed = pages(&client, 0, "type=store.resumed");
+        assert_eq!(resumed.len() as u64, round);
+        let reason = resumed.last().unwrap()["detail"]["reason"].as_str().unwrap();
+        assert!(reason.contains("File too large"), "{reason}");
+        let last = page(&client, "limit=1")["latestSeq"].as_u64();
+        late.wait_for(|event| event["seq"].as_u64() == last, DEADLINE);
+        check_contiguous(&late.events());
+        assert_eq!(late.events()[0]["seq"].as_u64(), latest.as_u64().map(|seq| seq + 1));
+    }
+    assert_eq!(client.post("/v1/codexd/sessions", &json!({})).status, 201);
+    daemon.stop();
+    stream.close_code();
+    assert_eq!(stream.events(), on_disk(&daemon));
+}
+
+#[test]
+fn a_burst_is_held_back_at_the_child() {
+    let mut daemon = Daemon::builder().start();
+    let client = daemon.client();
+    let session = new_session(&client);
+    limit_files(&daemon, Some(log_size(&daemon) + 20_000));
+    let body = json!({ "sessionId": session["sessionId"], "input": "say 60000 words" });
+    let accepted = client.post("/v1/codexd/turn", &body);
+    wait_until("it is noticed", || readyz(&client).0 == 503);
+    let (before, size) = (memory(daemon.pid()), log_size(&daemon));
+    // Whole time for it to take what it must not take.
+    let until = Instant::now() + Duration::from_secs(1);
+    wait_until("a second", || Instant::now() >= until);
+    let grown = memory(daemon.pid()).saturating_sub(before);
+    assert!(grown < 32 * 1024 * 1024, "{grown} bytes of memory more");
+    assert_eq!(log_size(&daemon), size);
+    limit_files(&daemon, None);
+    wait_ready(&client);
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    let running = accepted.json()["data"]["turnId"].as_str().unwrap().to_owned();
+    wait_for_turn(&client, &running);
+    assert_eq!(words(&client, &running), 60_000);
+    daemon.stop();
+    check_contiguous(&on_disk(&daemon));
+}
+
+/// Resident bytes.
+fn memory(pid: u32) -> u64 {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+#[test]
+fn a_stop_while_the_log_is_full_does_not_hang() {
+    for prompt in ["slow: 1000 2", "say 100000 words"] {
+        let mut daemon = Daemon::builder().flags(&["--stop-timeout-ms=1000"]).start();
+        let client = daemon.client();
+        let session = new_session(&client);
+        turn(&client, &session, "slow: 1000 2");
+        let other = new_session(&client);
+        limit_files(&daemon, Some(log_size(&daemon) + 3_000));
+        let body = json!({ "sessionId": other["sessionId"], "input": prompt });
+        let asked = std::thread::Builder::new().name("turn".into());
+        let quick = client.clone().with_deadline(Duration::from_secs(60));
+        let asked = asked.spawn(move || quick.post("/v1/codexd/turn", &body).status).unwrap();
+        wait_until("it is noticed", || readyz(&client).0 == 503);
+        let begun = Instant::now();
+        daemon.signal(Signal::TERM);
+        let ended = daemon.wait();
+        println!("{prompt}: stopped after {:?}", begun.elapsed());
+        assert!(ended.status.success(), "{ended:?}");
+        assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+        assert!(
+            ended.stderr.contains("given up") || ended.stderr.contains("not in the log"),
+            "{}",
+            ended.stderr
+        );
+        let status = asked.join().unwrap();
+        assert!([0, 202, 503].contains(&status), "{status}");
+        check_contiguous(&on_disk(&daemon));
+        daemon.restart();
+        let listed = daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"].take();
+        assert_eq!(listed.as_array().unwrap().len(), 2);
+        assert!(listed.as_array().unwrap().iter().all(|session| session["currentTurnId"].is_null()));
+        daemon.stop();
+        check_contiguous(&on_disk(&daemon));
+    }
+}
+
+#[test]
+fn a_start_on_a_full_disk_fails_and_says_why() {
+    if !cfg!(debug_assertions) {
+        eprintln!("SKIPPED: only a debug build has faults on demand");
+        return;
+    }
+    let ended =
+        Daemon::builder().env("CODEXD_FAULT", "fail:log.write:1").try_start().err().expect("no start");
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.stderr.contains("the event log cannot be written: Input/output error"), "{}", ended.stderr);
+}
+
+#[test]
+fn an_input_output_error_is_a_full_disk_without_end() {
+    if !cfg!(debug_assertions) {
+        eprintln!("SKIPPED: only a debug build has faults on demand");
+        return;
+    }
+    let mut daemon = Daemon::builder().env("CODEXD_FAULT", "fail:log.write:8").start();
+    let client = daemon.client();
+    let stream = Stream::open(&format!("{}?after=0", daemon.ws_url()));
+    // Some of these are the eighth write.
+    let mut answers = Vec::new();
+    while answers.last() != Some(&503) {
+        answers.push(client.post("/v1/codexd/sessions", &json!({})).status);
+        assert!(answers.len() < 20, "{answers:?}");
+    }
+    check_stalled(&client, "Input/output error");
+    check_log_first(&daemon, &stream);
+    let created = answers.iter().filter(|&&status| status == 201).count();
+    assert!(daemon.stop().status.success());
+    check_contiguous(&on_disk(&daemon));
+    let mut daemon = daemon.again().env("CODEXD_FAULT", "none").start();
+    let listed = daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"].take();
+    assert_eq!(listed.as_array().unwrap().len(), created);
+    daemon.stop();
+}
+
+#[test]
+fn a_failed_fsync_ends_the_daemon() {
+    if !cfg!(debug_assertions) {
+        eprintln!("SKIPPED: only a debug build has faults on demand");
+        return;
+    }
+    for sync in ["--sync=always", "--sync=interval"] {
+        let mut running = Daemon::builder().flags(&[sync]).env("CODEXD_FAULT", "fail:log.sync:8").start();
+        let mut created = 0;
+        // With the interval the eighth sync takes eight seconds; the connection ends with the process.
+        let until = Instant::now() + DEADLINE;
+        while Instant::now() < until {
+            let Ok(mut socket) = std::net::TcpStream::connect(crate::client::authority(running.base()))
+            else {
+                break;
+            };
+            let _ = socket.set_read_timeout(Some(DEADLINE));
+            let host = crate::client::authority(running.base());
+            let request = format!(
+                "POST /v1/codexd/sessions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
+                 content-length: 2\r\nconnection: close\r\n\r\n{{}}"
+            );
+            let _ = socket.write_all(request.as_bytes());
+            let mut answer = String::new();
+            let _ = std::io::Read::read_to_string(&mut socket, &mut answer);
+            if answer.starts_with("HTTP/1.1 201 ") {
+                created += 1;
+            }
+        }
+        let ended = running.wait();
+        assert_eq!(ended.status.code(), Some(70), "{ended:?}");
+        assert!(ended.stderr.contains("cannot be forced to disk"), "{}", ended.stderr);
+        let mut next = running.again().env("CODEXD_FAULT", "none").start();
+        let listed = next.client().get("/v1/codexd/sessions").json()["data"]["sessions"].take();
+        assert!(listed.as_array().unwrap().len() >= created, "{created}: {listed}");
+        next.stop();
+        check_contiguous(&on_disk(&next));
+    }
+}
+
+/// A mounted tmpfs; unmounted when dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// `None` where this is not permitted.
+    fn mount(at: &Path, size: &str) -> Option<Tmpfs> {
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Tmpfs(at.to_owned()))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_file_system_without_space() {
+    let mut daemon = Daemon::builder().start();
+    daemon.stop();
+    let logs = daemon.log("").parent().unwrap().to_owned();
+    let Some(_tmpfs) = Tmpfs::mount(&logs, "24m") else {
+        eprintln!("SKIPPED a_file_system_without_space: no permission to mount a tmpfs");
+        return;
+    };
+    daemon.restart();
+    let client = daemon.client();
+    let session = new_session(&client);
+    let stream = Stream::open(&format!("{}?after=0", daemon.ws_url()));
+    let running = turn(&client, &session, "slow: 600 5");
+    let filler = logs.join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    check_stalled(&client, "No space left on device");
+    let (_, ready) = readyz(&client);
+    assert_eq!(ready["checks"]["disk"]["ok"], false);
+    check_log_first(&daemon, &stream);
+    drop(file);
+    fs::remove_file(&filler).unwrap();
+    let took = wait_ready(&client);
+    println!("space came back: ready after {took:?}");
+    assert!(took < RESUMES_WITHIN, "{took:?}");
+    wait_for_turn(&client, &running);
+    assert_eq!(words(&client, &running), 600);
+    daemon.stop();
+    stream.close_code();
+    let logged = on_disk(&daemon);
+    check_contiguous(&logged);
+    assert_eq!(
+        stream.events()[..],
+        logged[(stream.events()[0]["seq"].as_u64().unwrap() - logged[0]["seq"].as_u64().unwrap()) as usize..]
+    );
+}

@@ -1,0 +1,297 @@
+//! What an external app-server asks again after its connection was cut is the same request: proved on the reader and
+//! the hub themselves, with pipes in the place of the connections.
+
+use std::io::{PipeReader, PipeWriter, Write, pipe};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use codexd::app_server::answer::Proposal;
+use codexd::app_server::client::{Client, Introduction};
+use codexd::app_server::connection::Connection;
+use codexd::app_server::inbox::{self, Inbox, Settled};
+use codexd::app_server::reader::Reader;
+use codexd::cli::low::LowArgs;
+use codexd::cli::resolve::resolve;
+use codexd::config::{Config, Strategy};
+use codexd::hub::recover::recover;
+use codexd::hub::{Hub, HubThreads};
+use codexd::model::record::{Request, RequestStatus};
+use codexd::store::files::make_folder;
+use codexd::store::raw_log::RawLog;
+use codexd::timer::{Timer, TimerThread};
+use crossbeam_channel::{Receiver, bounded};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::DEADLINE;
+
+/// The parts of a daemon that a request goes through.
+struct Parts {
+    config: Config,
+    hub: Hub,
+    hub_threads: Option<HubThreads>,
+    client: Arc<Client>,
+    inbox: Arc<Inbox>,
+    _timer: TimerThread,
+    _folder: TempDir,
+}
+
+/// One connection to the app-server, whose side the test plays.
+struct Wire {
+    connection: Arc<Connection>,
+    /// What codexd writes.
+    written: Receiver<Vec<u8>>,
+    says: Option<PipeWriter>,
+    reader: Option<JoinHandle<()>>,
+    _cancel: OwnedFd,
+}
+
+impl Parts {
+    fn start(strategy: Strategy, timeout: Duration) -> Parts {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut low = LowArgs { request_timeout: Some(timeout), ..LowArgs::default() };
+        if strategy == Strategy::External {
+            low.strategy = Some(strategy);
+            low.endpoint = Some("ws://127.0.0.1:1".to_owned());
+        }
+        let config = resolve(low, folder.path()).unwrap();
+        make_folder(&config.paths.logs_dir).unwrap();
+        make_folder(&config.paths.state_dir).unwrap();
+        let recovered = recover(&config).unwrap();
+        let (hub, threads) = Hub::start(recovered.start, config.paths.clone(), recovered.extras).unwrap();
+        let introduction = Introduction {
+            version: "0".to_owned(),
+            endpoint: config.server.endpoint.clone(),
+            timeout: Duration::from_secs(1),
+        };
+        let client = Arc::new(Client::new(hub.clone(), introduction));
+        let (timer, timer_thread) = Timer::start().unwrap();
+        let inbox = Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config));
+        Parts {
+            config,
+            hub,
+            hub_threads: Some(threads),
+            client,
+            inbox,
+            _timer: timer_thread,
+            _folder: folder,
+        }
+    }
+
+    /// A connection of that generation, as the present one.
+    fn connect(&self, generation: u64) -> Wire {
+        let (connection, written) = Connection::new(generation, None);
+        let (input, says): (PipeReader, PipeWriter) = pipe().unwrap();
+        let (cancelled, cancel) = rustix::pipe::pipe().unwrap();
+        let reader = Reader::new(
+            self.hub.clone(),
+            Arc::clone(&connection),
+            Arc::clone(&self.inbox),
+            self.config.server.max_line_bytes,
+        );
+        let log = RawLog::open(Path::new("/dev/null"), None, None).unwrap();
+        let reader = thread::Builder::new().name("test-rx".into()).spawn(move || {
+            reader.run(input, &cancelled, log);
+        });
+        self.client.up(Arc::clone(&connection));
+        Wire { connection, written, says: Some(says), reader: Some(reader.unwrap()), _cancel: cancel }
+    }
+
+    fn requests(&self) -> Vec<Arc<Request>> {
+        self.hub.ask(|core| core.state().requests.all().to_vec()).unwrap()
+    }
+
+    /// What was logged about requests, in order.
+    fn logged(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.config.paths.events()).unwrap();
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let kinds = events.map(|event| event["type"].as_str().unwrap().to_owned());
+        kinds.filter(|kind| kind.starts_with("request.")).collect()
+    }
+
+    fn decide(&self, request: &Request, word: &str) -> Settled {
+        let decision = RawValue::from_string(json!(word).to_string()).unwrap();
+        self.inbox.answer(&request.request_id, Proposal::Decision(decision)).unwrap()
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if let Some(threads) = self.hub_threads.take() {
+            threads.stop();
+        }
+    }
+}
+
+impl Wire {
+    fn say(&mut self, message: Value) {
+        writeln!(self.says.as_mut().unwrap(), "{message}").unwrap();
+    }
+
+    fn ask(&mut self, id: u64, item: &str) {
+        let params = json!({"threadId": "t", "turnId": "u", "itemId": item, "command": "echo"});
+        self.say(json!({"id": id, "method": "item/commandExecution/requestApproval", "params": params}));
+    }
+
+    /// The next thing codexd writes.
+    fn heard(&self) -> Value {
+        serde_json::from_slice(&self.written.recv_timeout(DEADLINE).expect("an answer")).unwrap()
+    }
+
+    /// Waits until what was said is in the log.
+    fn wait_until_read(&mut self) {
+        // Refused as soon as that is in the log, and with it all that was said before.
+        self.say(json!({"id": 99, "method": "brand/new", "params": {}}));
+        assert_eq!(self.heard()["error"]["code"], -32601);
+    }
+
+    /// The end of the connection; what was said before is in the log when this returns.
+    fn cut(&mut self, parts: &Parts) {
+        self.says = None;
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        let (done, taken) = bounded(1);
+        parts.hub.transact_in_order(|_, _| (), move |_| done.send(()).unwrap()).unwrap();
+        taken.recv_timeout(DEADLINE).expect("the hub");
+        self.connection.close("cut");
+        parts.client.down("cut");
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.says = None;
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+#[test]
+fn a_request_that_is_sent_again_is_the_same_and_can_be_answered() {
+    let parts = Parts::start(Strategy::External, Duration::ZERO);
+    let mut first = parts.connect(1);
+    first.ask(0, "a");
+    first.cut(&parts);
+    let before = parts.requests().remove(0);
+    assert_eq!((before.status, before.generation), (RequestStatus::Pending, 1));
+    assert!(matches!(parts.decide(&before, "accept"), Settled::Away), "nobody is there to be told");
+
+    let mut second = parts.connect(2);
+    // The connection is there, but Codex has not asked on it: what is sent now would be for nobody.
+    assert!(matches!(parts.decide(&before, "accept"), Settled::Away));
+    second.ask(0, "a");
+    // Asked twice on one connection (a second resume of the thread), it changes nothing; another item is another.
+    second.ask(0, "a");
+    second.ask(1, "b");
+    second.wait_until_read();
+    let requests = parts.requests();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[1].item_id.as_deref(), Some("b"));
+    let after = Arc::clone(&requests[0]);
+    assert_eq!((&after.request_id, after.generation), (&before.request_id, 2));
+    assert!(matches!(parts.decide(&after, "accept"), Settled::Answered(_)));
+    assert_eq!(second.heard(), json!({"id": 0, "result": {"decision": "accept"}}));
+    second.cut(&parts);
+
+    // The answer may have been lost with the connection: it is given again, and nobody has to decide twice.
+    let mut third = parts.connect(3);
+    third.ask(0, "a");
+    assert_eq!(third.heard(), json!({"id": 0, "result": {"decision": "accept"}}));
+    let story =
+        ["opened", "opened", "opened", "unsupported", "answered"].map(|what| format!("request.{what}"));
+    assert_eq!(parts.logged(), story);
+    third.cut(&parts);
+}
+
+#[test]
+fn what_was_given_up_waits_again_when_it_is_asked_again() {
+    let parts = Parts::start(Strategy::External, Duration::ZERO);
+    let mut first = parts.connect(1);
+    first.ask(0, "a");
+    first.cut(&parts);
+    parts.inbox.close().unwrap();
+    let before = parts.requests().remove(0);
+    assert_eq!(before.status, RequestStatus::Orphaned);
+    let mut second = parts.connect(2);
+    second.ask(0, "a");
+    second.cut(&parts);
+    let after = parts.requests().remove(0);
+    assert_eq!((&after.request_id, after.status), (&before.request_id, RequestStatus::Pending));
+    assert_eq!(parts.logged(), ["request.opened", "request.orphaned", "request.opened"]);
+}
+
+#[test]
+fn a_deadline_that_passes_while_it_is_away_counts_at_once() {
+    let parts = Parts::start(Strategy::External, Duration::from_millis(1));
+    let mut first = parts.connect(1);
+    parts.client.down("not yet");
+    first.ask(0, "a");
+    first.cut(&parts);
+    assert_eq!(parts.requests()[0].status, RequestStatus::Pending);
+    let mut second = parts.connect(2);
+    second.ask(0, "a");
+    assert_eq!(second.heard(), json!({"id": 0, "result": {"decision": "decline"}}));
+    assert_eq!(parts.requests()[0].status, RequestStatus::Expired);
+    second.cut(&parts);
+}
+
+#[test]
+fn the_ids_of_a_child_are_its_own() {
+    let parts = Parts::start(Strategy::Spawn, Duration::ZERO);
+    let mut first = parts.connect(1);
+    first.ask(0, "a");
+    first.cut(&parts);
+    parts.hub.transact(|core, drafts| inbox::orphan_pending(core, drafts)).unwrap();
+    let mut second = parts.connect(2);
+    second.ask(0, "a");
+    second.cut(&parts);
+    let requests = parts.requests();
+    assert_eq!(requests.len(), 2);
+    assert_eq!((requests[0].status, requests[1].status), (RequestStatus::Orphaned, RequestStatus::Pending));
+    // Its child is gone, even if nobody has said so yet.
+    assert!(
+        matches!(parts.decide(&requests[1], "accept"), Settled::Closed(now) if now.status == RequestStatus::Orphaned)
+    );
+}
+
+#[test]
+fn resolved_and_turn_over_end_what_they_name_in_one_write() {
+    let parts = Parts::start(Strategy::Spawn, Duration::ZERO);
+    let mut wire = parts.connect(1);
+    for (id, item) in [(0, "a"), (1, "b"), (2, "c")] {
+        wire.ask(id, item);
+    }
+    wire.say(json!({"method": "serverRequest/resolved", "params": {"threadId": "t", "requestId": 1}}));
+    wire.say(json!({"method": "serverRequest/resolved", "params": {"threadId": "other", "requestId": 0}}));
+    let turn = |id: &str| json!({"threadId": "t", "turn": {"id": id, "status": "interrupted"}});
+    wire.say(json!({"method": "turn/completed", "params": turn("another")}));
+    wire.say(json!({"method": "turn/completed", "params": turn("u")}));
+    wire.cut(&parts);
+    let text = std::fs::read_to_string(parts.config.paths.events()).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = |event: &Value| match event["type"].as_str().unwrap() {
+        "request.cancelled" => format!("cancelled {}", event["detail"]["record"]["itemId"].as_str().unwrap()),
+        "app-server.turn.completed" => format!("over {}", event["detail"]["turnId"].as_str().unwrap()),
+        other => other.trim_start_matches("app-server.").to_owned(),
+    };
+    let story: Vec<String> = events.iter().map(told).collect();
+    let expected = [
+        "request.opened",
+        "request.opened",
+        "request.opened",
+        "notification",
+        "cancelled b",
+        "notification",
+        "over another",
+        "over u",
+        "cancelled a",
+        "cancelled c",
+    ];
+    assert_eq!(story, expected);
+}
