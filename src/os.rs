@@ -326,7 +326,7 @@ mod tests {
         let file = folder.path().join("made");
         let (seen, look) = (file.clone(), bounded(1));
         let announce: Announce = Box::new(move |pid| {
-            let born = super::look_up(pid).is_some_and(|listed| listed.started != "");
+            let born = super::look_up(pid).is_some_and(|listed| !listed.started.is_empty());
             look.0.send((pid, born, seen.exists())).unwrap();
             Ok(())
         });

@@ -16,7 +16,7 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use log::warn;
 use rustix::process::{Pid, Signal};
 
@@ -26,6 +26,9 @@ use crate::threads::{self, Thread};
 
 /// The variable by which what a process started can be told from everything else; its value is [`Process::mark`].
 pub const MARK: &str = "CODEXD_PROCESS";
+
+/// How long a process may outlive SIGKILL.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Looks for left-over descendants before giving up: each kills what the one before has found.
 const SWEEPS: usize = 100;
@@ -94,6 +97,7 @@ pub struct Process {
     watcher: Option<Thread>,
     reaped: Option<Exit>,
     recorded: Option<Recorded>,
+    survived: bool,
 }
 
 impl Process {
@@ -126,7 +130,8 @@ impl Process {
         spawned().push(pid);
         drop(spawning);
         let (sender, ended) = bounded::<()>(0);
-        let mut process = Self { child, pid, mark, ended, watcher: None, reaped: None, recorded: None };
+        let mut process =
+            Self { child, pid, mark, ended, watcher: None, reaped: None, recorded: None, survived: false };
         process.watcher = Some(threads::spawn(format!("wait-{}", process.id()), move || {
             if let Err(error) = os::wait_ended(pid) {
                 warn!("cannot wait for process {}: {error}", pid.as_raw_nonzero());
@@ -196,7 +201,9 @@ impl Process {
         // Found before anything dies: a descendant is told by its parents, and those are about to go.
         let family = self.family();
         self.signal(Signal::KILL);
-        let _ = self.ended.recv();
+        if self.ended.recv_timeout(KILLED_WITHIN) == Err(RecvTimeoutError::Timeout) {
+            return self.give_up();
+        }
         kill_verified(&family);
         // What was born while the others died; a process in the middle of execve(2) shows no environment and can be
         // missed by one look.
@@ -230,6 +237,24 @@ impl Process {
         self.recorded = None;
         self.reaped = Some(exit.clone());
         exit
+    }
+
+    /// It outlives SIGKILL: stuck in the kernel, or another user's. It stays on record for the next start.
+    fn give_up(&mut self) -> Exit {
+        warn!("process {} cannot be killed", self.id());
+        // Waiting for either would never end; whoever reaps orphans gets it when it does end.
+        std::mem::forget(self.watcher.take());
+        std::mem::forget(self.recorded.take());
+        spawned().retain(|spawned| *spawned != self.pid);
+        self.survived = true;
+        let unknown = Exit { code: None, signal: None };
+        self.reaped = Some(unknown.clone());
+        unknown
+    }
+
+    /// Whether it could not be killed.
+    pub fn survived(&self) -> bool {
+        self.survived
     }
 
     /// Descendants, by their parents or, where those are gone, by their mark. One that has neither is ours when there

@@ -13,6 +13,7 @@ pub mod recovery;
 pub mod requests;
 pub mod runs;
 pub mod service;
+pub mod session_list;
 pub mod sessions;
 pub mod status;
 pub mod turns;
@@ -151,7 +152,6 @@ impl Ops {
     /// From here on no new work is taken: the daemon is about to stop.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        self.runs.hold();
     }
 
     /// Whether the daemon is about to stop.

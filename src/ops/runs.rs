@@ -90,6 +90,7 @@ impl Ops {
                 return Ok(Created { run, new: false });
             }
         }
+        self.check_taking_work()?;
         let admission = self.runs.admit().map_err(refused)?;
         self.hub.transact_then(
             move |core, drafts| {

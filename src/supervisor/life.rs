@@ -58,6 +58,8 @@ pub(super) struct Ending {
     pub(super) connected: bool,
     /// Why codexd itself ended it, when it did so unasked.
     pub(super) given_up: Option<String>,
+    /// Whether it could not be killed.
+    pub(super) survived: bool,
 }
 
 pub(super) struct Life {
@@ -244,7 +246,7 @@ impl Life {
             connection.close("the app-server has ended");
         }
         self.threads.clear();
-        Ending { pid: self.pid, exit, output, connected, given_up }
+        Ending { pid: self.pid, exit, output, connected, given_up, survived: self.process.survived() }
     }
 
     fn end_of_output(&mut self) -> End {

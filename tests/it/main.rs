@@ -2,6 +2,7 @@
 //!
 //! No test sleeps in order to pass: each waits for an event, with a deadline that only a fault reaches.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "tables, and why a test was skipped")]
 #![allow(unreachable_pub, reason = "nothing of this crate is reached from outside")]
 
 mod app_server;
@@ -16,6 +17,7 @@ mod cli_support;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod client;
 mod conversation;
+mod crash;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
@@ -24,6 +26,7 @@ mod drain;
 mod drivers;
 mod ending;
 mod exec_facts;
+mod fuzz;
 mod golden_shapes;
 mod hostile;
 mod inbox;
@@ -32,6 +35,8 @@ mod inbox_support;
 mod log;
 mod misbehaviour;
 mod model_server;
+#[path = "../mutate/mod.rs"]
+mod mutate;
 mod orphans;
 mod processes;
 mod real_backbone;
