@@ -153,7 +153,6 @@ impl Ops {
     /// From here on no new work is taken: the daemon is about to stop.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        self.runs.hold();
     }
 
     /// Whether the daemon is about to stop.
