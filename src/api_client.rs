@@ -6,6 +6,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tungstenite::client::{IntoClientRequest, client_with_config};
+use tungstenite::handshake::HandshakeError;
+use tungstenite::http::HeaderValue;
+use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
 /// How long a request may take: longer than the daemon's own deadline for a call to the app-server.
@@ -45,16 +49,44 @@ pub enum ClientError {
     Closed(String),
 }
 
+impl ClientError {
+    /// Whether [`EventStream::next`] only came to its deadline: the stream goes on.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
+    }
+}
+
 /// Where codexd listens.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct ApiClient {
     address: SocketAddr,
+    token: Option<String>,
+}
+
+impl std::fmt::Debug for ApiClient {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ApiClient").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl ApiClient {
     /// A client of the codexd at this address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address }
+        Self { address, token: None }
+    }
+
+    /// With this bearer token in every request.
+    #[must_use]
+    pub fn with_token(mut self, token: Option<String>) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// The header field with the token, or nothing.
+    fn authorization(&self) -> String {
+        let field = |token: &String| format!("Authorization: Bearer {token}\r\n");
+        self.token.as_ref().map(field).unwrap_or_default()
     }
 
     /// `GET`: the envelope's data.
@@ -77,9 +109,10 @@ impl ApiClient {
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
+             Content-Length: {}\r\n{}\r\n{body}",
             self.address,
-            body.len()
+            body.len(),
+            self.authorization()
         );
         let mut answer = Vec::new();
         self.connect()
@@ -93,8 +126,14 @@ impl ApiClient {
         if (200..300).contains(&status) {
             return Ok(envelope.get("data").cloned().unwrap_or(envelope));
         }
-        let text = |name: &str| envelope.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        Err(ClientError::Refused { status, code: text("error"), message: text("message") })
+        Err(refusal(status, &envelope))
+    }
+
+    fn refused(&self, answer: &tungstenite::http::Response<Option<Vec<u8>>>) -> ClientError {
+        match serde_json::from_slice(answer.body().as_deref().unwrap_or_default()) {
+            Ok(envelope) => refusal(answer.status().as_u16(), &envelope),
+            Err(_) => self.not_codexd(&answer.status()),
+        }
     }
 
     fn connect(&self) -> io::Result<TcpStream> {
@@ -128,9 +167,25 @@ impl ApiClient {
     pub fn stream(&self, path: &str) -> Result<EventStream, ClientError> {
         let stream = self.connect().map_err(|source| ClientError::Io { address: self.address, source })?;
         let url = format!("ws://{}{path}", self.address);
-        let (socket, _) = tungstenite::client(url, stream).map_err(|error| self.not_codexd(&error))?;
+        let mut request = url.into_client_request().map_err(|error| self.not_codexd(&error))?;
+        if let Some(token) = &self.token {
+            let bearer =
+                HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| self.not_codexd(&error))?;
+            request.headers_mut().insert("authorization", bearer);
+        }
+        // The hello has the whole state in one frame, however large.
+        let limits = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        let (socket, _) = client_with_config(request, stream, Some(limits)).map_err(|error| match error {
+            HandshakeError::Failure(tungstenite::Error::Http(refusal)) => self.refused(&refusal),
+            other => self.not_codexd(&other),
+        })?;
         Ok(EventStream { socket, address: self.address })
     }
+}
+
+fn refusal(status: u16, envelope: &Value) -> ClientError {
+    let text = |name: &str| envelope.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    ClientError::Refused { status, code: text("error"), message: text("message") }
 }
 
 /// An open event stream.

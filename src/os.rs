@@ -1,5 +1,8 @@
 //! What the operating system knows of processes: groups, start times, descendants. The only module with unsafe code.
 
+pub mod descriptors;
+pub mod peer;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command};
@@ -27,7 +30,7 @@ pub type Announce = Box<dyn FnOnce(Pid) -> io::Result<()> + Send>;
 pub fn spawn_group(mut command: Command, announce: Option<Announce>) -> io::Result<Child> {
     use std::os::unix::process::CommandExt;
     command.process_group(0);
-    die_with_parent(&mut command);
+    prepare(&mut command);
     let Some(announce) = announce else { return command.spawn() };
     let (refusal, refused) = bounded(1);
     let announcer = hold_at_gate(&mut command, announce, refusal)?;
@@ -76,20 +79,20 @@ fn hold_at_gate(command: &mut Command, announce: Announce, refusal: Sender<io::E
     })
 }
 
-#[cfg(target_os = "linux")]
+/// What the child does between fork and exec.
 #[expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
-fn die_with_parent(command: &mut Command) {
+fn prepare(command: &mut Command) {
     use std::os::unix::process::CommandExt;
-    // SAFETY: prctl(2) is async-signal-safe and the closure touches no memory of the parent.
+    // SAFETY: prctl(2) and setrlimit(2) are plain system calls, and the closure only reads memory of the parent that
+    // was written before, without a lock.
     unsafe {
         command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(io::Error::from)
+            #[cfg(target_os = "linux")]
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            descriptors::restore_limit()
         });
     }
 }
-
-#[cfg(not(target_os = "linux"))]
-fn die_with_parent(_: &mut Command) {}
 
 /// Makes orphaned descendants children of this process instead of init's, so that they can be found (prctl(2)
 /// PR_SET_CHILD_SUBREAPER). Elsewhere than on Linux there is no such thing.
@@ -275,6 +278,16 @@ pub fn ready(input: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
             return Ok(true);
         }
     }
+}
+
+/// Whether reading would not wait now.
+///
+/// # Errors
+/// What poll(2) says.
+pub fn readable(input: &impl AsFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(input, PollFlags::IN)];
+    poll(&mut fds, Some(&rustix::event::Timespec::default()))?;
+    Ok(!fds[0].revents().is_empty())
 }
 
 #[cfg(test)]

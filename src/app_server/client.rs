@@ -1,8 +1,10 @@
 //! The app-server as the verbs see it: whichever life it is in, connected when first needed.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -15,6 +17,9 @@ use crate::threads::lock;
 /// How long a call waits for an app-server that is being started again.
 const WAIT_FOR_CHILD: Duration = Duration::from_secs(5);
 
+/// How long a call waits for one that is being dialled; the dial itself gives up before.
+const WAIT_FOR_DIAL: Duration = Duration::from_secs(30);
+
 /// Where the app-server is in its life, as its supervisor tells.
 enum Slot {
     /// It runs; whether anybody has connected yet is the connection's business.
@@ -23,6 +28,18 @@ enum Slot {
     Down(String),
     /// It does not run and will not.
     Gone(String),
+    /// It is reached elsewhere, when somebody wants it.
+    Away(Away),
+}
+
+/// An external app-server without a connection.
+struct Away {
+    /// Why there is none now.
+    reason: String,
+    /// How many such reasons were given before: who waits for another one compares.
+    said: u64,
+    /// Whether nobody needs it.
+    at_rest: bool,
 }
 
 /// Who is asking, for `initialize`.
@@ -40,6 +57,10 @@ pub struct Introduction {
 pub struct Client {
     slot: Mutex<Slot>,
     changed: Condvar,
+    /// One message while somebody waits for an app-server that is away.
+    wanted: (Sender<()>, Receiver<()>),
+    /// How often it was said to be away.
+    said: AtomicU64,
     introduction: Introduction,
     hub: Hub,
 }
@@ -92,6 +113,8 @@ impl Client {
         Self {
             slot: Mutex::new(Slot::Down("the app-server has not been started yet".to_owned())),
             changed: Condvar::new(),
+            wanted: bounded(1),
+            said: AtomicU64::new(0),
             introduction,
             hub,
         }
@@ -117,6 +140,37 @@ impl Client {
         self.set(Slot::Gone(reason.into()));
     }
 
+    /// There is no connection, but one can be made: whoever waits is told that reason, whoever comes next shows in
+    /// [`Client::wanted`]. `at_rest`: nobody needs one now, so this is no fault.
+    pub fn away(&self, reason: impl Into<String>, at_rest: bool) {
+        let mut slot = lock(&self.slot);
+        // Those who asked before now are answered.
+        let _ = self.wanted.1.try_recv();
+        let said = self.said.fetch_add(1, Ordering::Relaxed);
+        *slot = Slot::Away(Away { reason: reason.into(), said, at_rest });
+        self.changed.notify_all();
+    }
+
+    /// Has a message when somebody wants an app-server that is away.
+    pub fn wanted(&self) -> &Receiver<()> {
+        &self.wanted.1
+    }
+
+    /// Why there is no connection, if that is a fault: an external app-server may rest until somebody wants it.
+    pub fn absence(&self) -> Option<String> {
+        match &*lock(&self.slot) {
+            Slot::Up(_) | Slot::Away(Away { at_rest: true, .. }) => None,
+            Slot::Down(reason) | Slot::Gone(reason) | Slot::Away(Away { reason, .. }) => Some(reason.clone()),
+        }
+    }
+
+    /// Whether there is a connection whose handshake is done.
+    pub fn is_connected(&self) -> bool {
+        self.present().is_some_and(|connection| {
+            connection.closed().is_none() && *lock(&connection.handshake) == Handshake::Done
+        })
+    }
+
     fn set(&self, slot: Slot) {
         *lock(&self.slot) = slot;
         self.changed.notify_all();
@@ -126,7 +180,7 @@ impl Client {
     pub fn present(&self) -> Option<Arc<Connection>> {
         match &*lock(&self.slot) {
             Slot::Up(connection) => Some(Arc::clone(connection)),
-            Slot::Down(_) | Slot::Gone(_) => None,
+            Slot::Down(_) | Slot::Gone(_) | Slot::Away(..) => None,
         }
     }
 
@@ -171,16 +225,34 @@ impl Client {
         *lock(&connection.handshake) = if outcome.is_ok() { Handshake::Done } else { Handshake::Open };
         connection.handshake_changed.notify_all();
         if let Err(error) = &outcome {
-            self.tell_failure(error);
+            self.tell_failure(&error.to_string());
         }
         outcome.map(|()| connection)
     }
 
     fn wait_until_up(&self) -> Result<Arc<Connection>, CallError> {
-        let deadline = Instant::now() + WAIT_FOR_CHILD;
+        let mut deadline = Instant::now() + WAIT_FOR_CHILD;
+        let mut asked = None;
         let mut slot = lock(&self.slot);
         loop {
             let reason = match &*slot {
+                Slot::Away(Away { reason, said, .. }) => {
+                    match asked {
+                        // Full means that somebody has asked already.
+                        None => drop(self.wanted.0.try_send(())),
+                        Some(before) if before != *said => {
+                            return Err(CallError::Unavailable {
+                                reason: reason.clone(),
+                                retry_after: Some(5),
+                            });
+                        }
+                        Some(_) => {}
+                    }
+                    if asked.replace(*said).is_none() {
+                        deadline = Instant::now() + WAIT_FOR_DIAL;
+                    }
+                    reason.clone()
+                }
                 Slot::Up(connection) => return Ok(Arc::clone(connection)),
                 Slot::Gone(reason) => {
                     return Err(CallError::Unavailable { reason: reason.clone(), retry_after: None });
@@ -232,7 +304,8 @@ impl Client {
         connection.notify("initialized", timeout)
     }
 
-    fn tell_failure(&self, error: &CallError) {
+    /// Logs that no connection was made, and why.
+    pub fn tell_failure(&self, error: &str) {
         let endpoint = self.introduction.endpoint.clone();
         let message = format!("Could not connect to app-server {endpoint}: {error}.");
         let told = self.hub.transact(move |_, drafts| {

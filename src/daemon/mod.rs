@@ -10,6 +10,7 @@ mod drain;
 mod port;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::exec::pool::Pool;
 use crate::exec::process::Shared;
 use crate::http::front_door::{Bound, FrontDoor, Limits};
 use crate::http::guard::Guard;
+use crate::http::{peer, token};
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
@@ -36,11 +38,13 @@ use crate::model::view::{ServiceView, Snapshot};
 use crate::ops;
 use crate::ops::service::Service;
 use crate::ops::{OpError, Ops, recovery};
+use crate::os;
 use crate::process::ledger::Ledger;
 use crate::process::orphans::{self, Adoption, Reaped};
 use crate::store::files;
 use crate::store::lock::{self, Lock, LockError};
-use crate::store::{Repair, StoreError};
+use crate::store::token::TokenFile;
+use crate::store::{Repair, StoreError, private};
 use crate::supervisor::{self, Parts, StartError, Supervisor};
 use crate::threads::{self, Thread};
 use crate::timer::{Timer, TimerThread};
@@ -123,14 +127,13 @@ impl Daemon {
     pub fn start(config: Config) -> Result<Self, Error> {
         let config = Arc::new(config);
         threads::set_last_words(orphans::kill_everything);
-        // First of all: a second daemon is told so, whatever else would be wrong with its start, and touches nothing.
-        files::make_folder(&config.paths.state_dir)?;
-        let lock = lock::acquire(&config.paths.lock())?;
-        let address = config.service.local_api_base.address;
-        let bound = FrontDoor::bind(address).map_err(|source| Error::Bind { address, source })?;
+        private::mend_umask();
+        os::descriptors::raise_limit();
+        let (lock, bound) = lock_and_bind(&config)?;
         let resolved = bound.local_addr();
 
-        files::make_folder(&config.paths.logs_dir)?;
+        private_folder(&config.paths.logs_dir)?;
+        let guard = guard(&config, resolved.port())?;
         let adoption = Adoption::begin()
             .inspect_err(|error| warn!("orphaned descendants will not be adopted: {error}"))
             .ok();
@@ -162,7 +165,7 @@ impl Daemon {
                 let parts = Parts { config, hub, client, inbox, daemon_id, ledger, revived };
                 Ok(Supervisor::start(parts)?)
             })
-            .and_then(|supervisor| match accompany(&ops, lives, bound) {
+            .and_then(|supervisor| match accompany(&ops, lives, bound, guard) {
                 Ok((recovery, front_door)) => Ok((supervisor, recovery, front_door)),
                 Err(error) => {
                     ops.hub.closing();
@@ -217,13 +220,8 @@ impl Daemon {
     /// When the hub does not answer.
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
         let Self { ops, supervisor, timer, recovery, hub_threads, front_door, adoption, lock } = self;
-        ops.drain();
         ops.hub.closing();
-        if let Err(error) = ops.inbox.close() {
-            warn!("the requests left open could not be recorded: {error}");
-        }
         drain::finish_work(&ops);
-        ops.runs.stop();
         supervisor.stop();
         drop(timer);
         // Its last call fails with the connection, and no further life is announced to it.
@@ -343,8 +341,13 @@ fn draft_reaped(drafts: &mut Drafts, reaped: &Reaped) {
 }
 
 /// What runs beside the child: the recovery of sessions, and the port.
-fn accompany(ops: &Arc<Ops>, lives: Receiver<()>, bound: Bound) -> Result<(Thread, FrontDoor), Error> {
-    let front_door = open(ops, bound)?;
+fn accompany(
+    ops: &Arc<Ops>,
+    lives: Receiver<()>,
+    bound: Bound,
+    guard: Guard,
+) -> Result<(Thread, FrontDoor), Error> {
+    let front_door = open(ops, bound, guard)?;
     match recovery::start(Arc::clone(ops), lives) {
         Ok(recovery) => Ok((recovery, front_door)),
         Err(error) => {
@@ -354,11 +357,56 @@ fn accompany(ops: &Arc<Ops>, lives: Receiver<()>, bound: Bound) -> Result<(Threa
     }
 }
 
-fn open(ops: &Arc<Ops>, bound: Bound) -> Result<FrontDoor, Error> {
-    let guard = Guard::new(bound.local_addr().port());
+fn open(ops: &Arc<Ops>, bound: Bound, guard: Guard) -> Result<FrontDoor, Error> {
     bound
         .serve(Arc::new(Port::new(Arc::clone(ops))), guard, Limits::default())
         .map_err(system("open the front door"))
+}
+
+/// The lock and the port. A second daemon is told whose the folder is, whatever else would be wrong with its start, and
+/// changes nothing; a daemon whose port is taken leaves not even a folder behind.
+fn lock_and_bind(config: &Config) -> Result<(Lock, Bound), Error> {
+    let (path, address) = (config.paths.lock(), config.service.local_api_base.address);
+    let bind = || FrontDoor::bind(address).map_err(|source| Error::Bind { address, source });
+    if config.paths.state_dir.is_dir() {
+        private_folder(&config.paths.state_dir)?;
+        let lock = lock::acquire(&path)?;
+        return Ok((lock, bind()?));
+    }
+    let bound = bind()?;
+    private_folder(&config.paths.state_dir)?;
+    Ok((lock::acquire(&path)?, bound))
+}
+
+/// Makes a folder, or makes that of an older version private.
+fn private_folder(path: &Path) -> Result<(), StoreError> {
+    let mut closed = Vec::new();
+    private::folder(path, &mut closed)?;
+    for path in closed {
+        warn!("other users had access to {}; they have no more", path.display());
+    }
+    Ok(())
+}
+
+/// Who may ask. What cannot be had is refused before anything is started.
+fn guard(config: &Config, port: u16) -> Result<Guard, Error> {
+    let mut guard = Guard::new(port);
+    let service = &config.service;
+    if let Some(file) = &service.token_file {
+        guard = guard.with_token(token::check(TokenFile::open(file)?));
+    }
+    if service.allow_other_users {
+        return Ok(guard);
+    }
+    if os::peer::can_tell() {
+        guard = guard.with_peer(peer::check(rustix::process::geteuid().as_raw()));
+    } else if service.token_file.is_none() {
+        warn!(
+            "this system does not tell which user connects: every user of this host can run commands through \
+             codexd; give it --token-file PATH, or --allow-other-users if that is meant"
+        );
+    }
+    Ok(guard)
 }
 
 /// The last event. What is still in flight then counts as interrupted.

@@ -11,8 +11,13 @@ use super::front_door::Shared;
 use super::guard;
 use super::head::Head;
 use super::inner::{Pool, Slot};
+use super::permits::Permit;
 use super::reply::{ApiError, Reply};
+use super::token;
 use super::wire::{Stop, Wire};
+
+/// Bytes of a body that every connection may have at once.
+const SMALL_BODY: u64 = 64 * 1024;
 
 /// What the front door knows of a connection, so as to end it.
 #[derive(Debug)]
@@ -38,14 +43,20 @@ enum Next {
 /// Serves a connection to its end.
 pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketAddr) {
     let mut wire = Wire::new(Arc::clone(&connection.stream));
-    let peer = match connection.stream.local_addr() {
-        Ok(ours) => shared.guard.check_peer(theirs, ours),
-        // The client is gone already.
-        Err(_) => return,
-    };
+    // The client may be gone already.
+    let Ok(ours) = connection.stream.local_addr() else { return };
+    let peer = shared.guard.check_peer(theirs, ours);
+    if connection.stream.peer_addr().is_err() {
+        // It was cut meanwhile: what was found at its address may have been somebody else.
+        return;
+    }
+    if let Err(error) = peer {
+        let _ = wire.write(&Reply::from(error).to_http(false, true), shared.limits.write);
+        return wire.linger();
+    }
     let mut idle = shared.limits.head;
     loop {
-        let head = match wire.read_head(idle, shared.limits.head) {
+        let mut head = match wire.read_head(idle, shared.limits.head) {
             Ok(head) => head,
             Err(Stop::Silent) => return,
             Err(Stop::Refuse(error)) => {
@@ -53,11 +64,12 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
                 return wire.linger();
             }
         };
-        if peer.is_ok() && head.wants_websocket() && shared.guard.check(&head).is_ok() {
+        let parameter = head.take_parameter(token::PARAMETER);
+        let allowed = shared.guard.check(&head, parameter.as_deref());
+        if allowed.is_ok() && head.wants_websocket() {
             return upgrade(shared, connection, wire, &head);
         }
-        let done =
-            peer.clone().map_err(Stop::from).and_then(|()| answer(shared, connection, &mut wire, &head));
+        let done = allowed.map_err(Stop::from).and_then(|()| answer(shared, connection, &mut wire, &head));
         let next = match done {
             Ok(next) => next,
             Err(Stop::Silent) => return,
@@ -84,9 +96,8 @@ fn refuse(shared: &Shared, wire: &Wire, head: &Head, error: ApiError) -> Next {
     }
 }
 
-/// Every check of invariant 9 in its order, then the body, then the handler.
+/// What is left of invariant 9 after the guard, in its order, then the body, then the handler.
 fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head) -> Result<Next, Stop> {
-    shared.guard.check(head)?;
     let way = route(shared, head)?;
     let framing = body::framing(head);
     if head.method() == "POST" && framing.as_ref().ok() != Some(&Framing::Empty) {
@@ -96,6 +107,7 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
     check_forwarded(head)?;
     let expects = expects_continue(head)?;
     body::check_size(framing, shared.limits.body)?;
+    let _room = large_body_room(shared, framing)?;
     if expects && framing != Framing::Empty && !wire.has_buffered() {
         wire.write(b"HTTP/1.1 100 Continue\r\n\r\n", shared.limits.write).map_err(|_| Stop::Silent)?;
     }
@@ -119,6 +131,21 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
     };
     wire.write(&answer, shared.limits.write).map_err(|_| Stop::Silent)?;
     Ok(if head.wants_close() { Next::Close } else { Next::Request })
+}
+
+/// Room for a body that may be large, until the request is answered: what all connections together may hold in memory
+/// is bounded.
+fn large_body_room(shared: &Shared, framing: Framing) -> Result<Option<Permit<'_>>, ApiError> {
+    match framing {
+        Framing::Empty => Ok(None),
+        Framing::Length(length) if length <= SMALL_BODY => Ok(None),
+        Framing::Length(_) | Framing::Chunked => match shared.large_bodies.take() {
+            Some(permit) => Ok(Some(permit)),
+            None => {
+                Err(ApiError::unavailable("Too many large requests at once; try again.").with_retry_after(1))
+            }
+        },
+    }
 }
 
 /// Where a request is answered.

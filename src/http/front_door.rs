@@ -18,6 +18,7 @@ use super::api::Api;
 use super::connection::{Connection, converse};
 use super::guard::Guard;
 use super::inner::{Pool, cut, sweep};
+use super::permits::Permits;
 use super::reply::{ApiError, Reply};
 use crate::threads::{self, Thread};
 
@@ -25,6 +26,8 @@ use crate::threads::{self, Thread};
 const READ_WORKERS: usize = 4;
 /// Workers for requests that may wait for the app-server.
 const CALL_WORKERS: usize = 16;
+/// Bodies of more than 64 KiB that may be held in memory at a time, 4 MiB each at most.
+const LARGE_BODIES: usize = 32;
 /// Descriptors that connections leave to the rest of the daemon.
 const KEEP_DESCRIPTORS: u64 = 256;
 /// Connections that may wait to be accepted.
@@ -33,6 +36,8 @@ const BACKLOG: i32 = 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Refused connections whose sockets are still open, so that the refusal is not lost in a reset.
 const REFUSED_OPEN: usize = 16;
+/// Seconds after which they are closed when nobody else comes.
+const REFUSED_LINGER: i64 = 1;
 /// Time that connections get to end by themselves when the front door is dropped without [`FrontDoor::close`].
 const DROP_GRACE: Duration = Duration::from_secs(2);
 
@@ -80,6 +85,7 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) read: Pool,
     pub(super) call: Pool,
+    pub(super) large_bodies: Permits,
     /// Disconnected when the front door closes.
     pub(super) stopping: Receiver<()>,
     closing: AtomicBool,
@@ -142,6 +148,7 @@ impl Bound {
             api: ApiHandle(api),
             guard,
             limits,
+            large_bodies: Permits::new(LARGE_BODIES),
             stopping,
             closing: AtomicBool::new(false),
             open: Mutex::default(),
@@ -156,6 +163,7 @@ impl Bound {
             alive,
             reserve: File::open("/dev/null").ok(),
             refused: VecDeque::new(),
+            turned_away: 0,
             next: 1,
         };
         let accept = threads::spawn("accept", move || acceptor.run())?;
@@ -258,6 +266,8 @@ struct Acceptor {
     /// Given up for a moment when there is no other descriptor, so that a client can be told.
     reserve: Option<File>,
     refused: VecDeque<Arc<TcpStream>>,
+    /// How many were refused for want of room.
+    turned_away: u64,
     next: u64,
 }
 
@@ -272,9 +282,15 @@ impl Acceptor {
     }
 
     /// Waits for a client; `false` when it is time to end.
-    fn wait(&self) -> bool {
+    fn wait(&mut self) -> bool {
         let mut events = [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
-        match poll(&mut events, None) {
+        let linger = Timespec { tv_sec: REFUSED_LINGER, tv_nsec: 0 };
+        match poll(&mut events, (!self.refused.is_empty()).then_some(&linger)) {
+            Ok(0) => {
+                // Quiet again: whoever was refused has read it by now.
+                self.refused.clear();
+                true
+            }
             Ok(_) => events[1].revents().is_empty(),
             Err(Errno::INTR) => true,
             Err(error) => {
@@ -302,6 +318,7 @@ impl Acceptor {
             Some(Errno::MFILE | Errno::NFILE) => {
                 log::warn!("no descriptor for another connection: {error}");
                 self.reserve = None;
+                self.refused.clear();
                 if let Ok((stream, _)) = self.listener.accept() {
                     tell_unavailable(&stream);
                 }
@@ -358,7 +375,11 @@ impl Acceptor {
                 None => drop(thread),
             },
             Err(error) => {
-                log::warn!("a connection is refused: {error}");
+                self.turned_away += 1;
+                // Not a line each: a flood of clients must not fill the disk.
+                if self.turned_away.is_power_of_two() {
+                    log::warn!("{} connections were refused so far, now: {error}", self.turned_away);
+                }
                 self.refuse(Arc::clone(&connection.stream));
             }
         }

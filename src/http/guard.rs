@@ -17,8 +17,9 @@ const LOOPBACK_NAMES: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
 /// Paths that need no token: they say whether the daemon works, and nothing else.
 const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Whether a request has the right to be answered; an error is the answer (401).
-pub type TokenCheck = Arc<dyn Fn(&Head) -> Result<(), ApiError> + Send + Sync>;
+/// Whether a request has the right to be answered, by its head and the token that stood in its query; an error is the
+/// answer (401).
+pub type TokenCheck = Arc<dyn Fn(&Head, Option<&str>) -> Result<(), ApiError> + Send + Sync>;
 /// Whether the other end of a connection (its address, ours) may ask at all; an error is the answer (403).
 pub type PeerCheck = Arc<dyn Fn(SocketAddr, SocketAddr) -> Result<(), ApiError> + Send + Sync>;
 
@@ -65,12 +66,12 @@ impl Guard {
         self.peer.as_ref().map_or(Ok(()), |check| check(theirs, ours))
     }
 
-    /// Checks Host, Origin and token of a request.
-    pub(super) fn check(&self, head: &Head) -> Result<(), ApiError> {
+    /// Checks Host, Origin and token of a request; `parameter`: the token that was taken out of its query.
+    pub(super) fn check(&self, head: &Head, parameter: Option<&str>) -> Result<(), ApiError> {
         let host = self.check_host(head)?;
         self.check_origin(head, host)?;
         match &self.token {
-            Some(check) if !OPEN_PATHS.contains(&head.path()) => check(head),
+            Some(check) if !OPEN_PATHS.contains(&head.path()) => check(head, parameter),
             _ => Ok(()),
         }
     }
@@ -148,7 +149,7 @@ mod tests {
 
     fn check(port: u16, fields: &[&str]) -> u16 {
         let head = head("GET /x HTTP/1.1", fields);
-        Guard::new(port).check(&head).map_or_else(|error| error.code.status(), |()| 200)
+        Guard::new(port).check(&head, None).map_or_else(|error| error.code.status(), |()| 200)
     }
 
     fn head(line: &str, fields: &[&str]) -> Head {
@@ -193,9 +194,9 @@ mod tests {
         assert_eq!(check(80, &["Host: localhost"]), 200);
         assert_eq!(check(80, &["Host: localhost:80"]), 200);
         let absolute = head("GET http://evil.example/ HTTP/1.1", &["Host: localhost:4319"]);
-        assert_eq!(Guard::new(4319).check(&absolute).unwrap_err().code.status(), 400);
+        assert_eq!(Guard::new(4319).check(&absolute, None).unwrap_err().code.status(), 400);
         let absolute = head("GET http://localhost:4319/ HTTP/1.1", &["Host: localhost:4319"]);
-        assert!(Guard::new(4319).check(&absolute).is_ok());
+        assert!(Guard::new(4319).check(&absolute, None).is_ok());
     }
 
     #[test]
@@ -226,9 +227,9 @@ mod tests {
 
     #[test]
     fn the_token_comes_after_the_rest_and_not_for_health() {
-        let guard = Guard::new(1).with_token(Arc::new(|_| Err(ApiError::unauthorized("No."))));
+        let guard = Guard::new(1).with_token(Arc::new(|_, _| Err(ApiError::unauthorized("No."))));
         let status = |line: &str, host: &str| {
-            guard.check(&head(line, &[host])).map_or_else(|error| error.code.status(), |()| 200)
+            guard.check(&head(line, &[host]), None).map_or_else(|error| error.code.status(), |()| 200)
         };
         assert_eq!(status("GET /v1 HTTP/1.1", "Host: localhost:1"), 401);
         assert_eq!(status("GET /v1 HTTP/1.1", "Host: localhost:2"), 403);

@@ -3,7 +3,10 @@
 //! Nothing in front of us forgives, so nothing here does: bare line feeds, folded fields, NUL, text that is not
 //! UTF-8, targets with anything but visible ASCII are refused with 400.
 
+use std::fmt;
 use std::ops::Range;
+
+use percent_encoding::percent_decode_str;
 
 use super::reply::ApiError;
 
@@ -17,7 +20,7 @@ pub const MAX_TARGET: usize = 8 * 1024;
 const REQUEST_LINE_EXTRA: usize = 64;
 
 /// A head that is well-formed. Its parts are slices of one text.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Head {
     text: String,
     method: Range<usize>,
@@ -26,6 +29,16 @@ pub struct Head {
     query: Range<usize>,
     http10: bool,
     fields: Vec<(Range<usize>, Range<usize>)>,
+}
+
+/// Without the fields: one of them may be a token.
+impl fmt::Debug for Head {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Head")
+            .field("method", &self.method())
+            .field("path", &self.path())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Head {
@@ -88,6 +101,32 @@ impl Head {
     /// What stands after `?`, still percent-encoded; empty when there is nothing.
     pub fn query(&self) -> &str {
         &self.text[self.query.clone()]
+    }
+
+    /// Takes every parameter of that name out of the query, so that nothing else sees it; the first one's value,
+    /// decoded.
+    pub(super) fn take_parameter(&mut self, name: &str) -> Option<String> {
+        let mut taken = None;
+        let mut kept = String::new();
+        for parameter in self.query().split('&') {
+            let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            if percent_decode_str(key).decode_utf8_lossy() == name {
+                taken.get_or_insert_with(|| percent_decode_str(value).decode_utf8_lossy().into_owned());
+            } else {
+                if !kept.is_empty() {
+                    kept.push('&');
+                }
+                kept.push_str(parameter);
+            }
+        }
+        if taken.is_some() {
+            // Blanks in place of what is gone, so that everything behind it stays where it is.
+            let Range { start, end } = self.query.clone();
+            self.query.end = start + kept.len();
+            kept.extend(std::iter::repeat_n(' ', end - start - kept.len()));
+            self.text.replace_range(start..end, &kept);
+        }
+        taken
     }
 
     /// The authority of an absolute-form target (RFC 9112 section 3.2.2).
@@ -210,10 +249,11 @@ fn syntax_error(error: httparse::Error, bytes: &[u8]) -> ApiError {
     }
 }
 
-/// Whether the request line ends with `HTTP/` and digits: a version, though none we know.
+/// Whether the request line has three words, the last of them `HTTP/` and digits: a version, though none we know.
 fn names_another_version(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or_default();
-    let word = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    let mut words = line.split(|&byte| byte == b' ').skip(2);
+    let (Some(word), None) = (words.next(), words.next()) else { return false };
     word.strip_prefix(b"HTTP/").is_some_and(|version| version.first().is_some_and(u8::is_ascii_digit))
 }
 
@@ -260,6 +300,25 @@ mod tests {
     }
 
     #[test]
+    fn a_parameter_is_taken_out() {
+        for (query, kept, value) in [
+            ("", "", None),
+            ("a=1&b", "a=1&b", None),
+            ("token=x", "", Some("x")),
+            ("a=1&token=x%20y&b=2", "a=1&b=2", Some("x y")),
+            ("%74ok%65n=x&token=y&tokens=z&Token=w", "tokens=z&Token=w", Some("x")),
+            ("token", "", Some("")),
+            ("a&&token=&b", "a&&b", Some("")),
+        ] {
+            let mut head = parse(format!("GET /p?{query} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+            assert_eq!(head.take_parameter("token").as_deref(), value, "{query}");
+            assert_eq!((head.path(), head.query(), head.get("host")), ("/p", kept, Some("h")), "{query}");
+            assert!(value.is_none_or(|value| value.is_empty() || !head.text.contains(value)), "{query}");
+            assert!(!format!("{head:?}").contains("Host"));
+        }
+    }
+
+    #[test]
     fn what_is_refused() {
         for bad in [
             &b"GET / HTTP/1.1\nHost: a\n\n"[..],
@@ -272,6 +331,7 @@ mod tests {
             b"GET /\xc3\xa4 HTTP/1.1\r\n\r\n",
             b"GET /#x HTTP/1.1\r\n\r\n",
             b"GET  / HTTP/1.1\r\n\r\n",
+            b"GET /a b HTTP/1.1\r\n\r\n",
             b"GET x HTTP/1.1\r\n\r\n",
             b"GET * HTTP/1.1\r\n\r\n",
             b"CONNECT a:1 HTTP/1.1\r\n\r\n",

@@ -14,9 +14,17 @@ pub mod front_door;
 pub mod guard;
 pub mod head;
 mod inner;
+pub mod peer;
+mod permits;
 pub mod reply;
 pub mod routes;
+pub mod token;
 mod wire;
 
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+#[path = "../../tests/mutate/mod.rs"]
+mod mutate;
 #[cfg(test)]
 mod tests;

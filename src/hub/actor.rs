@@ -1,4 +1,4 @@
-//! The hub's thread: what it takes up when, and what it does while the log takes nothing.
+//! The hub's thread: takes messages, keeps the log before everything, hands work to the persister.
 
 use std::fs::File;
 use std::sync::Arc;

@@ -5,6 +5,8 @@ pub mod json;
 pub mod record;
 pub mod view;
 
+use std::borrow::Cow;
+
 /// Text from outside on one line for a person: white space and control characters folded to single spaces, at most
 /// [`PREVIEW_CHARS`] characters, cut with `...`.
 pub fn preview(text: &str) -> String {
@@ -41,9 +43,35 @@ pub fn preview_chars(chars: impl Iterator<Item = char>) -> String {
     line
 }
 
+/// Text for a terminal or a log line: what would move a cursor, start a line, colour or reverse text is written as an
+/// escape (`\\n`, `\\u{1b}`), everything else as it is.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unprintable) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for char in text.chars() {
+        if is_unprintable(char) { out.extend(char.escape_default()) } else { out.push(char) }
+    }
+    Cow::Owned(out)
+}
+
+/// Control characters (C0, DEL, C1), ends of lines and paragraphs, and marks that change the direction of text.
+fn is_unprintable(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_printable_drives_a_terminal() {
+        assert!(matches!(printable("plain ä 😀 \"\\"), Cow::Borrowed("plain ä 😀 \"\\")));
+        assert_eq!(printable("a\r\nb\t\u{1b}[2J\u{9b}31m\u{7f}"), "a\\r\\nb\\t\\u{1b}[2J\\u{9b}31m\\u{7f}");
+        assert_eq!(printable("x\u{202e}y\u{2028}z\0"), "x\\u{202e}y\\u{2028}z\\u{0}");
+    }
 
     #[test]
     fn preview_folds_and_cuts() {

@@ -2,10 +2,12 @@
 //! and talks to the app-server where it must.
 
 pub mod body;
+mod catch_up;
 pub mod ending;
 pub mod events;
 pub mod fields;
 pub mod idempotency;
+mod loading;
 pub mod query;
 mod readable;
 pub mod ready;
@@ -13,6 +15,7 @@ pub mod recovery;
 pub mod requests;
 pub mod runs;
 pub mod service;
+pub mod session_list;
 pub mod sessions;
 pub mod status;
 pub mod turns;

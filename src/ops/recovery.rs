@@ -1,5 +1,5 @@
-//! After a crash of the app-server: the threads of active sessions are loaded again at once, so that the next turn does
-//! not have to. It would do so itself; what fails here is tried again there.
+//! Sessions in a new life of the app-server: their threads are loaded again before their next turn, and after a crash at
+//! once, so that the turn does not have to wait for it. What fails then is tried again by the turn.
 
 use std::io;
 use std::sync::Arc;
@@ -34,7 +34,8 @@ pub fn start(ops: Arc<Ops>, revived: Receiver<()>) -> io::Result<Thread> {
 fn recover_all(ops: &Arc<Ops>) -> Result<(), OpError> {
     let connection = ops.client.connect()?;
     let generation = connection.generation();
-    let ids = ops.hub.ask(move |core| to_load(core, generation))?;
+    let external = connection.pid().is_none();
+    let ids = ops.hub.ask(move |core| to_load(core, generation, external))?;
     if ids.is_empty() {
         return Ok(());
     }
@@ -70,8 +71,10 @@ fn work(ops: &Ops, connection: &Connection, waiting: &Receiver<String>) {
     }
 }
 
-/// Active sessions whose thread that life has not loaded, those used last first.
-fn to_load(core: &Core, generation: u64) -> Vec<String> {
+/// Active sessions whose thread that life has not loaded, those used last first. An external app-server still has the
+/// thread that never ran a turn, but nothing of it to load: it is replaced when its first turn comes, not each time the
+/// connection is.
+fn to_load(core: &Core, generation: u64, external: bool) -> Vec<String> {
     let mut sessions: Vec<_> = core
         .state()
         .sessions
@@ -81,6 +84,7 @@ fn to_load(core: &Core, generation: u64) -> Vec<String> {
             session.status == SessionStatus::Active
                 && session.thread_id.is_some()
                 && session.generation != Some(generation)
+                && (!external || session.last_turn_id.is_some())
         })
         .collect();
     sessions.sort_by(|one, other| other.updated_at.cmp(&one.updated_at));

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use log::warn;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::body::Body;
 use super::fields::{self, Params, param};
 use super::idempotency::{Key, Seen};
-use super::query::Query;
 use super::{OpError, Ops};
-use crate::app_server::connection::{CallError, Connection};
 use crate::hub::Core;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
@@ -19,7 +16,6 @@ use crate::hub::drafts::Drafts;
 use crate::model::event::EventType;
 use crate::model::record::{Extra, RequestPolicy, Session, SessionPurpose, SessionStatus};
 use crate::model::view::EventList;
-use crate::threads::lock;
 use crate::{clock, ids, model};
 
 /// The purposes a session may have.
@@ -28,10 +24,6 @@ pub const PURPOSES: &[(&str, SessionPurpose)] = &[
     ("smoke", SessionPurpose::Smoke),
     ("worker", SessionPurpose::Worker),
 ];
-
-/// The states of a session, as the list's filter names them.
-pub const STATUSES: &[(&str, SessionStatus)] =
-    &[("active", SessionStatus::Active), ("closed", SessionStatus::Closed)];
 
 /// The policies a session may have for what Codex asks in it.
 pub const REQUEST_POLICIES: &[(&str, RequestPolicy)] =
@@ -59,8 +51,8 @@ pub struct SessionWithEvents {
 /// The part of thread/start's and thread/resume's answer that a session keeps.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ThreadAnswer {
-    thread: ThreadId,
+pub(super) struct ThreadAnswer {
+    pub(super) thread: ThreadId,
     #[serde(default)]
     cwd: Option<String>,
     #[serde(default)]
@@ -74,8 +66,18 @@ struct ThreadAnswer {
 }
 
 #[derive(Debug, Deserialize)]
-struct ThreadId {
-    id: String,
+pub(super) struct ThreadId {
+    pub(super) id: String,
+    /// An object with a type; in older versions a name.
+    #[serde(default)]
+    status: serde_json::Value,
+}
+
+impl ThreadId {
+    /// Whether a turn runs in it.
+    pub(super) fn is_active(&self) -> bool {
+        self.status["type"] == "active" || self.status == "active"
+    }
 }
 
 #[derive(Serialize)]
@@ -87,35 +89,7 @@ struct SessionDetail<'a> {
     thread_id: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct RecoveredDetail<'a> {
-    record: &'a Session,
-    replaced_thread_id: Option<&'a str>,
-    session_id: &'a str,
-    thread_id: Option<&'a str>,
-}
-
 impl Ops {
-    /// The sessions that fit `status`, `purpose`, `limit` and `after`, in order of creation.
-    ///
-    /// # Errors
-    /// For a wrong parameter.
-    pub fn sessions(&self, query: &Query) -> Result<Vec<Arc<Session>>, OpError> {
-        let status = query.one_of("status", STATUSES)?;
-        let purpose = query.one_of("purpose", PURPOSES)?;
-        let page = query.page()?;
-        let all = self.hub.ask(|core| core.state().sessions.all().to_vec())?;
-        page.take(
-            &all,
-            |session| &session.session_id,
-            |session| {
-                status.is_none_or(|status| session.status == status)
-                    && purpose.is_none_or(|purpose| session.purpose == purpose)
-            },
-        )
-    }
-
     /// One session.
     ///
     /// # Errors
@@ -162,7 +136,6 @@ impl Ops {
         let request_timeout_ms = body.number("requestTimeoutMs", 0)?;
         let params = fields::collect(fields::THREAD, body)?;
         self.check_app_server("Sessions")?;
-        self.check_taking_work()?;
         if let Some(key) = key.clone()
             && let Some(session) = self.hub.ask(move |core| known(core, &key))??
         {
@@ -173,6 +146,7 @@ impl Ops {
         {
             return Ok(Created { session, new: false });
         }
+        self.check_taking_work()?;
         let connection = self.client.connect()?;
         let (method, request) = match &thread_id {
             None => ("thread/start", params.clone()),
@@ -278,97 +252,6 @@ impl Ops {
             session
         })?)
     }
-
-    /// Makes sure that this life of the app-server has the session's thread loaded, and returns the session as it is
-    /// then. Of concurrent callers one loads it.
-    ///
-    /// # Errors
-    /// When the app-server refuses; the session stays active, its lastError says why.
-    pub(super) fn load_thread(&self, id: &str, connection: &Connection) -> Result<Arc<Session>, OpError> {
-        let mut loading = lock(&self.loading);
-        while loading.contains(id) {
-            loading = match self.loaded.wait(loading) {
-                Ok(loading) => loading,
-                Err(_) => crate::threads::end_the_daemon("a lock was poisoned by a panic"),
-            };
-        }
-        let session = self.session(id)?;
-        if session.generation == Some(connection.generation()) {
-            return Ok(session);
-        }
-        loading.insert(id.to_owned());
-        drop(loading);
-        let _mine = Loading { ops: self, id };
-        self.resume_thread(&session, connection)
-    }
-
-    fn resume_thread(
-        &self,
-        session: &Arc<Session>,
-        connection: &Connection,
-    ) -> Result<Arc<Session>, OpError> {
-        let thread = session.thread_id.as_deref().ok_or_else(|| without_thread(&session.session_id))?;
-        let request = resume_params(thread, &Params::new())?;
-        let outcome = match self.take_up(session, connection, "thread/resume", &request) {
-            Err(CallError::Refused { error, .. }) if never_ran(&error.message) => {
-                // A record of an older version knows no params.
-                let none = serde_json::json!({});
-                let params = Some(&session.thread_params).filter(|params| params.is_object());
-                self.take_up(session, connection, "thread/start", params.unwrap_or(&none))
-            }
-            outcome => outcome,
-        };
-        outcome.map_err(|error| {
-            // An app-server that is gone says nothing about the thread: its next life is asked again.
-            if !matches!(error, CallError::Unavailable { .. } | CallError::Hub(_)) {
-                self.tell_recovery_failed(session, &error);
-            }
-            error.into()
-        })
-    }
-
-    /// Loads or replaces the session's thread and records it.
-    fn take_up(
-        &self,
-        session: &Arc<Session>,
-        connection: &Connection,
-        method: &str,
-        params: &impl Serialize,
-    ) -> Result<Arc<Session>, CallError> {
-        let (id, pid, generation) = (session.session_id.clone(), connection.pid(), connection.generation());
-        let record = move |core: &mut Core, drafts: &mut Drafts, result: &RawValue| {
-            let answer: ThreadAnswer =
-                serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
-            let now = core.state().sessions.get(&id).ok_or("the session is gone")?;
-            let mut session = Session::clone(now);
-            let before = session.thread_id.replace(answer.thread.id);
-            let replaced = before.filter(|before| session.thread_id.as_ref() != Some(before));
-            session.child_pid = pid;
-            session.generation = Some(generation);
-            session.last_error = None;
-            session.updated_at = clock::now_iso();
-            let session = Arc::new(session);
-            draft_recovered(drafts, &session, replaced.as_deref());
-            Ok(session)
-        };
-        connection.call_in_order(&self.hub, method, params, self.client.timeout(), record)
-    }
-
-    fn tell_recovery_failed(&self, session: &Session, error: &CallError) {
-        let (id, thread, error) = (session.session_id.clone(), session.thread_id.clone(), error.to_string());
-        let told = self.hub.transact(move |_, drafts| {
-            drafts.push(
-                EventType::SessionRecoveryFailed,
-                format_args!("Could not load the thread of session {id}: {}", model::preview(&error)),
-                Some(&serde_json::json!({ "error": error, "sessionId": id, "threadId": thread })),
-                Subject::session(&id, thread.as_deref()),
-                Some(Change::SessionError { session_id: id.clone(), error: error.clone() }),
-            );
-        });
-        if let Err(error) = told {
-            warn!("session.recovery.failed could not be logged: {error}");
-        }
-    }
 }
 
 /// The session that this key named before, if any.
@@ -380,27 +263,8 @@ fn known(core: &Core, key: &Key) -> Result<Option<Arc<Session>>, OpError> {
     }
 }
 
-/// One session's thread is being loaded; the others that want it wait until this is dropped.
-struct Loading<'a> {
-    ops: &'a Ops,
-    id: &'a str,
-}
-
-impl Drop for Loading<'_> {
-    fn drop(&mut self) {
-        lock(&self.ops.loading).remove(self.id);
-        self.ops.loaded.notify_all();
-    }
-}
-
-/// Codex has nothing on disk of a thread that never ran a turn, nor of an ephemeral one. The protocol gives every
-/// refusal the same code; only the text tells.
-fn never_ran(message: &str) -> bool {
-    message.contains("no rollout found")
-}
-
 /// Without `excludeTurns` the answer would hold the thread's whole history.
-fn resume_params(thread: &str, params: &Params) -> Result<Params, OpError> {
+pub(super) fn resume_params(thread: &str, params: &Params) -> Result<Params, OpError> {
     let mut params = params.clone();
     for field in fields::THREAD.iter().filter(|field| field.only_new) {
         params.remove(field.name);
@@ -421,31 +285,6 @@ fn draft_created(drafts: &mut Drafts, session: &Arc<Session>, resumed: bool) {
         Subject::session(id, thread),
         Some(Change::Session(Arc::clone(session))),
     );
-}
-
-fn draft_recovered(drafts: &mut Drafts, session: &Arc<Session>, replaced: Option<&str>) {
-    let (id, thread) = (&session.session_id, session.thread_id.as_deref());
-    let shown = thread.unwrap_or("none");
-    let detail =
-        RecoveredDetail { record: session, replaced_thread_id: replaced, session_id: id, thread_id: thread };
-    let subject = Subject::session(id, thread);
-    let change = Some(Change::Session(Arc::clone(session)));
-    match replaced {
-        None => drafts.push(
-            EventType::SessionRecovered,
-            format_args!("Loaded thread {shown} of session {id} again."),
-            Some(&detail),
-            subject,
-            change,
-        ),
-        Some(old) => drafts.push(
-            EventType::SessionRecovered,
-            format_args!("Session {id} has a new thread {shown}: nothing was kept of thread {old}."),
-            Some(&detail),
-            subject,
-            change,
-        ),
-    }
 }
 
 pub(super) fn unknown_session(id: &str) -> OpError {

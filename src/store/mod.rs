@@ -3,9 +3,11 @@
 pub mod files;
 pub mod journal;
 pub mod lock;
+pub mod private;
 pub mod raw_log;
 pub mod reader;
 pub mod segments;
+pub mod token;
 
 use std::io;
 use std::path::{Path, PathBuf};

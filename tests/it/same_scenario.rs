@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use codexd::http::routes::ROUTES;
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
@@ -90,14 +89,11 @@ fn scenario(builder: Builder, cwd: &Path) -> Vec<Value> {
     assert_eq!(steer(&client, id(&session), &steered, "say 2 words").status, 202);
     assert_eq!(completed(&stream, &steered), "completed");
 
-    // Once there is a route for it.
-    if ROUTES.iter().any(|route| route.path.ends_with("/interrupt")) {
-        let stopped = turn(&client, id(&session), "slow: 200 100");
-        of_turn(&stream, "app-server.turn.message.delta", &stopped);
-        let answer = client.post(&format!("{SESSIONS}/{}/interrupt", id(&session)), &json!({}));
-        assert_eq!(answer.status, 202, "{}", answer.text());
-        assert_eq!(completed(&stream, &stopped), "interrupted");
-    }
+    let stopped = turn(&client, id(&session), "slow: 200 100");
+    of_turn(&stream, "app-server.turn.message.delta", &stopped);
+    let answer = client.post(&format!("{SESSIONS}/{}/interrupt", id(&session)), &json!({}));
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    assert_eq!(completed(&stream, &stopped), "interrupted");
 
     let failed = turn(&client, id(&session), "fail: 500");
     assert_eq!(completed(&stream, &failed), "failed");

@@ -32,6 +32,8 @@ const NEIGHBOURS: &[(&str, &str, &str)] = &[
     ("ids", "clock", "an id begins with the time"),
     ("timer", "threads", "it has one"),
     ("clock", "fault", "a test makes the clock jump"),
+    ("os", "threads", "somebody must write down a process while it waits to run"),
+    ("process", "store", "the ledger of processes is a state file"),
     ("store", "config", "the log's sync policy is a setting"),
     ("smoke", "daemon", "the smoke test runs a daemon in this process"),
 ];
@@ -72,7 +74,6 @@ const OWN_PATHS: &[(&str, &str)] = &[("src/cli/resolve.rs", "an invented working
 /// yet, and the README says so.
 const EFFECTS: &[(&str, &str)] = &[
     ("token-file", ".token_file"),
-    ("require-token", ".require_token"),
     ("allow-other-users", ".allow_other_users"),
     ("drain-timeout-ms", ".drain_timeout"),
     ("request-policy", ".request_policy"),

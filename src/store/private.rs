@@ -1,0 +1,135 @@
+//! What is on disk is this user's alone: folders 0700, files 0600, whatever the umask, nobody else's folder.
+
+use std::fs::{self, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{geteuid, umask};
+
+use super::StoreError;
+
+const FOLDER: u32 = 0o700;
+const FILE: u32 = 0o600;
+
+/// A umask only ever takes rights away, so what is made with 0600 is never open to others; but one that takes the
+/// owner's own rights would leave files that the next start cannot open. Such a umask is mended for this process and
+/// its children. To be called before there are threads that make files.
+pub fn mend_umask() {
+    let given = umask(Mode::RWXG | Mode::RWXO);
+    umask(given & (Mode::RWXG | Mode::RWXO));
+}
+
+/// Makes a folder for private files, or takes one that is there, if it is this user's. Missing parents are made 0700
+/// too. Older versions left folders and files that others could read: they are closed, and `closed` names them.
+///
+/// # Errors
+/// When it belongs to another user (who could read and replace whatever is put there), or what the system says.
+pub fn folder(path: &Path, closed: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(FOLDER)
+        .create(path)
+        .map_err(StoreError::at("cannot make", path))?;
+    let found = fs::metadata(path).map_err(StoreError::at("cannot look at", path))?;
+    check_owner(path, &found)?;
+    if close(path, &found, FOLDER).map_err(StoreError::at("cannot make private", path))? {
+        closed.push(path.to_owned());
+    }
+    for entry in fs::read_dir(path).map_err(StoreError::at("cannot read", path))? {
+        let entry = entry.map_err(StoreError::at("cannot read", path))?.path();
+        // Not what a link points to: that may be anything.
+        let Ok(found) = fs::symlink_metadata(&entry) else { continue };
+        if found.is_file()
+            && found.uid() == geteuid().as_raw()
+            && close(&entry, &found, FILE).map_err(StoreError::at("cannot make private", &entry))?
+        {
+            closed.push(entry);
+        }
+    }
+    Ok(())
+}
+
+fn check_owner(path: &Path, found: &Metadata) -> Result<(), StoreError> {
+    let (owner, own) = (found.uid(), geteuid().as_raw());
+    if owner == own {
+        return Ok(());
+    }
+    let problem = format!(
+        "it belongs to another user (uid {owner}, codexd runs as {own}); choose a folder of your own or give it to \
+         this user with chown"
+    );
+    Err(StoreError::at("cannot use", path)(io::Error::new(io::ErrorKind::PermissionDenied, problem)))
+}
+
+/// Takes the rights of others away, if they have some; whether they had.
+fn close(path: &Path, found: &Metadata, mode: u32) -> io::Result<bool> {
+    if found.mode() & 0o777 == mode {
+        return Ok(false);
+    }
+    // Without following a link that may have been put there since.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = if found.is_dir() { OFlags::RDONLY | OFlags::CLOEXEC } else { flags };
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => rustix::fs::fchmod(&file, Mode::from_raw_mode(mode as _))?,
+        // It is the owner who may not read: only its mode can be changed, by name.
+        Err(rustix::io::Errno::ACCESS) => fs::set_permissions(path, Permissions::from_mode(mode))?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(found.mode() & 0o077 != 0)
+}
+
+/// A file that must not be there yet, 0600.
+///
+/// # Errors
+/// What open(2) says; `AlreadyExists`.
+pub fn create_new(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(FILE).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn folders_and_files_of_older_versions_are_closed() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a/b");
+        let mut closed = Vec::new();
+        folder(&path, &mut closed).unwrap();
+        assert_eq!((mode(&path), mode(&parent.path().join("a"))), (0o700, 0o700));
+        assert!(closed.is_empty());
+
+        create_new(&path.join("fine")).unwrap();
+        create_new(&path.join("open")).unwrap();
+        let outside = parent.path().join("outside");
+        create_new(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, path.join("link")).unwrap();
+        for open in [&path.join("open"), &outside] {
+            fs::set_permissions(open, Permissions::from_mode(0o644)).unwrap();
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        folder(&path, &mut closed).unwrap();
+        assert_eq!(closed, [path.clone(), path.join("open")]);
+        assert_eq!((mode(&path), mode(&path.join("open")), mode(&outside)), (0o700, 0o600, 0o644));
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_refused() {
+        if !geteuid().is_root() {
+            // A folder of root is there for everybody else.
+            let refusal = folder(Path::new("/usr"), &mut Vec::new()).unwrap_err().to_string();
+            assert!(refusal.contains("belongs to another user (uid 0"), "{refusal}");
+            return;
+        }
+        let parent = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(parent.path(), Some(65534), None).unwrap();
+        let refusal = folder(parent.path(), &mut Vec::new()).unwrap_err().to_string();
+        assert!(refusal.contains("belongs to another user (uid 65534, codexd runs as 0)"), "{refusal}");
+    }
+}
