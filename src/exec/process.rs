@@ -162,18 +162,22 @@ fn attempt(
         Err(error) => return spawn_failed(format!("Cannot write the prompt: {error}.")),
     };
     let invocation = task.invocation(&shared.command, &line);
+    // The ledger wants a name that no other process of this life has.
+    let owner = match retries {
+        0 => task.run_id.clone(),
+        again => format!("{}.{again}", task.run_id),
+    };
     let started_at = clock::now_iso();
     let began = Instant::now();
-    let mut outcome =
-        match Started::spawn(shared, task, &line, stdin, on_json, &format!("{}.{retries}", task.run_id)) {
-            Ok(started) => {
-                let ended = started.wait(task.timeout, cancels);
-                let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
-                let error = verdict::failure(&ended, task.timeout);
-                Outcome { ok: error.is_none(), error, invocation: None, result: Some(result) }
-            }
-            Err(problem) => spawn_failed(problem),
-        };
+    let mut outcome = match Started::spawn(shared, task, &line, stdin, on_json, &owner) {
+        Ok(started) => {
+            let ended = started.wait(task.timeout, cancels);
+            let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
+            let error = verdict::failure(&ended, task.timeout);
+            Outcome { ok: error.is_none(), error, invocation: None, result: Some(result) }
+        }
+        Err(problem) => spawn_failed(problem),
+    };
     outcome.invocation = Some(invocation);
     outcome
 }
