@@ -162,14 +162,9 @@ fn attempt(
         Err(error) => return spawn_failed(format!("Cannot write the prompt: {error}.")),
     };
     let invocation = task.invocation(&shared.command, &line);
-    // The ledger wants a name that no other process of this life has.
-    let owner = match retries {
-        0 => task.run_id.clone(),
-        again => format!("{}.{again}", task.run_id),
-    };
     let started_at = clock::now_iso();
     let began = Instant::now();
-    let mut outcome = match Started::spawn(shared, task, &line, stdin, on_json, &owner) {
+    let mut outcome = match Started::spawn(shared, task, &line, stdin, on_json) {
         Ok(started) => {
             let ended = started.wait(task.timeout, cancels);
             let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
@@ -227,7 +222,6 @@ impl Started {
         line: &CommandLine,
         stdin: Input,
         on_json: &OnJson,
-        owner: &str,
     ) -> Result<Self, String> {
         let cwd = if task.cwd.is_dir() { &task.cwd } else { &shared.fallback_cwd };
         let spec = Spec {
@@ -239,7 +233,7 @@ impl Started {
         };
         let mut process = shared
             .ledger
-            .spawn(&spec, Purpose::Run, owner)
+            .spawn(&spec, Purpose::Run, &task.run_id)
             .map_err(|error| format!("Cannot start {}: {error}.", spec.command.display()))?;
         info!("run {} is process {}", task.run_id, process.id());
         let missing = || "The run's process has no output pipe.".to_owned();
