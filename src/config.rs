@@ -3,6 +3,7 @@
 //! Where the values come from (flags, variables, defaults) is the business of `cli::flags`.
 
 mod api_base;
+mod endpoint;
 mod view;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use crate::model::record::RequestPolicy;
 pub use api_base::ApiBase;
+pub use endpoint::Endpoint;
 pub use view::ConfigView;
 
 /// The words of the command line and the JSON for the variants of an enum.
@@ -152,6 +154,10 @@ pub struct Server {
     pub endpoint: String,
     /// Spawned or external.
     pub strategy: Strategy,
+    /// File with the bearer token that an external app-server demands.
+    pub token_file: Option<PathBuf>,
+    /// File with certificates (PEM) that an external app-server's is checked against, instead of the system's.
+    pub ca_file: Option<PathBuf>,
     /// The command, looked up on PATH when it has no slash.
     pub command: String,
     /// Its arguments.

@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tungstenite::error::ProtocolError;
-use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, FrameHeader};
 use tungstenite::protocol::{Message, Role, WebSocket, WebSocketConfig};
 use tungstenite::{Error, Utf8Bytes};
 
 mod gate;
+pub mod transport;
 
 use gate::Gate;
+pub use transport::Transport;
 
 /// Bytes of a message from a client, in one frame or many.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
@@ -26,6 +28,8 @@ pub const MAX_MESSAGE: usize = 1024 * 1024;
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const READ_BUFFER: usize = 4 * 1024;
+/// A client has one connection, which carries what many clients of a server do.
+const CLIENT_READ_BUFFER: usize = 64 * 1024;
 /// Frames are gathered up to this size before they are written.
 const GATHER: usize = 32 * 1024;
 /// A closing connection is read for that long and that far, so that our Close is not lost in a reset.
@@ -38,6 +42,8 @@ const KEEPALIVE_PROBES: u32 = 4;
 
 /// Close codes (RFC 6455 section 7.4.1).
 pub mod code {
+    /// All was said.
+    pub const NORMAL: u16 = 1000;
     /// The endpoint goes away.
     pub const GOING_AWAY: u16 = 1001;
     /// A frame breaks the protocol.
@@ -79,6 +85,21 @@ pub enum Ended {
     Gone,
 }
 
+/// Cuts a connection whose two ends belong to other threads.
+#[derive(Debug, Clone)]
+pub struct Cutter(Arc<Gate>);
+
+impl Cutter {
+    /// Nothing more is read or written; both threads wake.
+    pub fn cut(&self) {
+        self.0.cut();
+    }
+}
+
+/// A moment in what was heard of the other side; see [`Writer::mark`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(u64);
+
 /// Both ends of a connection whose handshake is done.
 #[derive(Debug)]
 pub struct Duplex;
@@ -97,30 +118,32 @@ impl Duplex {
     /// # Errors
     /// As [`Duplex::server`].
     pub fn client(
-        stream: Arc<TcpStream>,
+        transport: Arc<dyn Transport>,
         leftover: Vec<u8>,
         max_message: usize,
     ) -> io::Result<(Reader, Writer)> {
-        Self::start(stream, leftover, Role::Client, max_message)
+        Self::start(transport, leftover, Role::Client, max_message)
     }
 
     fn start(
-        stream: Arc<TcpStream>,
+        transport: Arc<dyn Transport>,
         leftover: Vec<u8>,
         role: Role,
         max_message: usize,
     ) -> io::Result<(Reader, Writer)> {
+        let stream = transport.socket();
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         stream.set_nodelay(true)?;
-        keep_alive(&stream)?;
+        keep_alive(stream)?;
+        let read_buffer = if role == Role::Client { CLIENT_READ_BUFFER } else { READ_BUFFER };
         let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
+            .read_buffer_size(read_buffer)
             .write_buffer_size(0)
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
-        let gate = Arc::new(Gate::new(stream, role));
-        let half = ReadHalf(Arc::clone(&gate));
+        let gate = Arc::new(Gate::new(transport, role));
+        let half = ReadHalf { gate: Arc::clone(&gate), wait: true };
         let socket = WebSocket::from_partially_read(half, leftover, role, Some(config));
         Ok((
             Reader { socket, gate: Arc::clone(&gate), close_reason: String::new(), peer_closed: false },
@@ -140,18 +163,27 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
 
 /// What tungstenite reads from, and where it puts its answers to pings.
 #[derive(Debug)]
-struct ReadHalf(Arc<Gate>);
+struct ReadHalf {
+    gate: Arc<Gate>,
+    wait: bool,
+}
 
 impl Read for ReadHalf {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0.stream).read(buffer)
+        if !self.wait {
+            return self.gate.transport.receive(buffer, false);
+        }
+        self.gate.note_wait();
+        let read = self.gate.transport.receive(buffer, true);
+        self.gate.note_wait();
+        read
     }
 }
 
 impl Write for ReadHalf {
     fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
         // With a write buffer of 0 this is one whole frame. A pong that comes after our Close is not sent.
-        let _ = self.0.write(&[frame]);
+        let _ = self.gate.write(&[frame]);
         Ok(frame.len())
     }
 
@@ -177,13 +209,31 @@ impl Reader {
     /// Why there will be none. Our part of the closing is done then, but for [`Reader::finish`].
     pub fn read(&mut self) -> Result<Incoming, Ended> {
         loop {
+            if let Some(incoming) = self.next(true)? {
+                return Ok(incoming);
+            }
+        }
+    }
+
+    /// The next message if all of it is here already.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn read_ready(&mut self) -> Result<Option<Incoming>, Ended> {
+        self.next(false)
+    }
+
+    fn next(&mut self, wait: bool) -> Result<Option<Incoming>, Ended> {
+        self.socket.get_mut().wait = wait;
+        loop {
             return match self.socket.read() {
-                Ok(Message::Text(text)) => Ok(Incoming::Text(text)),
-                Ok(Message::Binary(bytes)) => Ok(Incoming::Binary(bytes)),
+                Ok(Message::Text(text)) => Ok(Some(Incoming::Text(text))),
+                Ok(Message::Binary(bytes)) => Ok(Some(Incoming::Binary(bytes))),
                 // The answer goes out with the next call, which is at once.
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => continue,
                 Ok(Message::Close(close)) => Err(self.closed_by_peer(close)),
                 Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(None),
                 Err(error) => Err(self.failed(&error)),
             };
         }
@@ -214,7 +264,7 @@ impl Reader {
             }
             _ => {
                 // The writer may be waiting for a side that has gone away, and holds the lock.
-                drop(self.gate.stream.shutdown(Shutdown::Both));
+                self.gate.cut();
                 return Ended::Gone;
             }
         };
@@ -246,7 +296,7 @@ impl Reader {
     /// client that keeps its socket open must not keep the daemon from ending.
     pub fn finish(self) {
         self.gate.shut();
-        let mut stream = &*self.gate.stream;
+        let mut stream: &TcpStream = self.gate.transport.socket();
         if self.peer_closed {
             drop(stream.shutdown(Shutdown::Both));
             return;
@@ -308,6 +358,8 @@ impl Writer {
         }
         let result = self.gate.write(&[&self.gathered]);
         self.gathered.clear();
+        // A client's large message is gathered, since it is masked; it does not make the buffer large for ever.
+        self.gathered.shrink_to(8 * GATHER);
         result
     }
 
@@ -320,9 +372,36 @@ impl Writer {
         self.gate.close(Some((code, reason)))
     }
 
+    /// Sends a ping at once; its answer is only a sign of life. See [`Writer::heard_since`].
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn ping(&mut self) -> Result<(), Closed> {
+        self.flush()?;
+        self.gate.encode(OpCode::Control(Control::Ping), Bytes::new(), &mut self.gathered);
+        self.flush()
+    }
+
+    /// A mark of what was heard of the other side so far.
+    pub fn mark(&self) -> Mark {
+        Mark(self.gate.waits())
+    }
+
+    /// Whether something came since then. A reader that was busy elsewhere counts as one that heard something: it is
+    /// not the other side that kept silent.
+    pub fn heard_since(&self, mark: Mark) -> bool {
+        let waiting_then = mark.0 % 2 == 1;
+        !waiting_then || self.gate.waits() != mark.0
+    }
+
     /// Cuts the connection: the reader wakes.
     pub fn cut(&self) {
-        drop(self.gate.stream.shutdown(Shutdown::Both));
+        self.gate.cut();
+    }
+
+    /// A handle that cuts the connection from elsewhere.
+    pub fn cutter(&self) -> Cutter {
+        Cutter(Arc::clone(&self.gate))
     }
 }
 

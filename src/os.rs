@@ -280,6 +280,16 @@ pub fn ready(input: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
     }
 }
 
+/// Whether reading would not wait now.
+///
+/// # Errors
+/// What poll(2) says.
+pub fn readable(input: &impl AsFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(input, PollFlags::IN)];
+    poll(&mut fds, Some(&rustix::event::Timespec::default()))?;
+    Ok(!fds[0].revents().is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

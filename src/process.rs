@@ -8,6 +8,7 @@ pub mod ledger;
 pub mod orphans;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -50,8 +51,30 @@ pub struct Spec {
     pub cwd: PathBuf,
     /// Variables added to or, with `None`, removed from this process's environment.
     pub env: Vec<(OsString, Option<OsString>)>,
-    /// Whether standard input is a pipe; otherwise it is `/dev/null`.
-    pub stdin: bool,
+    /// Its standard input.
+    pub stdin: Input,
+}
+
+/// What a process reads.
+#[derive(Debug, Clone, Default)]
+pub enum Input {
+    /// Nothing: `/dev/null`.
+    #[default]
+    Null,
+    /// A pipe, see [`Process::take_stdin`].
+    Pipe,
+    /// A file, from its beginning.
+    File(PathBuf),
+}
+
+impl Input {
+    fn open(&self) -> io::Result<Stdio> {
+        Ok(match self {
+            Self::Null => Stdio::null(),
+            Self::Pipe => Stdio::piped(),
+            Self::File(path) => File::open(path)?.into(),
+        })
+    }
 }
 
 /// How a process ended.
@@ -91,7 +114,7 @@ impl Process {
         command
             .args(&spec.args)
             .current_dir(&spec.cwd)
-            .stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() })
+            .stdin(spec.stdin.open()?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         for (name, value) in &spec.env {
@@ -266,31 +289,38 @@ impl Drop for Process {
     }
 }
 
+/// The flags by which a command and its folder were chosen, for complaints.
+#[derive(Debug, Clone, Copy)]
+pub struct Flags {
+    /// That of the command.
+    pub command: &'static str,
+    /// That of the folder.
+    pub folder: &'static str,
+}
+
 /// The file a command stands for: itself when it has a slash (relative to `cwd`), else the first executable of that name
 /// on this process's PATH.
 ///
 /// # Errors
 /// Where it was looked for and what to do, for a person.
-pub fn find(command: &str, cwd: &Path) -> Result<PathBuf, String> {
+pub fn find(command: &str, cwd: &Path, flags: Flags) -> Result<PathBuf, String> {
     if !cwd.is_dir() {
-        return Err(format!(
-            "the child's working directory {} is no folder: see --server-cwd",
-            cwd.display()
-        ));
+        return Err(format!("the working directory {} is no folder: see {}", cwd.display(), flags.folder));
     }
     if command.contains('/') {
         let path = cwd.join(command);
         return match executable(&path) {
             true => Ok(path),
-            false => Err(format!("{} is no executable file: see --server-command", path.display())),
+            false => Err(format!("{} is no executable file: see {}", path.display(), flags.command)),
         };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|folder| folder.join(command)).find(|file| executable(file)).ok_or_else(|| {
         format!(
             "{command} is not installed: looked in {}. Install Codex with `npm install -g @openai/codex`, or name the \
-             command with --server-command",
-            path.display()
+             command with {}",
+            path.display(),
+            flags.command
         )
     })
 }

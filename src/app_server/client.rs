@@ -3,6 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -15,6 +16,9 @@ use crate::threads::lock;
 /// How long a call waits for an app-server that is being started again.
 const WAIT_FOR_CHILD: Duration = Duration::from_secs(5);
 
+/// How long a call waits for one that is being dialled; the dial itself gives up before.
+const WAIT_FOR_DIAL: Duration = Duration::from_secs(30);
+
 /// Where the app-server is in its life, as its supervisor tells.
 enum Slot {
     /// It runs; whether anybody has connected yet is the connection's business.
@@ -23,6 +27,8 @@ enum Slot {
     Down(String),
     /// It does not run and will not.
     Gone(String),
+    /// It is reached elsewhere, when somebody wants it: why it is not now, and how often that was said.
+    Away(String, u64),
 }
 
 /// Who is asking, for `initialize`.
@@ -40,6 +46,8 @@ pub struct Introduction {
 pub struct Client {
     slot: Mutex<Slot>,
     changed: Condvar,
+    /// One message while somebody waits for an app-server that is away.
+    wanted: (Sender<()>, Receiver<()>),
     introduction: Introduction,
     hub: Hub,
 }
@@ -92,6 +100,7 @@ impl Client {
         Self {
             slot: Mutex::new(Slot::Down("the app-server has not been started yet".to_owned())),
             changed: Condvar::new(),
+            wanted: bounded(1),
             introduction,
             hub,
         }
@@ -117,6 +126,29 @@ impl Client {
         self.set(Slot::Gone(reason.into()));
     }
 
+    /// There is no connection, but one can be made: whoever waits is told that reason, whoever comes next shows in
+    /// [`Client::wanted`].
+    pub fn away(&self, reason: impl Into<String>) {
+        let mut slot = lock(&self.slot);
+        // Those who asked before now are answered.
+        let _ = self.wanted.1.try_recv();
+        let said = if let Slot::Away(_, said) = &*slot { *said } else { 0 };
+        *slot = Slot::Away(reason.into(), said + 1);
+        self.changed.notify_all();
+    }
+
+    /// Has a message when somebody wants an app-server that is away.
+    pub fn wanted(&self) -> &Receiver<()> {
+        &self.wanted.1
+    }
+
+    /// Whether there is a connection whose handshake is done.
+    pub fn is_connected(&self) -> bool {
+        self.present().is_some_and(|connection| {
+            connection.closed().is_none() && *lock(&connection.handshake) == Handshake::Done
+        })
+    }
+
     fn set(&self, slot: Slot) {
         *lock(&self.slot) = slot;
         self.changed.notify_all();
@@ -126,7 +158,7 @@ impl Client {
     pub fn present(&self) -> Option<Arc<Connection>> {
         match &*lock(&self.slot) {
             Slot::Up(connection) => Some(Arc::clone(connection)),
-            Slot::Down(_) | Slot::Gone(_) => None,
+            Slot::Down(_) | Slot::Gone(_) | Slot::Away(..) => None,
         }
     }
 
@@ -171,16 +203,34 @@ impl Client {
         *lock(&connection.handshake) = if outcome.is_ok() { Handshake::Done } else { Handshake::Open };
         connection.handshake_changed.notify_all();
         if let Err(error) = &outcome {
-            self.tell_failure(error);
+            self.tell_failure(&error.to_string());
         }
         outcome.map(|()| connection)
     }
 
     fn wait_until_up(&self) -> Result<Arc<Connection>, CallError> {
-        let deadline = Instant::now() + WAIT_FOR_CHILD;
+        let mut deadline = Instant::now() + WAIT_FOR_CHILD;
+        let mut asked = None;
         let mut slot = lock(&self.slot);
         loop {
             let reason = match &*slot {
+                Slot::Away(reason, said) => {
+                    match asked {
+                        // Full means that somebody has asked already.
+                        None => drop(self.wanted.0.try_send(())),
+                        Some(before) if before != *said => {
+                            return Err(CallError::Unavailable {
+                                reason: reason.clone(),
+                                retry_after: Some(5),
+                            });
+                        }
+                        Some(_) => {}
+                    }
+                    if asked.replace(*said).is_none() {
+                        deadline = Instant::now() + WAIT_FOR_DIAL;
+                    }
+                    reason.clone()
+                }
                 Slot::Up(connection) => return Ok(Arc::clone(connection)),
                 Slot::Gone(reason) => {
                     return Err(CallError::Unavailable { reason: reason.clone(), retry_after: None });
@@ -232,7 +282,8 @@ impl Client {
         connection.notify("initialized", timeout)
     }
 
-    fn tell_failure(&self, error: &CallError) {
+    /// Logs that no connection was made, and why.
+    pub fn tell_failure(&self, error: &str) {
         let endpoint = self.introduction.endpoint.clone();
         let message = format!("Could not connect to app-server {endpoint}: {error}.");
         let told = self.hub.transact(move |_, drafts| {

@@ -346,6 +346,12 @@ pub fn orphan_pending(core: &Core, drafts: &mut Drafts) {
     end_pending(core, drafts, RequestStatus::Orphaned, |_| true);
 }
 
+/// The turn is over, which was learnt otherwise than by a notification: what it asked is withdrawn.
+pub fn cancel_of_turn(core: &Core, drafts: &mut Drafts, thread: &str, turn: &str) {
+    let over = Withdrawn::TurnOver { thread: thread.to_owned(), turn: turn.to_owned() };
+    end_pending(core, drafts, RequestStatus::Cancelled, |request| over.concerns(request));
+}
+
 /// At the start: what an earlier life of the daemon left waiting. An external app-server still waits for an answer,
 /// unless the daemon was told to use another one since.
 pub fn orphan_left_over(core: &Core, drafts: &mut Drafts, config: &Config) {

@@ -8,8 +8,13 @@ pub mod answer;
 mod changes;
 pub mod client;
 pub mod connection;
+pub mod dial;
 pub mod inbox;
 mod inbox_events;
 pub mod notification;
 pub mod reader;
+#[cfg(feature = "tls")]
+mod tls;
+mod upgrade;
+pub mod websocket;
 pub mod wire;

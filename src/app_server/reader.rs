@@ -69,6 +69,13 @@ impl Reader {
         }
     }
 
+    /// A reader for an app-server that is not ours alone: it tells everybody of some things of every thread, so events
+    /// of threads without a session here are left out.
+    pub(super) fn external(hub: Hub, connection: Arc<Connection>, inbox: Arc<Inbox>) -> Self {
+        let drafts = Drafts::of_known_threads();
+        Self { drafts, ..Self::new(hub, connection, inbox, usize::MAX) }
+    }
+
     /// Reads to the end, or until the other end of `cancel` is dropped. Waits when the hub is busy: then the
     /// app-server's pipe fills and it waits too.
     pub fn run(mut self, mut input: impl Read + AsFd, cancel: &OwnedFd, mut tee: RawLog) -> End {
@@ -145,11 +152,15 @@ impl Reader {
 
     /// One line; `true` if it was a message of the protocol.
     fn line(&mut self, bytes: &[u8]) -> bool {
-        let line = String::from_utf8_lossy(bytes);
+        self.message(&String::from_utf8_lossy(bytes))
+    }
+
+    /// One message; `true` if it was one of the protocol.
+    pub(super) fn message(&mut self, line: &str) -> bool {
         if line.trim().is_empty() {
             return false;
         }
-        match wire::decode(&line) {
+        match wire::decode(line) {
             Ok(Incoming::Notification { method, params }) => self.notification(&method, params),
             Ok(Incoming::Response { id, outcome }) => {
                 // What was said before the answer is to be in the log before the answer.
@@ -161,7 +172,7 @@ impl Reader {
                 self.request(id, &method, params);
             }
             Err(reason) => {
-                self.unreadable(bytes.len(), &reason, &line);
+                self.unreadable(line.len(), &reason, line);
                 return false;
             }
         }
@@ -179,7 +190,8 @@ impl Reader {
         self.flush();
         self.translator.translate(&mut self.drafts, method, params);
         // A hub that has stopped takes no more; the next flush says so.
-        let _ = self.inbox.withdraw(std::mem::take(&mut self.drafts), withdrawn);
+        let told = self.take_drafts();
+        let _ = self.inbox.withdraw(told, withdrawn);
     }
 
     fn request(&mut self, id: &RawValue, method: &str, params: &RawValue) {
@@ -212,7 +224,7 @@ impl Reader {
             thread.as_deref().map(Subject::thread).unwrap_or_default(),
             None,
         );
-        let told = std::mem::take(&mut self.drafts);
+        let told = self.take_drafts();
         let (connection, id) = (Arc::clone(&self.connection), id.to_owned());
         // A hub that has stopped takes no more; the next flush says so.
         let _ = self.hub.transact_in_order(
@@ -223,7 +235,7 @@ impl Reader {
         );
     }
 
-    fn unreadable(&mut self, bytes: usize, reason: &str, line: &str) {
+    pub(super) fn unreadable(&mut self, bytes: usize, reason: &str, line: &str) {
         self.drafts.push(
             EventType::MessageUnreadable,
             format_args!("The app-server wrote what is no message ({reason}): {}", model::preview(line)),
@@ -233,8 +245,19 @@ impl Reader {
         );
     }
 
+    /// What waits to be handed on, in bytes.
+    pub(super) fn gathered(&self) -> usize {
+        self.drafts.len()
+    }
+
     /// Hands the drafts to the hub; `false` when it has stopped.
-    fn flush(&mut self) -> bool {
-        self.hub.send(std::mem::take(&mut self.drafts)).is_ok()
+    pub(super) fn flush(&mut self) -> bool {
+        let drafts = self.take_drafts();
+        self.hub.send(drafts).is_ok()
+    }
+
+    fn take_drafts(&mut self) -> Drafts {
+        let next = self.drafts.successor();
+        std::mem::replace(&mut self.drafts, next)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::UsageError;
 use super::low::{LowArgs, Restart};
 use crate::config::{
-    ApiBase, Config, Logs, Mode, Paths, RequestPolicy, Runs, Server, Service, Strategy, Sync,
+    ApiBase, Config, Endpoint, Logs, Mode, Paths, RequestPolicy, Runs, Server, Service, Strategy, Sync,
 };
 use crate::model::preview;
 
@@ -28,12 +28,8 @@ pub fn resolve(low: LowArgs, cwd: &Path) -> Result<Config, UsageError> {
     let mode = low.mode.unwrap_or(Mode::AppServer);
     let strategy = low.strategy.unwrap_or(Strategy::Spawn);
     let endpoint = low.endpoint.unwrap_or_else(|| "stdio://codex-app-server".to_owned());
-    if strategy == Strategy::External && !is_remote(&endpoint) {
-        return Err(UsageError::new(format!(
-            "--server-strategy external needs a --server-endpoint that begins with ws://, wss://, http:// or \
-             https://, not \"{}\"",
-            preview(&endpoint)
-        )));
+    if strategy == Strategy::External {
+        check_external(&endpoint)?;
     }
     let token_file = path(low.token_file);
     if low.require_token && token_file.is_none() {
@@ -71,6 +67,8 @@ pub fn resolve(low: LowArgs, cwd: &Path) -> Result<Config, UsageError> {
             mode,
             endpoint,
             strategy,
+            token_file: path(low.server_token_file),
+            ca_file: path(low.server_ca_file),
             command,
             args: low.args.unwrap_or_else(|| vec!["app-server".to_owned()]),
             cwd: server_cwd,
@@ -120,18 +118,27 @@ fn codex_command(given: Option<&str>, server_command: &str, cwd: &Path, server_c
 }
 
 /// Whether an external app-server can be reached there: over WebSocket, http standing for ws.
-fn is_remote(endpoint: &str) -> bool {
-    endpoint.split_once("://").is_some_and(|(scheme, rest)| {
-        let known = ["ws", "wss", "http", "https"].iter().any(|remote| scheme.eq_ignore_ascii_case(remote));
-        known
-            && !rest.is_empty()
-            && !rest.starts_with(['/', '?', '#', ':'])
-            && !rest.contains(char::is_whitespace)
-    })
+fn check_external(endpoint: &str) -> Result<(), UsageError> {
+    if !Endpoint::is_remote(endpoint) {
+        return Err(UsageError::new(format!(
+            "--server-strategy external needs a --server-endpoint that begins with ws://, wss://, http:// or \
+             https://, not \"{}\"",
+            preview(endpoint)
+        )));
+    }
+    let parsed = Endpoint::parse(endpoint)
+        .map_err(|problem| UsageError::new(format!("--server-endpoint {problem}")))?;
+    if parsed.tls && !cfg!(feature = "tls") {
+        return Err(UsageError::new(
+            "--server-endpoint needs TLS, which this codexd was built without: use ws://, or build it with the \
+             feature `tls`",
+        ));
+    }
+    Ok(())
 }
 
 /// The path from the root on, with `.` and `..` taken out by their text, as a shell's `cd` does.
-fn absolute(base: &Path, path: &str) -> PathBuf {
+pub(super) fn absolute(base: &Path, path: &str) -> PathBuf {
     let mut absolute = PathBuf::new();
     for part in base.join(path).components() {
         match part {
@@ -220,13 +227,15 @@ mod tests {
 
     #[test]
     fn external_needs_a_remote_endpoint() {
-        for endpoint in ["ws://h", "wss://h:1/x", "http://127.0.0.1:9", "HTTPS://h"] {
-            assert!(is_remote(endpoint), "{endpoint}");
+        for endpoint in ["ws://h", "http://127.0.0.1:9"] {
+            assert!(check_external(endpoint).is_ok(), "{endpoint}");
         }
-        for endpoint in
-            ["stdio://codex-app-server", "ws:/h", "ws://", "ws:///x", "ftp://h", "h:80", "ws://:80"]
-        {
-            assert!(!is_remote(endpoint), "{endpoint}");
+        for endpoint in ["wss://h:1/x", "HTTPS://h"] {
+            assert_eq!(check_external(endpoint).is_ok(), cfg!(feature = "tls"), "{endpoint}");
+        }
+        for endpoint in ["stdio://codex-app-server", "ws:/h", "ftp://h", "ws://user:secret@h"] {
+            let error = check_external(endpoint).unwrap_err().to_string();
+            assert!(error.contains("--server-endpoint") && !error.contains("secret"), "{error}");
         }
     }
 }

@@ -180,6 +180,7 @@ impl Config {
             last_error: None,
             generation: 0,
             restarts: 0,
+            connected: None,
             extra: serde_json::Map::new(),
         };
         self.refresh_child(&mut child);

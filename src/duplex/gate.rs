@@ -1,32 +1,46 @@
 //! The one place where a WebSocket is written to.
 
-use std::io::{self, ErrorKind, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::coding::{Control, OpCode};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 
-use super::{Closed, WRITE_TIMEOUT};
+use super::{Closed, Transport};
 
-const WRITE_PART: usize = 64 * 1024;
 /// A reason has at most 123 bytes (RFC 6455 section 5.5).
 const MAX_REASON: usize = 123;
 
 /// Where both threads pass to write: whole frames, one thread at a time, none after our Close.
 #[derive(Debug)]
 pub(super) struct Gate {
-    pub(super) stream: Arc<TcpStream>,
+    pub(super) transport: Arc<dyn Transport>,
     pub(super) role: Role,
     closed: Mutex<bool>,
+    /// Begun and ended waits for something to read: odd while the reader is waiting.
+    waits: AtomicU64,
 }
 
 impl Gate {
-    pub(super) fn new(stream: Arc<TcpStream>, role: Role) -> Self {
-        Self { stream, role, closed: Mutex::new(false) }
+    pub(super) fn new(transport: Arc<dyn Transport>, role: Role) -> Self {
+        Self { transport, role, closed: Mutex::new(false), waits: AtomicU64::new(0) }
+    }
+
+    /// Nothing more is read or written, by either thread.
+    pub(super) fn cut(&self) {
+        drop(self.transport.socket().shutdown(Shutdown::Both));
+    }
+
+    /// The reader begins or ends a wait.
+    pub(super) fn note_wait(&self) {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// Nothing is written from now on.
@@ -48,12 +62,12 @@ impl Gate {
     }
 
     fn write_locked(&self, frames: &[&[u8]], closed: &mut bool) -> Result<(), Closed> {
-        let all = frames.iter().try_for_each(|bytes| write_all(&self.stream, bytes));
+        let all = frames.iter().try_for_each(|bytes| self.transport.send(bytes));
         all.map_err(|error| {
             // Half a frame may be out: nothing can follow it, and the reader has to notice.
             log::debug!("a WebSocket could not be written to: {error}");
             *closed = true;
-            drop(self.stream.shutdown(Shutdown::Both));
+            self.cut();
             Closed
         })
     }
@@ -90,24 +104,4 @@ impl Gate {
         // Writing to memory does not fail.
         drop(Frame::from_payload(header, payload).format(out));
     }
-}
-
-/// Writes all of it; the socket's own timeout bounds each wait, the clock bounds a side that takes byte by byte.
-fn write_all(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
-    for part in bytes.chunks(WRITE_PART) {
-        let until = Instant::now() + WRITE_TIMEOUT;
-        let mut left = part;
-        while !left.is_empty() {
-            match stream.write(left) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => left = &left[written..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if !left.is_empty() && Instant::now() >= until {
-                return Err(ErrorKind::TimedOut.into());
-            }
-        }
-    }
-    Ok(())
 }

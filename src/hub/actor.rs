@@ -23,22 +23,40 @@ pub(super) const LOG_RETRY: Duration = Duration::from_millis(500);
 /// The interval of `--sync interval`.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The hub's thread.
 pub(super) struct Actor {
-    pub(super) core: Core,
-    pub(super) events: Receiver<Message>,
-    pub(super) control: Receiver<Message>,
-    pub(super) jobs: Sender<Job>,
-    pub(super) persister_idle: bool,
+    core: Core,
+    events: Receiver<Message>,
+    control: Receiver<Message>,
+    jobs: Sender<Job>,
+    persister_idle: bool,
     /// A message of the child that was taken up when the log failed; it is the next one.
-    pub(super) deferred: Option<Message>,
+    deferred: Option<Message>,
     /// Since when the daemon is stopping.
-    pub(super) closing: Option<Instant>,
+    closing: Option<Instant>,
     /// While the log fails the child's messages are dropped.
-    pub(super) given_up: bool,
+    given_up: bool,
 }
 
 impl Actor {
-    /// Runs to the stop.
+    pub(super) fn new(
+        core: Core,
+        events: Receiver<Message>,
+        control: Receiver<Message>,
+        jobs: Sender<Job>,
+    ) -> Self {
+        Self {
+            core,
+            events,
+            control,
+            jobs,
+            persister_idle: true,
+            deferred: None,
+            closing: None,
+            given_up: false,
+        }
+    }
+
     pub(super) fn run(mut self) {
         let mut retry_at = None;
         loop {

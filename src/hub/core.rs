@@ -275,8 +275,12 @@ impl Core {
         let mut changes = Vec::new();
         let mut head = String::with_capacity(96);
         for drafts in drafts {
+            let only_known_threads = drafts.only_known_threads();
             let (rendered, items) = drafts.into_parts();
             for draft in items {
+                if only_known_threads && self.is_foreign(&draft.subject) {
+                    continue;
+                }
                 let start = text.len();
                 head.clear();
                 // Writing to a String cannot fail.
@@ -298,6 +302,11 @@ impl Core {
         let batch = Batch::new(Bytes::from(text), entries);
         self.render_lines(&batch);
         Rendered { batch, changes, at, first_seq, after }
+    }
+
+    /// Whether it is about a thread that no session here is on.
+    fn is_foreign(&self, subject: &Subject) -> bool {
+        subject.thread.as_deref().is_some_and(|thread| self.state.sessions_of_thread(thread).next().is_none())
     }
 
     fn render_lines(&mut self, batch: &Batch) {

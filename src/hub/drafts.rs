@@ -27,12 +27,28 @@ pub struct Draft {
 pub struct Drafts {
     text: Vec<u8>,
     items: Vec<Draft>,
+    known_threads: bool,
 }
 
 impl Drafts {
     /// No drafts yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No drafts yet, and of those to come the hub drops what is about a thread without a session here.
+    pub fn of_known_threads() -> Self {
+        Self { known_threads: true, ..Self::default() }
+    }
+
+    /// No drafts yet, treated as these are.
+    pub fn successor(&self) -> Self {
+        Self { known_threads: self.known_threads, ..Self::default() }
+    }
+
+    /// Whether what is about a thread without a session is to be dropped.
+    pub fn only_known_threads(&self) -> bool {
+        self.known_threads
     }
 
     /// Whether there is none.

@@ -113,16 +113,7 @@ impl Hub {
             threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?;
         let syncer = threads::spawn("log-sync", move || sync_log(&sync_inbox))?;
         let core = Core::new(start, log_sync);
-        let actor = Actor {
-            core,
-            events: events_inbox,
-            control: control_inbox,
-            jobs,
-            persister_idle: true,
-            deferred: None,
-            closing: None,
-            given_up: false,
-        };
+        let actor = Actor::new(core, events_inbox, control_inbox, jobs);
         let thread = threads::spawn("hub", move || actor.run())?;
         // Joined in this order: the hub's end ends the other two.
         Ok((hub.clone(), HubThreads { hub, threads: vec![thread, persister, syncer] }))

@@ -83,6 +83,9 @@ pub struct Child {
     /// How often it was started again since the daemon started.
     #[serde(default)]
     pub restarts: u64,
+    /// Whether there is a connection to an external app-server; null for a child.
+    #[serde(default)]
+    pub connected: Option<bool>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,

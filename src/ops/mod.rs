@@ -2,6 +2,7 @@
 //! and talks to the app-server where it must.
 
 pub mod body;
+mod catch_up;
 pub mod ending;
 pub mod events;
 pub mod fields;
@@ -13,6 +14,7 @@ pub mod recovery;
 pub mod requests;
 pub mod runs;
 pub mod service;
+pub mod session_list;
 pub mod sessions;
 pub mod status;
 pub mod turns;

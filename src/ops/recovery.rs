@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::fields::Params;
 use super::sessions::{ThreadAnswer, resume_params, without_thread};
-use super::{OpError, Ops};
+use super::{OpError, Ops, catch_up};
 use crate::app_server::connection::{CallError, Connection};
 use crate::hub::Core;
 use crate::hub::batch::Subject;
@@ -43,7 +43,8 @@ pub fn start(ops: Arc<Ops>, revived: Receiver<()>) -> io::Result<Thread> {
 fn recover_all(ops: &Arc<Ops>) -> Result<(), OpError> {
     let connection = ops.client.connect()?;
     let generation = connection.generation();
-    let ids = ops.hub.ask(move |core| to_load(core, generation))?;
+    let external = connection.pid().is_none();
+    let ids = ops.hub.ask(move |core| to_load(core, generation, external))?;
     if ids.is_empty() {
         return Ok(());
     }
@@ -79,8 +80,10 @@ fn work(ops: &Ops, connection: &Connection, waiting: &Receiver<String>) {
     }
 }
 
-/// Active sessions whose thread that life has not loaded, those used last first.
-fn to_load(core: &Core, generation: u64) -> Vec<String> {
+/// Active sessions whose thread that life has not loaded, those used last first. An external app-server still has the
+/// thread that never ran a turn, but nothing of it to load: it is replaced when its first turn comes, not each time the
+/// connection is.
+fn to_load(core: &Core, generation: u64, external: bool) -> Vec<String> {
     let mut sessions: Vec<_> = core
         .state()
         .sessions
@@ -90,6 +93,7 @@ fn to_load(core: &Core, generation: u64) -> Vec<String> {
             session.status == SessionStatus::Active
                 && session.thread_id.is_some()
                 && session.generation != Some(generation)
+                && (!external || session.last_turn_id.is_some())
         })
         .collect();
     sessions.sort_by(|one, other| other.updated_at.cmp(&one.updated_at));
@@ -145,13 +149,14 @@ impl Ops {
             }
             outcome => outcome,
         };
-        outcome.map_err(|error| {
+        let session = outcome.inspect_err(|error| {
             // An app-server that is gone says nothing about the thread: its next life is asked again.
             if !matches!(error, CallError::Unavailable { .. } | CallError::Hub(_)) {
-                self.tell_recovery_failed(session, &error);
+                self.tell_recovery_failed(session, error);
             }
-            error.into()
-        })
+        })?;
+        // A child that ended took its turns with it; an external app-server went on without us.
+        if connection.pid().is_none() { self.catch_up(&session, connection) } else { Ok(session) }
     }
 
     /// Loads or replaces the session's thread and records it.
@@ -168,6 +173,9 @@ impl Ops {
                 serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
             let now = core.state().sessions.get(&id).ok_or("the session is gone")?;
             let mut session = Session::clone(now);
+            if pid.is_none() && answer.thread.is_active() {
+                catch_up::goes_on(&mut session);
+            }
             let before = session.thread_id.replace(answer.thread.id);
             let replaced = before.filter(|before| session.thread_id.as_ref() != Some(before));
             session.child_pid = pid;

@@ -8,7 +8,6 @@ use serde_json::value::RawValue;
 use super::body::Body;
 use super::fields::{self, Params, param};
 use super::idempotency::{Key, Seen};
-use super::query::Query;
 use super::{OpError, Ops};
 use crate::hub::Core;
 use crate::hub::batch::Subject;
@@ -25,10 +24,6 @@ pub const PURPOSES: &[(&str, SessionPurpose)] = &[
     ("smoke", SessionPurpose::Smoke),
     ("worker", SessionPurpose::Worker),
 ];
-
-/// The states of a session, as the list's filter names them.
-pub const STATUSES: &[(&str, SessionStatus)] =
-    &[("active", SessionStatus::Active), ("closed", SessionStatus::Closed)];
 
 /// The policies a session may have for what Codex asks in it.
 pub const REQUEST_POLICIES: &[(&str, RequestPolicy)] =
@@ -73,6 +68,15 @@ pub(super) struct ThreadAnswer {
 #[derive(Debug, Deserialize)]
 pub(super) struct ThreadId {
     pub(super) id: String,
+    /// An object with a type; in older versions a name.
+    #[serde(default)]
+    status: serde_json::Value,
+}
+
+impl ThreadId {
+    pub(super) fn is_active(&self) -> bool {
+        self.status["type"] == "active" || self.status == "active"
+    }
 }
 
 #[derive(Serialize)]
@@ -85,25 +89,6 @@ struct SessionDetail<'a> {
 }
 
 impl Ops {
-    /// The sessions that fit `status`, `purpose`, `limit` and `after`, in order of creation.
-    ///
-    /// # Errors
-    /// For a wrong parameter.
-    pub fn sessions(&self, query: &Query) -> Result<Vec<Arc<Session>>, OpError> {
-        let status = query.one_of("status", STATUSES)?;
-        let purpose = query.one_of("purpose", PURPOSES)?;
-        let page = query.page()?;
-        let all = self.hub.ask(|core| core.state().sessions.all().to_vec())?;
-        page.take(
-            &all,
-            |session| &session.session_id,
-            |session| {
-                status.is_none_or(|status| session.status == status)
-                    && purpose.is_none_or(|purpose| session.purpose == purpose)
-            },
-        )
-    }
-
     /// One session.
     ///
     /// # Errors

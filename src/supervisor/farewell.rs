@@ -158,6 +158,64 @@ fn turn_missing(drafts: &mut Drafts, session: &Session, ending: &Ending, output:
     );
 }
 
+/// Logs that the connection to an external app-server was lost.
+pub(super) fn tell_lost(parts: &Parts, end: End, used: bool) {
+    let (done, told) = crossbeam_channel::bounded(1);
+    let sent = parts.hub.transact_in_order(
+        move |core, drafts| draft_lost(core, drafts, &end, used),
+        move |outcome| drop(done.send(outcome)),
+    );
+    // The turns are told before a new connection brings their end; a stopped hub has said why.
+    if sent.is_ok() {
+        let _ = told.recv();
+    }
+}
+
+fn draft_lost(core: &mut Core, drafts: &mut Drafts, end: &End, used: bool) {
+    core.update_child(|child| {
+        child.connected = Some(false);
+        child.last_error = Some(format!("The connection has ended: {}.", end.message));
+    });
+    if !used {
+        return;
+    }
+    drafts.push(
+        EventType::TransportClosed,
+        format_args!("App-server transport closed: {}.", end.message),
+        Some(&TransportClosed {
+            exit_code: None,
+            flushed_trailing_message: end.flushed_trailing_message,
+            signal: None,
+            source: end.source,
+            trailing_message_length: end.trailing_message_length,
+        }),
+        Subject::default(),
+        None,
+    );
+    for session in core.state().sessions.all() {
+        let Some(turn_id) = session.current_turn_id.as_deref() else { continue };
+        missing_turn(
+            drafts,
+            session,
+            &TurnMissing {
+                child_exit_code: None,
+                child_pid: None,
+                child_signal: None,
+                child_status: ChildStatus::External,
+                failure_class: "transport_closed_before_turn_completed",
+                flushed_trailing_message: end.flushed_trailing_message,
+                session_id: &session.session_id,
+                thread_id: session.thread_id.as_deref(),
+                trailing_message_length: end.trailing_message_length,
+                transport_close_message: &end.message,
+                transport_close_source: end.source,
+                turn_id,
+                turn_status_at_close: session.last_turn_status.as_deref(),
+            },
+        );
+    }
+}
+
 fn missing_turn(drafts: &mut Drafts, session: &Session, detail: &TurnMissing<'_>) {
     drafts.push(
         EventType::TurnMissing,

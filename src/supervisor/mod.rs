@@ -5,6 +5,7 @@
 //! and comes back after a backoff of 0.5 s to 30 s; a stop ends its whole tree; nothing waits on it without a deadline.
 
 mod backoff;
+mod external;
 mod farewell;
 mod life;
 mod output;
@@ -30,6 +31,7 @@ use crate::threads::{self, Thread};
 pub use self::farewell::turns_cut_off_by_a_crash;
 
 use self::backoff::Backoff;
+use self::external::External;
 use self::life::{Life, LifeEnd, Watched};
 
 /// What the supervisor works with.
@@ -78,12 +80,9 @@ impl Supervisor {
     pub fn start(parts: Parts) -> Result<Self, StartError> {
         let (stop, stops) = bounded(1);
         let (first, started) = bounded(1);
-        let thread = threads::spawn("child", move || {
-            let actor = Actor { parts, stops, generation: 0, restarts: 0 };
-            match actor.parts.config.server.strategy {
-                Strategy::Spawn => actor.run(&first),
-                Strategy::External => actor.external(&first),
-            }
+        let thread = threads::spawn("child", move || match parts.config.server.strategy {
+            Strategy::Spawn => Actor { parts, stops, generation: 0, restarts: 0 }.run(&first),
+            Strategy::External => External::new(parts, stops).run(&first),
         })?;
         // A supervisor that ends without a word has panicked, and the daemon with it.
         match started.recv() {
@@ -159,30 +158,6 @@ impl Actor {
     /// A life that has ended for good: what is left to do is to wait for the daemon's stop.
     fn wait_for_stop(&self) {
         let _ = self.stops.recv();
-    }
-
-    fn external(self, first: &Sender<Result<(), StartError>>) {
-        let set = self.parts.hub.transact(|core, drafts| {
-            core.update_child(|child| {
-                child.status = ChildStatus::External;
-                child.pid = None;
-                child.last_error = None;
-            });
-            drafts.push(
-                EventType::ChildExternal,
-                format_args!("codexd uses an external app-server; no child is started."),
-                None::<&()>,
-                Subject::default(),
-                None,
-            );
-        });
-        self.parts.client.gone("the connection to an external app-server is not built yet");
-        let _ = first.send(set.map_err(StartError::Hub));
-        self.wait_for_stop();
-        let idle = self.parts.hub.ask(|core| core.update_child(|child| child.status = ChildStatus::Idle));
-        if let Err(error) = idle {
-            warn!("the child's last state could not be recorded: {error}");
-        }
     }
 
     fn start_life(&mut self, attempt: u64) -> Result<Life, StartError> {

@@ -112,7 +112,7 @@ impl Port {
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         assert!(head.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
         let stream = Arc::new(stream);
-        let (reader, writer) = Duplex::client(Arc::clone(&stream), Vec::new(), 64 << 20).unwrap();
+        let (reader, writer) = Duplex::client(stream.clone(), Vec::new(), 64 << 20).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut client = Client { reader, writer, stream };
         assert!(client.text().starts_with("{\"type\":\"hello\""));

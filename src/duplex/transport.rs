@@ -1,0 +1,81 @@
+//! What a WebSocket runs over.
+
+use std::fmt::Debug;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use rustix::net::RecvFlags;
+
+use super::WRITE_TIMEOUT;
+
+const WRITE_PART: usize = 64 * 1024;
+
+/// A connection that one thread reads from while another writes to it. The two may meet at any time: an
+/// implementation must not hold, while it waits for the socket, what the other direction needs.
+pub trait Transport: Debug + Send + Sync {
+    /// The socket itself: for its options and to cut it.
+    fn socket(&self) -> &TcpStream;
+
+    /// Receives; 0 is the end. `wait`: for something to come, otherwise nothing there is [`ErrorKind::WouldBlock`].
+    ///
+    /// # Errors
+    /// What the system says of the socket, and what the transport makes of its bytes.
+    fn receive(&self, buffer: &mut [u8], wait: bool) -> io::Result<usize>;
+
+    /// Sends all of it, within [`WRITE_TIMEOUT`] for each 64 KiB. Never called by two threads at once.
+    ///
+    /// # Errors
+    /// As for receiving; part of it may have been written.
+    fn send(&self, bytes: &[u8]) -> io::Result<()>;
+}
+
+impl Transport for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+
+    fn receive(&self, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
+        read_socket(self, buffer, wait)
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        write_socket(self, bytes)
+    }
+}
+
+/// [`Transport::receive`] for the bytes of the socket.
+///
+/// # Errors
+/// What recv(2) says.
+pub fn read_socket(mut stream: &TcpStream, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
+    if wait {
+        return stream.read(buffer);
+    }
+    let (read, _) = rustix::net::recv(stream, buffer, RecvFlags::DONTWAIT)?;
+    Ok(read)
+}
+
+/// [`Transport::send`] for the bytes of the socket: its own timeout bounds each wait, the clock bounds a side
+/// that takes byte by byte.
+///
+/// # Errors
+/// What the system says of the socket.
+pub fn write_socket(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    for part in bytes.chunks(WRITE_PART) {
+        let until = Instant::now() + WRITE_TIMEOUT;
+        let mut left = part;
+        while !left.is_empty() {
+            match stream.write(left) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => left = &left[written..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if !left.is_empty() && Instant::now() >= until {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+    }
+    Ok(())
+}
