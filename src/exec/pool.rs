@@ -143,13 +143,6 @@ impl Pool {
         state.running.is_empty()
     }
 
-    /// Waits until no process of a run is left, but no longer than `timeout`; whether that came about. Runs that wait do
-    /// not count: see [`Pool::hold`].
-    pub fn wait_idle(&self, timeout: Duration) -> bool {
-        let state = self.inner.wait(lock(&self.inner.state), timeout, |state| state.running.is_empty());
-        state.running.is_empty()
-    }
-
     /// Ends every run, also those that wait, and records it.
     pub fn stop(&self) {
         self.hold();
