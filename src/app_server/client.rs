@@ -1,5 +1,6 @@
 //! The app-server as the verbs see it: whichever life it is in, connected when first needed.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,18 @@ enum Slot {
     Down(String),
     /// It does not run and will not.
     Gone(String),
-    /// It is reached elsewhere, when somebody wants it: why it is not now, and how often that was said.
-    Away(String, u64),
+    /// It is reached elsewhere, when somebody wants it.
+    Away(Away),
+}
+
+/// An external app-server without a connection.
+struct Away {
+    /// Why there is none now.
+    reason: String,
+    /// How many such reasons were given before: who waits for another one compares.
+    said: u64,
+    /// Whether nobody needs it.
+    at_rest: bool,
 }
 
 /// Who is asking, for `initialize`.
@@ -48,6 +59,8 @@ pub struct Client {
     changed: Condvar,
     /// One message while somebody waits for an app-server that is away.
     wanted: (Sender<()>, Receiver<()>),
+    /// How often it was said to be away.
+    said: AtomicU64,
     introduction: Introduction,
     hub: Hub,
 }
@@ -101,6 +114,7 @@ impl Client {
             slot: Mutex::new(Slot::Down("the app-server has not been started yet".to_owned())),
             changed: Condvar::new(),
             wanted: bounded(1),
+            said: AtomicU64::new(0),
             introduction,
             hub,
         }
@@ -127,19 +141,27 @@ impl Client {
     }
 
     /// There is no connection, but one can be made: whoever waits is told that reason, whoever comes next shows in
-    /// [`Client::wanted`].
-    pub fn away(&self, reason: impl Into<String>) {
+    /// [`Client::wanted`]. `at_rest`: nobody needs one now, so this is no fault.
+    pub fn away(&self, reason: impl Into<String>, at_rest: bool) {
         let mut slot = lock(&self.slot);
         // Those who asked before now are answered.
         let _ = self.wanted.1.try_recv();
-        let said = if let Slot::Away(_, said) = &*slot { *said } else { 0 };
-        *slot = Slot::Away(reason.into(), said + 1);
+        let said = self.said.fetch_add(1, Ordering::Relaxed);
+        *slot = Slot::Away(Away { reason: reason.into(), said, at_rest });
         self.changed.notify_all();
     }
 
     /// Has a message when somebody wants an app-server that is away.
     pub fn wanted(&self) -> &Receiver<()> {
         &self.wanted.1
+    }
+
+    /// Why there is no connection, if that is a fault: an external app-server may rest until somebody wants it.
+    pub fn absence(&self) -> Option<String> {
+        match &*lock(&self.slot) {
+            Slot::Up(_) | Slot::Away(Away { at_rest: true, .. }) => None,
+            Slot::Down(reason) | Slot::Gone(reason) | Slot::Away(Away { reason, .. }) => Some(reason.clone()),
+        }
     }
 
     /// Whether there is a connection whose handshake is done.
@@ -214,7 +236,7 @@ impl Client {
         let mut slot = lock(&self.slot);
         loop {
             let reason = match &*slot {
-                Slot::Away(reason, said) => {
+                Slot::Away(Away { reason, said, .. }) => {
                     match asked {
                         // Full means that somebody has asked already.
                         None => drop(self.wanted.0.try_send(())),

@@ -210,3 +210,82 @@ fn described(ended: Ended, reason: &str) -> (&'static str, String) {
         Ended::Gone => ("websocket.error", "the connection to the app-server was lost".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use crossbeam_channel::Sender;
+
+    use super::*;
+    use crate::duplex::Duplex;
+
+    /// A client's two ends, the writer's thread running, and the server's side of the socket.
+    fn pair(every: Duration) -> (duplex::Reader, TcpStream, Sender<Vec<u8>>, Verdict, Thread) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = listener.accept().unwrap().0;
+        let (reader, writer) = Duplex::client(Arc::new(client), Vec::new(), 1024).unwrap();
+        let (lines, outgoing) = bounded(1);
+        let verdict = Verdict::default();
+        let to_writer = Arc::clone(&verdict);
+        let thread = threads::spawn_contained("test-writer", move || {
+            write_messages(writer, &outgoing, KeepAlive { every }, &to_writer);
+        });
+        (reader, server, lines, verdict, thread.unwrap())
+    }
+
+    #[test]
+    fn a_host_that_answers_no_ping_is_given_up() {
+        let (mut reader, server, _lines, verdict, thread) = pair(Duration::from_millis(20));
+        assert_eq!(reader.read(), Err(Ended::Gone));
+        assert_eq!(lock(&verdict).as_ref().unwrap().0, "websocket.silent");
+        thread.join();
+        drop(server);
+    }
+
+    #[test]
+    fn one_that_answers_is_kept() {
+        let (mut reader, server, lines, verdict, thread) = pair(Duration::from_millis(400));
+        let (pings, pinged) = bounded(64);
+        let server = threads::spawn_contained("test-server", move || {
+            let mut socket = tungstenite::WebSocket::from_raw_socket(
+                server,
+                tungstenite::protocol::Role::Server,
+                Some(tungstenite::protocol::WebSocketConfig::default()),
+            );
+            // Reading answers the pings.
+            while let Ok(message) = socket.read() {
+                if message.is_ping() {
+                    let _ = pings.try_send(());
+                }
+            }
+        })
+        .unwrap();
+        let reading = threads::spawn_contained("test-reader", move || {
+            assert_eq!(reader.read(), Err(Ended::Close(Some(code::NORMAL))));
+        })
+        .unwrap();
+        for _ in 0..3 {
+            pinged.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        drop(lines);
+        thread.join();
+        reading.join();
+        server.join();
+        assert!(lock(&verdict).is_none());
+    }
+
+    #[test]
+    fn a_reader_that_is_busy_is_not_taken_for_silence() {
+        let (_reader, mut server, lines, verdict, thread) = pair(Duration::from_millis(5));
+        // Nobody reads: whatever the server said would not be heard. Many pings later we are still connected.
+        server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut pings = [0; 20 * 6];
+        std::io::Read::read_exact(&mut server, &mut pings).unwrap();
+        assert!(pings.chunks(6).all(|frame| frame[..2] == [0x89, 0x80]), "{pings:?}");
+        drop(lines);
+        thread.join();
+        assert!(lock(&verdict).is_none());
+    }
+}

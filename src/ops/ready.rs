@@ -116,7 +116,10 @@ impl Ops {
                 None if connection.was_used() => Check::good(),
                 None => Check::note("not connected yet"),
             },
-            None => Check::bad("there is no app-server to talk to"),
+            None => match self.client.absence() {
+                Some(reason) => Check::bad(reason),
+                None => Check::note("not connected yet"),
+            },
         }
     }
 }

@@ -74,6 +74,7 @@ pub(super) struct ThreadId {
 }
 
 impl ThreadId {
+    /// Whether a turn runs in it.
     pub(super) fn is_active(&self) -> bool {
         self.status["type"] == "active" || self.status == "active"
     }

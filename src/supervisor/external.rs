@@ -58,7 +58,7 @@ impl External {
         if let Err(error) = self.begin() {
             return drop(first.send(Err(error.into())));
         }
-        self.parts.client.away("there is no connection to the app-server yet");
+        self.parts.client.away("there is no connection to the app-server yet", !self.lost);
         let _ = first.send(Ok(()));
         self.keep_connected();
         self.parts.client.gone("codexd is stopping");
@@ -204,7 +204,8 @@ impl External {
         };
         warn!("the connection to the external app-server has ended: {}", end.message);
         self.lost = true;
-        self.parts.client.away(format!("the connection to the app-server has ended: {}", end.message));
+        let reason = format!("the connection to the app-server has ended: {}", end.message);
+        self.parts.client.away(reason, !self.is_needed());
         socket.bury(&end.message);
         farewell::tell_lost(&self.parts, end, connection.was_used());
         Outcome::Lost { progress: connection.made_progress() }
@@ -219,7 +220,7 @@ impl External {
             self.update(move |child| child.last_error = Some(shown));
             self.told = Some(text.clone());
         }
-        self.parts.client.away(format!("the app-server cannot be reached: {text}"));
+        self.parts.client.away(format!("the app-server cannot be reached: {text}"), false);
     }
 
     fn tell_close_failed(&self) {

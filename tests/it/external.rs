@@ -314,3 +314,78 @@ fn a_token_opens_the_listener() {
     let log = std::fs::read_to_string(daemon.log("events.jsonl")).unwrap();
     assert!(!log.contains(secret) && log.contains("app-server.connect.failed"));
 }
+
+#[test]
+fn what_was_asked_is_asked_again_after_the_reconnect() {
+    let codex = real_codex_or_skip!("what_was_asked_is_asked_again_after_the_reconnect");
+    let (_model, home, listener) = servers(&codex);
+    let relay = Relay::to(listener.authority());
+    let daemon = external(&relay.url()).start();
+    let stream = daemon.stream();
+    let (session, _) = session(&daemon, &home);
+    let turn = turn(&daemon, &session, "run: touch made.txt");
+    let opened = stream.wait_for(of_turn("request.opened", &turn), DEADLINE);
+    let request = opened["detail"]["requestId"].as_str().unwrap().to_owned();
+    relay.cut();
+    stream.wait_for_type("session.recovered");
+    let path = format!("/v1/codexd/requests/{request}");
+    let until = std::time::Instant::now() + DEADLINE;
+    // The app-server is away for a moment, and the answer is refused for as long.
+    let answered = loop {
+        let answer = daemon.client().post(&format!("{path}/answer"), &json!({"decision": "accept"}));
+        if answer.status != 503 || std::time::Instant::now() > until {
+            break answer;
+        }
+    };
+    assert_eq!(answered.status, 200, "{}", answered.text());
+    let ended = stream.wait_for(of_turn("app-server.turn.completed", &turn), DEADLINE);
+    assert_eq!(ended["detail"]["status"], "completed");
+    assert!(home.work().join("made.txt").exists());
+    let requests = daemon.client().get("/v1/codexd/requests").json();
+    assert_eq!(requests["data"]["requests"].as_array().unwrap().len(), 1, "the same record: {requests}");
+}
+
+#[test]
+fn what_was_asked_by_a_listener_that_died_is_withdrawn() {
+    let codex = real_codex_or_skip!("what_was_asked_by_a_listener_that_died_is_withdrawn");
+    let (_model, home, listener) = servers(&codex);
+    let relay = Relay::to(listener.authority());
+    let daemon = external(&relay.url()).start();
+    let stream = daemon.stream();
+    let (session, _) = session(&daemon, &home);
+    let turn = turn(&daemon, &session, "run: touch made.txt");
+    let opened = stream.wait_for(of_turn("request.opened", &turn), DEADLINE);
+    relay.set_target(None);
+    listener.kill();
+    let listener = Listener::start(&codex, &home, &[]);
+    relay.set_target(Some(listener.authority()));
+    let withdrawn = stream.wait_for(of_turn("request.cancelled", &turn), DEADLINE);
+    assert_eq!(withdrawn["detail"]["requestId"], opened["detail"]["requestId"]);
+    assert!(!home.work().join("made.txt").exists());
+}
+
+#[test]
+fn readiness_follows_the_connection_once_it_is_needed() {
+    let codex = real_codex_or_skip!("readiness_follows_the_connection_once_it_is_needed");
+    let (_model, home, listener) = servers(&codex);
+    let relay = Relay::to(listener.authority());
+    let daemon = external(&relay.url()).start();
+    let stream = daemon.stream();
+    let ready = || {
+        let answer = daemon.client().get("/readyz");
+        (answer.status, answer.json()["checks"]["appServer"].clone())
+    };
+    assert_eq!(ready(), (200, json!({"ok": true, "detail": "not connected yet"})));
+    session(&daemon, &home);
+    assert_eq!(ready(), (200, json!({"ok": true, "detail": null})));
+    relay.set_target(None);
+    let failed = stream.wait_for_type("app-server.connect.failed");
+    let (status, check) = ready();
+    assert_eq!((status, &check["ok"]), (503, &json!(false)), "{check}");
+    relay.set_target(Some(listener.authority()));
+    stream.wait_for(
+        |event| event["type"] == "app-server.connected" && event["seq"].as_u64() > failed["seq"].as_u64(),
+        DEADLINE,
+    );
+    assert_eq!(ready().0, 200);
+}
