@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 # What `make start` passes on, for example ARGS='--local-api-base http://127.0.0.1:0'
 ARGS ?=
 
-.PHONY: help smoke test check build install bench bench-check start clean
+.PHONY: help smoke test soak check build install fuzz bench bench-check start clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,12 @@ smoke: ## Test the daemon from end to end with the built-in stand-in; needs no C
 test: ## All tests; installs the real Codex into target/codex first, if npm can
 	sh tests/install-codex.sh
 	$(CARGO) test --locked
+
+# How often `make soak` kills the daemon
+KILLS ?= 200
+
+soak: ## Kill the daemon KILLS (200) times under load, and at each step of a save: nothing may be lost
+	CODEXD_SOAK_KILLS=$(KILLS) $(CARGO) test --locked --test it crash:: -- --nocapture --test-threads=1
 
 check: ## Formatting, lints, documentation, and the rules of tests/it/tidy.rs
 	$(CARGO) fmt --check
@@ -32,6 +38,11 @@ install: ## Install into PREFIX (/usr/local), below DESTDIR; builds only if ther
 	test -x $(BIN) || $(MAKE) build
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/codexd
+
+fuzz: ## A million seeded inputs for everything that reads what others wrote, with overflow checks
+	CODEXD_FUZZ_INPUTS=1000000 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+	CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true \
+	$(CARGO) test --locked --release --target-dir $(TARGET_DIR)/fuzz --lib --test it fuzz:: -- --nocapture
 
 bench: ## Measure codexd under load, beside a bare relay; prints a table and writes target/bench.json
 	$(CARGO) bench --locked --bench load

@@ -6,8 +6,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tungstenite::client::IntoClientRequest;
+use tungstenite::client::{IntoClientRequest, client_with_config};
+use tungstenite::handshake::HandshakeError;
 use tungstenite::http::HeaderValue;
+use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
 /// How long a request may take: longer than the daemon's own deadline for a call to the app-server.
@@ -45,6 +47,14 @@ pub enum ClientError {
     /// The stream was closed.
     #[error("the event stream was closed: {0}")]
     Closed(String),
+}
+
+impl ClientError {
+    /// Whether [`EventStream::next`] only came to its deadline: the stream goes on.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
+    }
 }
 
 /// Where codexd listens.
@@ -116,8 +126,14 @@ impl ApiClient {
         if (200..300).contains(&status) {
             return Ok(envelope.get("data").cloned().unwrap_or(envelope));
         }
-        let text = |name: &str| envelope.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        Err(ClientError::Refused { status, code: text("error"), message: text("message") })
+        Err(refusal(status, &envelope))
+    }
+
+    fn refused(&self, answer: &tungstenite::http::Response<Option<Vec<u8>>>) -> ClientError {
+        match serde_json::from_slice(answer.body().as_deref().unwrap_or_default()) {
+            Ok(envelope) => refusal(answer.status().as_u16(), &envelope),
+            Err(_) => self.not_codexd(&answer.status()),
+        }
     }
 
     fn connect(&self) -> io::Result<TcpStream> {
@@ -157,9 +173,19 @@ impl ApiClient {
                 HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| self.not_codexd(&error))?;
             request.headers_mut().insert("authorization", bearer);
         }
-        let (socket, _) = tungstenite::client(request, stream).map_err(|error| self.not_codexd(&error))?;
+        // The hello has the whole state in one frame, however large.
+        let limits = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        let (socket, _) = client_with_config(request, stream, Some(limits)).map_err(|error| match error {
+            HandshakeError::Failure(tungstenite::Error::Http(refusal)) => self.refused(&refusal),
+            other => self.not_codexd(&other),
+        })?;
         Ok(EventStream { socket, address: self.address })
     }
+}
+
+fn refusal(status: u16, envelope: &Value) -> ClientError {
+    let text = |name: &str| envelope.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    ClientError::Refused { status, code: text("error"), message: text("message") }
 }
 
 /// An open event stream.

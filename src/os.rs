@@ -280,6 +280,16 @@ pub fn ready(input: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
     }
 }
 
+/// Whether reading would not wait now.
+///
+/// # Errors
+/// What poll(2) says.
+pub fn readable(input: &impl AsFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(input, PollFlags::IN)];
+    poll(&mut fds, Some(&rustix::event::Timespec::default()))?;
+    Ok(!fds[0].revents().is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,7 +326,7 @@ mod tests {
         let file = folder.path().join("made");
         let (seen, look) = (file.clone(), bounded(1));
         let announce: Announce = Box::new(move |pid| {
-            let born = super::look_up(pid).is_some_and(|listed| listed.started != "");
+            let born = super::look_up(pid).is_some_and(|listed| !listed.started.is_empty());
             look.0.send((pid, born, seen.exists())).unwrap();
             Ok(())
         });

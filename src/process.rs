@@ -8,6 +8,7 @@ pub mod ledger;
 pub mod orphans;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use log::warn;
 use rustix::process::{Pid, Signal};
 
@@ -25,6 +26,9 @@ use crate::threads::{self, Thread};
 
 /// The variable by which what a process started can be told from everything else; its value is [`Process::mark`].
 pub const MARK: &str = "CODEXD_PROCESS";
+
+/// How long a process may outlive SIGKILL.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Looks for left-over descendants before giving up: each kills what the one before has found.
 const SWEEPS: usize = 100;
@@ -47,8 +51,30 @@ pub struct Spec {
     pub cwd: PathBuf,
     /// Variables added to or, with `None`, removed from this process's environment.
     pub env: Vec<(OsString, Option<OsString>)>,
-    /// Whether standard input is a pipe; otherwise it is `/dev/null`.
-    pub stdin: bool,
+    /// Its standard input.
+    pub stdin: Input,
+}
+
+/// What a process reads.
+#[derive(Debug, Clone, Default)]
+pub enum Input {
+    /// Nothing: `/dev/null`.
+    #[default]
+    Null,
+    /// A pipe, see [`Process::take_stdin`].
+    Pipe,
+    /// A file, from its beginning.
+    File(PathBuf),
+}
+
+impl Input {
+    fn open(&self) -> io::Result<Stdio> {
+        Ok(match self {
+            Self::Null => Stdio::null(),
+            Self::Pipe => Stdio::piped(),
+            Self::File(path) => File::open(path)?.into(),
+        })
+    }
 }
 
 /// How a process ended.
@@ -71,6 +97,7 @@ pub struct Process {
     watcher: Option<Thread>,
     reaped: Option<Exit>,
     recorded: Option<Recorded>,
+    survived: bool,
 }
 
 impl Process {
@@ -87,7 +114,7 @@ impl Process {
         command
             .args(&spec.args)
             .current_dir(&spec.cwd)
-            .stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() })
+            .stdin(spec.stdin.open()?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         for (name, value) in &spec.env {
@@ -103,7 +130,8 @@ impl Process {
         spawned().push(pid);
         drop(spawning);
         let (sender, ended) = bounded::<()>(0);
-        let mut process = Self { child, pid, mark, ended, watcher: None, reaped: None, recorded: None };
+        let mut process =
+            Self { child, pid, mark, ended, watcher: None, reaped: None, recorded: None, survived: false };
         process.watcher = Some(threads::spawn(format!("wait-{}", process.id()), move || {
             if let Err(error) = os::wait_ended(pid) {
                 warn!("cannot wait for process {}: {error}", pid.as_raw_nonzero());
@@ -173,7 +201,9 @@ impl Process {
         // Found before anything dies: a descendant is told by its parents, and those are about to go.
         let family = self.family();
         self.signal(Signal::KILL);
-        let _ = self.ended.recv();
+        if self.ended.recv_timeout(KILLED_WITHIN) == Err(RecvTimeoutError::Timeout) {
+            return self.give_up();
+        }
         kill_verified(&family);
         // What was born while the others died; a process in the middle of execve(2) shows no environment and can be
         // missed by one look.
@@ -209,6 +239,24 @@ impl Process {
         exit
     }
 
+    /// It outlives SIGKILL: stuck in the kernel, or another user's. It stays on record for the next start.
+    fn give_up(&mut self) -> Exit {
+        warn!("process {} cannot be killed", self.id());
+        // Waiting for either would never end; whoever reaps orphans gets it when it does end.
+        std::mem::forget(self.watcher.take());
+        std::mem::forget(self.recorded.take());
+        spawned().retain(|spawned| *spawned != self.pid);
+        self.survived = true;
+        let unknown = Exit { code: None, signal: None };
+        self.reaped = Some(unknown.clone());
+        unknown
+    }
+
+    /// Whether it could not be killed.
+    pub fn survived(&self) -> bool {
+        self.survived
+    }
+
     /// Descendants, by their parents or, where those are gone, by their mark. One that has neither is ours when there
     /// is no other process whose it could be.
     fn family(&self) -> Vec<Listed> {
@@ -241,31 +289,38 @@ impl Drop for Process {
     }
 }
 
+/// The flags by which a command and its folder were chosen, for complaints.
+#[derive(Debug, Clone, Copy)]
+pub struct Flags {
+    /// That of the command.
+    pub command: &'static str,
+    /// That of the folder.
+    pub folder: &'static str,
+}
+
 /// The file a command stands for: itself when it has a slash (relative to `cwd`), else the first executable of that name
 /// on this process's PATH.
 ///
 /// # Errors
 /// Where it was looked for and what to do, for a person.
-pub fn find(command: &str, cwd: &Path) -> Result<PathBuf, String> {
+pub fn find(command: &str, cwd: &Path, flags: Flags) -> Result<PathBuf, String> {
     if !cwd.is_dir() {
-        return Err(format!(
-            "the child's working directory {} is no folder: see --server-cwd",
-            cwd.display()
-        ));
+        return Err(format!("the working directory {} is no folder: see {}", cwd.display(), flags.folder));
     }
     if command.contains('/') {
         let path = cwd.join(command);
         return match executable(&path) {
             true => Ok(path),
-            false => Err(format!("{} is no executable file: see --server-command", path.display())),
+            false => Err(format!("{} is no executable file: see {}", path.display(), flags.command)),
         };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|folder| folder.join(command)).find(|file| executable(file)).ok_or_else(|| {
         format!(
             "{command} is not installed: looked in {}. Install Codex with `npm install -g @openai/codex`, or name the \
-             command with --server-command",
-            path.display()
+             command with {}",
+            path.display(),
+            flags.command
         )
     })
 }

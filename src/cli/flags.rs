@@ -5,6 +5,7 @@ use log::LevelFilter;
 
 use super::low::{Expected, LowArgs, Restart, count, millis, number, one_of};
 use crate::config::{ApiBase, Mode, RequestPolicy, Strategy, Sync};
+use crate::ops::runs::SANDBOXES;
 
 /// What the program does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,7 @@ pub enum Action {
     Status,
     Config,
     Smoke,
+    Run,
     Help,
     StubAppServer,
     StubExec,
@@ -24,6 +26,8 @@ pub enum Action {
 pub enum Operands {
     /// Flags only.
     None,
+    /// Flags, and one word that must be there; the text is its placeholder.
+    One(&'static str),
     /// Anything, passed on as it is: none of it is a flag of codexd.
     Raw,
 }
@@ -47,6 +51,10 @@ const fn action(action: Action, name: &'static str, doc: &'static str) -> Action
     ActionRow { action, name, doc, operands: Operands::None, internal: false }
 }
 
+const fn with_word(action: Action, name: &'static str, word: &'static str, doc: &'static str) -> ActionRow {
+    ActionRow { action, name, doc, operands: Operands::One(word), internal: false }
+}
+
 const fn stand_in(action: Action, name: &'static str, doc: &'static str) -> ActionRow {
     ActionRow { action, name, doc, operands: Operands::Raw, internal: true }
 }
@@ -57,6 +65,12 @@ pub const ACTIONS: &[ActionRow] = &[
     action(Action::Status, "status", "Show the daemon of this state folder; only reads its files"),
     action(Action::Config, "config", "Show the configuration that flags and variables amount to"),
     action(Action::Smoke, "smoke", "Test codexd itself with a built-in child; needs no Codex"),
+    with_word(
+        Action::Run,
+        "run",
+        "PROMPT",
+        "Have the running daemon do a one-shot run and print its last message; - reads PROMPT from standard input",
+    ),
     action(Action::Help, "help", "Show this text"),
     stand_in(Action::StubAppServer, "stub-app-server", "Built-in stand-in for `codex app-server`"),
     stand_in(Action::StubExec, "stub-exec", "Built-in stand-in for `codex exec`"),
@@ -72,13 +86,22 @@ pub enum Group {
     Supervision,
     Runs,
     Logs,
+    OneRun,
     Output,
 }
 
 impl Group {
     /// In the order of the help text.
-    pub const ALL: &'static [Self] =
-        &[Self::Place, Self::Service, Self::Server, Self::Supervision, Self::Runs, Self::Logs, Self::Output];
+    pub const ALL: &'static [Self] = &[
+        Self::Place,
+        Self::Service,
+        Self::Server,
+        Self::Supervision,
+        Self::Runs,
+        Self::Logs,
+        Self::OneRun,
+        Self::Output,
+    ];
 
     /// The heading.
     pub const fn title(self) -> &'static str {
@@ -89,6 +112,7 @@ impl Group {
             Self::Supervision => "Supervision",
             Self::Runs => "One-shot runs (codex exec)",
             Self::Logs => "Logs on disk",
+            Self::OneRun => "The run of codexd run",
             Self::Output => "This call",
         }
     }
@@ -114,6 +138,8 @@ pub struct Flag {
     pub env: &'static [&'static str],
     /// The default for people; empty for none.
     pub default: &'static str,
+    /// The actions it is for; none named means every one.
+    pub actions: &'static [Action],
     /// Where it stands in the help.
     pub group: Group,
     /// What it is, for the help.
@@ -132,32 +158,43 @@ impl Flag {
     }
 }
 
-/// `flag!(group, name, [variables], default, doc, update)`.
+/// `flag!(group, name, [variables], default, doc, update)`; `for Action, …` before the group if it is not for all.
 macro_rules! flag {
     ($group:ident, $name:literal, [$($env:literal),*], $default:literal, $doc:literal, $update:expr) => {
-        Flag { name: $name, env: &[$($env),*], default: $default, group: Group::$group, doc: $doc, update: $update }
+        Flag {
+            name: $name,
+            env: &[$($env),*],
+            default: $default,
+            actions: &[],
+            group: Group::$group,
+            doc: $doc,
+            update: $update,
+        }
+    };
+    (for $($action:ident),+; $($row:tt)*) => {
+        Flag { actions: &[$(Action::$action),+], ..flag!($($row)*) }
     };
 }
 
 /// One value that goes into a field: as text, or by a function that may refuse it.
 macro_rules! one {
-    ($value:literal, $field:ident) => {
+    ($value:literal, $($field:ident).+) => {
         Update::One($value, |low, value| {
-            low.$field = Some(value.to_owned());
+            low.$($field).+ = Some(value.to_owned());
             Ok(())
         })
     };
-    ($value:literal, $field:ident, $read:expr) => {
+    ($value:literal, $($field:ident).+, $read:expr) => {
         Update::One($value, |low, value| {
-            low.$field = Some($read(value)?);
+            low.$($field).+ = Some($read(value)?);
             Ok(())
         })
     };
 }
 
 macro_rules! switch {
-    ($field:ident) => {
-        Update::Switch(|low, on| low.$field = on)
+    ($($field:ident).+) => {
+        Update::Switch(|low, on| low.$($field).+ = on)
     };
 }
 
@@ -245,6 +282,26 @@ pub const FLAGS: &[Flag] = &[
         "When the event log is forced to the disk: once a second, before each announcement, or never",
         one!("interval|always|never", sync, |value| one_of(Sync::NAMES, Sync::from_name, value))),
 
+    flag!(for Run; OneRun, "cwd", [], "the daemon's repo root",
+        "Where Codex works", one!("PATH", run.cwd)),
+    flag!(for Run; OneRun, "model", [], "", "The model", one!("NAME", run.model)),
+    flag!(for Run; OneRun, "profile", [], "", "The profile of Codex's configuration", one!("NAME", run.profile)),
+    flag!(for Run; OneRun, "sandbox", [], "",
+        "What commands may do", one!("read-only|workspace-write|danger-full-access", run.sandbox, sandbox)),
+    flag!(for Run; OneRun, "codex-config", [], "",
+        "Override of Codex's configuration, repeatable", Update::Many("KEY=VALUE", |low, values| low.run.config = values)),
+    flag!(for Run; OneRun, "add-dir", [], "",
+        "Further folder that may be written, repeatable", Update::Many("PATH", |low, paths| low.run.add_dirs = paths)),
+    flag!(for Run; OneRun, "image", [], "",
+        "Picture for the prompt, repeatable", Update::Many("PATH", |low, paths| low.run.images = paths)),
+    flag!(for Run; OneRun, "output-schema", [], "",
+        "File with the JSON Schema of the last message", one!("PATH", run.output_schema)),
+    flag!(for Run; OneRun, "skip-git-repo-check", [], "off",
+        "Work outside a git repository too", switch!(run.skip_git_repo_check)),
+    flag!(for Run; OneRun, "ephemeral", [], "off", "Keep nothing of the thread", switch!(run.ephemeral)),
+    flag!(for Run; OneRun, "timeout-ms", [], "300000",
+        "The time limit, 1 or more", one!("N", run.timeout_ms, |value| number(1, value))),
+
     flag!(Output, "json", [], "off", "Print JSON instead of lines", switch!(json)),
     flag!(Output, "run-once", [], "off", "start: wait the smoke lifetime, then stop", switch!(run_once)),
     flag!(Output, "smoke-lifetime-ms", ["BAA_CODEXD_SMOKE_LIFETIME_MS"], "100",
@@ -257,6 +314,12 @@ const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace", "off"];
 
 fn level(name: &str) -> Option<LevelFilter> {
     LEVELS.contains(&name).then(|| name.parse().ok()).flatten()
+}
+
+fn sandbox(value: &str) -> Result<String, Expected> {
+    let known = |name: &str| SANDBOXES.iter().find(|(known, _)| *known == name).map(|(_, name)| *name);
+    let names: Vec<&str> = SANDBOXES.iter().map(|(name, _)| *name).collect();
+    one_of(&names, known, value).map(str::to_owned)
 }
 
 fn restart(name: &str) -> Option<Restart> {

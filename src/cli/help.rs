@@ -1,6 +1,6 @@
 //! The help text, made from the tables.
 
-use super::flags::{ACTIONS, FLAGS, Flag, Group};
+use super::flags::{ACTIONS, FLAGS, Flag, Group, Operands};
 
 /// No line is longer.
 const WIDTH: usize = 100;
@@ -14,6 +14,7 @@ Examples:
   codexd start --repo-root /srv/app --local-api-base http://127.0.0.1:0 --json
   codexd start --server-command /opt/codex/bin/codex --server-arg app-server
   codexd status --json | jq .daemon       Ask the files, not the daemon
+  codexd run --sandbox read-only 'Explain this repository'
 ";
 
 const FOOTER: &str = "\
@@ -30,7 +31,11 @@ pub fn help() -> String {
     );
     for internal in [false, true] {
         for action in ACTIONS.iter().filter(|action| action.internal == internal) {
-            entry(&mut text, action.name, &[action.doc.to_owned()]);
+            let name = match action.operands {
+                Operands::One(word) => format!("{} {word}", action.name),
+                Operands::None | Operands::Raw => action.name.to_owned(),
+            };
+            entry(&mut text, &name, &[action.doc.to_owned()]);
         }
     }
     text.push('\n');

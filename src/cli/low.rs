@@ -68,6 +68,24 @@ pub struct LowArgs {
     pub require_token: bool,
     pub allow_other_users: bool,
     pub log_level: Option<LevelFilter>,
+    pub run: RunArgs,
+}
+
+/// The flags of `codexd run`.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[expect(missing_docs, reason = "each field is what its flag's row in the table says")]
+pub struct RunArgs {
+    pub cwd: Option<String>,
+    pub model: Option<String>,
+    pub profile: Option<String>,
+    pub sandbox: Option<String>,
+    pub config: Vec<String>,
+    pub add_dirs: Vec<String>,
+    pub images: Vec<String>,
+    pub output_schema: Option<String>,
+    pub skip_git_repo_check: bool,
+    pub ephemeral: bool,
+    pub timeout_ms: Option<u64>,
 }
 
 impl LowArgs {
@@ -148,7 +166,7 @@ fn text(name: &'static str, env: &Env<'_>) -> Result<Option<String>, UsageError>
 /// A word out of a fixed list, such as [`Mode::NAMES`].
 pub(super) fn one_of<T>(
     names: &[&str],
-    from_name: fn(&str) -> Option<T>,
+    from_name: impl FnOnce(&str) -> Option<T>,
     value: &str,
 ) -> Result<T, Expected> {
     from_name(value).ok_or_else(|| match names {

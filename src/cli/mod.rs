@@ -9,6 +9,7 @@ pub mod low;
 pub mod parse;
 pub mod print;
 pub mod resolve;
+pub mod run;
 pub mod smoke;
 pub mod start;
 pub mod status;
@@ -71,6 +72,7 @@ fn act(command: Command) -> ExitCode {
             let keep_files = ["repo-root", "logs-dir", "state-dir"].iter().any(|flag| command.is_given(flag));
             smoke::run(config, low.json, keep_files)
         }),
+        Action::Run => with_config(&|config, low| run::run(&config, low, &command.words)),
         Action::Help => print::out(&help::help()),
         Action::StubAppServer => stub::app_server(command.words),
         Action::StubExec => stub::exec(command.words),

@@ -28,7 +28,7 @@ pub struct Command {
     pub action: Action,
     /// The flags in the order they were typed.
     pub given: Given,
-    /// The words of an action that takes them as they are.
+    /// The words of an action that takes some.
     pub words: Vec<OsString>,
 }
 
@@ -67,6 +67,16 @@ pub fn parse(words: Vec<OsString>) -> Result<Parsed, UsageError> {
             }
             Arg::Short(letter) => return Err(unknown_flag(&format!("-{letter}"))),
             Arg::Value(word) => {
+                if let Some(ActionRow { operands: Operands::One(placeholder), name, .. }) = chosen {
+                    if !rest.is_empty() {
+                        let more = shown(&word);
+                        return Err(UsageError::new(format!(
+                            "{name} takes one {placeholder}, and \"{more}\" is a second one: put it in quotes"
+                        )));
+                    }
+                    rest.push(word);
+                    continue;
+                }
                 let action = find_action(&word)?;
                 if let Some(first) = chosen {
                     return Err(UsageError::new(format!(
@@ -83,6 +93,16 @@ pub fn parse(words: Vec<OsString>) -> Result<Parsed, UsageError> {
         }
     }
     let action = chosen.map_or(Action::Start, |row| row.action);
+    if let Some((flag, _)) =
+        given.iter().find(|(flag, _)| !flag.actions.is_empty() && !flag.actions.contains(&action))
+    {
+        return Err(out_of_place(flag));
+    }
+    if let Some(ActionRow { operands: Operands::One(placeholder), name, .. }) = chosen
+        && rest.is_empty()
+    {
+        return Err(UsageError::new(format!("{name} needs one more word: codexd {name} {placeholder}")));
+    }
     Ok(if action == Action::Help {
         Parsed::Help
     } else {
@@ -90,10 +110,28 @@ pub fn parse(words: Vec<OsString>) -> Result<Parsed, UsageError> {
     })
 }
 
-/// `-h` or `--help` anywhere, but not among words that are passed on.
+/// `-h` or `--help` anywhere, but not among words that are passed on, nor behind the `--` before an action's word.
 fn asks_for_help(words: &[OsString]) -> bool {
-    let raw = |word: &OsStr| ACTIONS.iter().any(|row| row.operands == Operands::Raw && row.name == word);
-    words.iter().take_while(|word| !raw(word)).any(|word| word == "-h" || word == "--help")
+    let mut takes_word = false;
+    for word in words {
+        match ACTIONS.iter().find(|row| row.name == word).map(|row| row.operands) {
+            Some(Operands::Raw) => return false,
+            Some(Operands::One(_)) => takes_word = true,
+            Some(Operands::None) | None => {}
+        }
+        match word.to_str() {
+            Some("--") if takes_word => return false,
+            Some("-h" | "--help") => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+fn out_of_place(flag: &Flag) -> UsageError {
+    let actions = ACTIONS.iter().filter(|row| flag.actions.contains(&row.action));
+    let names: Vec<&str> = actions.map(|row| row.name).collect();
+    UsageError::new(format!("--{} is for codexd {} only", flag.name, names.join(" and ")))
 }
 
 /// The value of a flag; `None` for `--version` as the last word, which asks for the program's own.
@@ -233,6 +271,30 @@ mod tests {
         let command = act(&["stub-exec", "--json", "-x", "--", "start"]);
         assert_eq!(command.words, ["--json", "-x", "--", "start"]);
         assert!(command.given.is_empty());
+    }
+
+    #[test]
+    fn a_run_takes_one_word_and_flags_of_its_own() {
+        for line in [
+            &["run", "--cwd", "/x", "status"][..],
+            &["--cwd=/x", "run", "status"],
+            &["run", "status", "--cwd=/x"],
+        ] {
+            let command = act(line);
+            assert_eq!((command.action, command.words), (Action::Run, vec!["status".into()]), "{line:?}");
+        }
+        for word in ["--help", "-h", "--json", "run", "-"] {
+            assert_eq!(act(&["run", "--", word]).words, [word]);
+        }
+        assert!(matches!(words(&["run", "--help"]), Ok(Parsed::Help)));
+        for (line, expected) in [
+            (&["run"][..], "run needs one more word: codexd run PROMPT"),
+            (&["run", "a", "b"], "run takes one PROMPT, and \"b\" is a second one: put it in quotes"),
+            (&["status", "--cwd", "/x"], "--cwd is for codexd run only"),
+            (&["--cwd", "/x"], "--cwd is for codexd run only"),
+        ] {
+            assert_eq!(words(line).unwrap_err(), expected);
+        }
     }
 
     #[test]

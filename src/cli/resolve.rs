@@ -138,7 +138,7 @@ fn check_external(endpoint: &str) -> Result<(), UsageError> {
 }
 
 /// The path from the root on, with `.` and `..` taken out by their text, as a shell's `cd` does.
-fn absolute(base: &Path, path: &str) -> PathBuf {
+pub(super) fn absolute(base: &Path, path: &str) -> PathBuf {
     let mut absolute = PathBuf::new();
     for part in base.join(path).components() {
         match part {

@@ -8,7 +8,6 @@ use log::{info, warn};
 use crate::hub::batch::Batch;
 use crate::hub::{Core, HubError};
 use crate::model::event::EventType;
-use crate::model::record::RunStatus;
 use crate::ops::Ops;
 
 /// How long the stop waits for the end of turns it has interrupted.
@@ -17,38 +16,42 @@ const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
 /// Takes no new work, and returns when there is none any more, or when it was interrupted.
 pub(super) fn finish_work(ops: &Ops) {
     ops.drain();
+    ops.runs.hold();
     let patience = ops.config.drain_timeout;
+    let deadline = Instant::now() + patience;
     if !patience.is_zero() {
-        match wait_for_quiet(ops, busy, patience) {
-            Ok(true) => return,
-            Ok(false) => info!("work is still going on after {} ms and is interrupted", patience.as_millis()),
-            Err(error) => warn!("running work is not waited for: {error}"),
+        let quiet = wait_for_turns(ops, patience).unwrap_or_else(|error| {
+            warn!("running turns are not waited for: {error}");
+            false
+        });
+        if !(ops.runs.wait_idle(deadline.saturating_duration_since(Instant::now())) && quiet) {
+            info!("work is still going on after {} ms and is interrupted", patience.as_millis());
         }
     }
+    // What nobody has answered by now nobody will: it is orphaned before the interrupt could withdraw it.
+    if let Err(error) = ops.inbox.close() {
+        warn!("the requests left open could not be recorded: {error}");
+    }
     interrupt_turns(ops);
-}
-
-/// Work that is worth waiting for: turns, and runs whose process runs. Queued runs have not begun.
-fn busy(core: &Core) -> bool {
-    turn_runs(core) || core.state().runs.all().iter().any(|run| run.status == RunStatus::Running)
+    ops.runs.stop();
 }
 
 fn turn_runs(core: &Core) -> bool {
     core.state().sessions.all().iter().any(|session| session.current_turn_id.is_some())
 }
 
-/// Waits until `busy` says no, for at most `patience`; whether it did.
-fn wait_for_quiet(ops: &Ops, busy: fn(&Core) -> bool, patience: Duration) -> Result<bool, HubError> {
+/// Waits until no turn runs, for at most `patience`; whether that came about.
+fn wait_for_turns(ops: &Ops, patience: Duration) -> Result<bool, HubError> {
     let deadline = Instant::now() + patience;
     loop {
-        let (now_busy, events) = ops.hub.ask(move |core| (busy(core), core.subscribe()))?;
-        if !now_busy {
+        let (busy, events) = ops.hub.ask(|core| (turn_runs(core), core.subscribe()))?;
+        if !busy {
             return Ok(true);
         }
         loop {
             match events.receiver().recv_deadline(deadline) {
                 Ok(batch) => {
-                    if ends_work(&events.taken(batch)) && !ops.hub.ask(move |core| busy(core))? {
+                    if ends_a_turn(&events.taken(batch)) && !ops.hub.ask(|core| turn_runs(core))? {
                         return Ok(true);
                     }
                 }
@@ -60,7 +63,7 @@ fn wait_for_quiet(ops: &Ops, busy: fn(&Core) -> bool, patience: Duration) -> Res
     }
 }
 
-fn ends_work(batch: &Batch) -> bool {
+fn ends_a_turn(batch: &Batch) -> bool {
     use EventType as T;
     let ends =
         [T::TurnCompleted, T::TurnError, T::TurnMissing, T::SessionClosed, T::RunCompleted, T::RunFailed];
@@ -89,7 +92,7 @@ fn interrupt_turns(ops: &Ops) {
     }
     if interrupted {
         let left = deadline.saturating_duration_since(Instant::now());
-        if let Err(error) = wait_for_quiet(ops, turn_runs, left) {
+        if let Err(error) = wait_for_turns(ops, left) {
             warn!("interrupted turns are not waited for: {error}");
         }
     }

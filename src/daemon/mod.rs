@@ -35,8 +35,10 @@ use crate::hub::{Core, Hub, HubThreads};
 use crate::model::event::EventType;
 use crate::model::record::Identity;
 use crate::model::view::{ServiceView, Snapshot};
+use crate::ops;
 use crate::ops::service::Service;
 use crate::ops::{OpError, Ops, recovery};
+use crate::os;
 use crate::process::ledger::Ledger;
 use crate::process::orphans::{self, Adoption, Reaped};
 use crate::store::files;
@@ -46,7 +48,6 @@ use crate::store::{Repair, StoreError, private};
 use crate::supervisor::{self, Parts, StartError, Supervisor};
 use crate::threads::{self, Thread};
 use crate::timer::{Timer, TimerThread};
-use crate::{ops, os};
 
 use self::port::Port;
 
@@ -128,11 +129,7 @@ impl Daemon {
         threads::set_last_words(orphans::kill_everything);
         private::mend_umask();
         os::descriptors::raise_limit();
-        // First of all: a second daemon is told so, whatever else would be wrong with its start, and touches nothing.
-        private_folder(&config.paths.state_dir)?;
-        let lock = lock::acquire(&config.paths.lock())?;
-        let address = config.service.local_api_base.address;
-        let bound = FrontDoor::bind(address).map_err(|source| Error::Bind { address, source })?;
+        let (lock, bound) = lock_and_bind(&config)?;
         let resolved = bound.local_addr();
 
         private_folder(&config.paths.logs_dir)?;
@@ -223,13 +220,8 @@ impl Daemon {
     /// When the hub does not answer.
     pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
         let Self { ops, supervisor, timer, recovery, hub_threads, front_door, adoption, lock } = self;
-        ops.drain();
         ops.hub.closing();
-        if let Err(error) = ops.inbox.close() {
-            warn!("the requests left open could not be recorded: {error}");
-        }
         drain::finish_work(&ops);
-        ops.runs.stop();
         supervisor.stop();
         drop(timer);
         // Its last call fails with the connection, and no further life is announced to it.
@@ -369,6 +361,21 @@ fn open(ops: &Arc<Ops>, bound: Bound, guard: Guard) -> Result<FrontDoor, Error> 
     bound
         .serve(Arc::new(Port::new(Arc::clone(ops))), guard, Limits::default())
         .map_err(system("open the front door"))
+}
+
+/// The lock and the port. A second daemon is told whose the folder is, whatever else would be wrong with its start, and
+/// changes nothing; a daemon whose port is taken leaves not even a folder behind.
+fn lock_and_bind(config: &Config) -> Result<(Lock, Bound), Error> {
+    let (path, address) = (config.paths.lock(), config.service.local_api_base.address);
+    let bind = || FrontDoor::bind(address).map_err(|source| Error::Bind { address, source });
+    if config.paths.state_dir.is_dir() {
+        private_folder(&config.paths.state_dir)?;
+        let lock = lock::acquire(&path)?;
+        return Ok((lock, bind()?));
+    }
+    let bound = bind()?;
+    private_folder(&config.paths.state_dir)?;
+    Ok((lock::acquire(&path)?, bound))
 }
 
 /// Makes a folder, or makes that of an older version private.

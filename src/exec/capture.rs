@@ -12,8 +12,10 @@ use crate::os;
 
 /// Bytes of a stream that the record holds.
 pub const KEPT: usize = 256 * 1024;
-/// A JSON line longer than this is not looked at.
-const LONGEST_LINE: usize = 64 * 1024 * 1024;
+/// Bytes read at once.
+const CHUNK: usize = 64 * 1024;
+/// What waits in a pipe at most, in bytes (`/proc/sys/fs/pipe-max-size` unless root raises it).
+const LARGEST_PIPE: usize = 1024 * 1024;
 
 /// The end of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,36 +97,35 @@ fn open(path: &std::path::Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
-/// Reads a pipe to its end, or until the other end of `cancel` is dropped, calling `line` for each whole line.
+/// Reads a pipe to its end, calling `seen` with each piece. Once the other end of `cancel` is dropped only what waits in
+/// the pipe is still read: whoever keeps the other end open then is not waited for.
 pub fn drain(
     mut input: impl Read + AsFd,
     cancel: &OwnedFd,
     mut capture: Capture,
-    mut line: impl FnMut(&[u8]),
+    mut seen: impl FnMut(&[u8]),
 ) -> Captured {
-    let mut chunk = vec![0; 64 * 1024];
-    let mut partial: Vec<u8> = Vec::new();
-    while os::ready(&input, cancel).unwrap_or(false) {
-        let read = match input.read(&mut chunk) {
+    let mut chunk = vec![0; CHUNK];
+    let mut cancelled = false;
+    let mut left = LARGEST_PIPE;
+    loop {
+        cancelled = cancelled || !os::ready(&input, cancel).unwrap_or(false);
+        if cancelled && (left == 0 || !os::readable(&input).unwrap_or(false)) {
+            break;
+        }
+        match input.read(&mut chunk) {
             Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(read) => {
+                capture.add(&chunk[..read]);
+                seen(&chunk[..read]);
+                left = if cancelled { left.saturating_sub(read) } else { left };
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 warn!("reading a run's output failed: {error}");
                 break;
             }
-        };
-        capture.add(&chunk[..read]);
-        for part in chunk[..read].split_inclusive(|&byte| byte == b'\n') {
-            partial.extend_from_slice(part);
-            if part.ends_with(b"\n") || partial.len() > LONGEST_LINE {
-                line(&partial);
-                partial.clear();
-            }
         }
-    }
-    if !partial.is_empty() {
-        line(&partial);
     }
     capture.finish()
 }
@@ -158,5 +159,20 @@ mod tests {
         assert!(captured.truncated);
         assert_eq!(captured.text.as_bytes(), &all[all.len() - KEPT..]);
         assert_eq!(fs::read(path).unwrap(), all);
+    }
+
+    #[test]
+    fn what_waits_in_a_pipe_is_read_though_its_other_end_stays_open() {
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let (read, write) = pipe();
+        rustix::io::write(&write, b"the rest").unwrap();
+        let (cancelled, to_cancel) = pipe();
+        drop(to_cancel);
+        let folder = tempfile::tempdir().unwrap();
+        let capture = Capture::new(folder.path().join("x"));
+        let mut seen = Vec::new();
+        let captured = drain(File::from(read), &cancelled, capture, |bytes| seen.extend_from_slice(bytes));
+        assert_eq!((captured.text.as_str(), seen.as_slice()), ("the rest", &b"the rest"[..]));
+        drop(write);
     }
 }

@@ -1,8 +1,10 @@
 //! One-shot `codex exec` runs: the command line, the process, what came of it.
 
 pub mod capture;
+pub mod json_lines;
 pub mod pool;
 pub mod process;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -254,8 +256,10 @@ pub struct ProcessResult {
     pub exit_code: Option<i32>,
     /// When it ended.
     pub finished_at: String,
-    /// Its JSON lines; null without `json`.
+    /// Its JSON lines, the first megabyte of them; null without `json`.
     pub json_events: Option<Vec<Box<RawValue>>>,
+    /// Whether there were more; all of them are `run.output` events.
+    pub json_events_truncated: bool,
     /// Lines that were to be JSON and are not.
     pub json_parse_errors: Vec<JsonParseError>,
     /// The last message; null when there is none.

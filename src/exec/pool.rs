@@ -1,8 +1,11 @@
 //! The runs' queue and workers. A worker is a thread `run-N` that takes task after task and ends when there is none; it
 //! outlives each process it starts. What may wait is bounded: beyond it a run is refused, not queued.
+//!
+//! A run has its place ([`Admission`]) before it is recorded and enters the queue in the hub's thread as soon as it is:
+//! whoever sees the record can cancel the run.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -10,8 +13,9 @@ use log::{error, warn};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::process::{self, Cancel, OnJson, Shared};
-use super::{Failure, FailureCode, Outcome, Task};
+use super::json_lines::OnJson;
+use super::process::{self, Cancel, Shared};
+use super::{Outcome, Task};
 use crate::clock;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
@@ -23,6 +27,8 @@ use crate::threads::{self, Thread, lock};
 
 /// How often an outcome is offered to a log that takes nothing.
 const LOG_RETRY: Duration = Duration::from_millis(500);
+/// How long the stop waits for runs that are being recorded: longer than the hub lets anybody wait.
+const RECORDING: Duration = Duration::from_secs(15);
 
 /// The runs of one daemon.
 pub struct Pool {
@@ -35,8 +41,8 @@ struct Inner {
     max_concurrent: usize,
     max_queued: usize,
     state: Mutex<State>,
-    /// A run has ended.
-    ended: Condvar,
+    /// A run has ended, or an admission.
+    changed: Condvar,
 }
 
 #[derive(Default)]
@@ -48,12 +54,16 @@ struct State {
     workers: usize,
     threads: Vec<Thread>,
     started: u64,
+    /// No run is taken or started any more.
     stopping: bool,
+    /// Every run is being ended: a log that takes nothing is not waited for.
+    ending: bool,
 }
 
 /// A place for one run, given back when dropped.
-pub struct Admission<'a> {
-    pool: &'a Pool,
+pub struct Admission {
+    inner: Arc<Inner>,
+    used: bool,
 }
 
 /// Why there is no place.
@@ -72,17 +82,6 @@ pub enum Refused {
     Stopping,
 }
 
-/// What cancelling a run meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cancelled {
-    /// It waited; it has ended.
-    Queued,
-    /// It runs; it is being ended.
-    Running,
-    /// It is not here: it has ended already.
-    Not,
-}
-
 impl Pool {
     /// A pool without runs.
     pub fn new(hub: Hub, shared: Shared, max_concurrent: usize, max_queued: usize) -> Self {
@@ -92,7 +91,7 @@ impl Pool {
             max_concurrent,
             max_queued,
             state: Mutex::new(State::default()),
-            ended: Condvar::new(),
+            changed: Condvar::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -101,7 +100,7 @@ impl Pool {
     ///
     /// # Errors
     /// When there is none.
-    pub fn admit(&self) -> Result<Admission<'_>, Refused> {
+    pub fn admit(&self) -> Result<Admission, Refused> {
         let mut state = lock(&self.inner.state);
         if state.stopping {
             return Err(Refused::Stopping);
@@ -111,90 +110,82 @@ impl Pool {
             return Err(Refused::Full { running, queued });
         }
         state.admitted += 1;
-        Ok(Admission { pool: self })
+        Ok(Admission { inner: Arc::clone(&self.inner), used: false })
     }
 
-    /// Ends a run, whether it waits or runs.
-    pub fn cancel(&self, run_id: &str) -> Cancelled {
+    /// Ends a run: at once and recorded if it waits, soon if it runs. `false` when it is not here, having ended.
+    pub fn cancel(&self, run_id: &str) -> bool {
         let queued = {
             let mut state = lock(&self.inner.state);
             if let Some(cancel) = state.running.get(run_id) {
                 // Full means that it is being ended already.
                 let _ = cancel.try_send(Cancel::Client);
-                return Cancelled::Running;
+                return true;
             }
             let place = state.queue.iter().position(|task| task.run_id == run_id);
             place.and_then(|place| state.queue.remove(place))
         };
-        let Some(task) = queued else { return Cancelled::Not };
-        let failure = Failure::new(FailureCode::Cancelled, "The run was cancelled before it started.");
-        self.inner.finish(&task.run_id, Outcome::failed(failure));
-        Cancelled::Queued
-    }
-
-    /// How many run and how many wait.
-    pub fn load(&self) -> (usize, usize) {
-        let state = lock(&self.inner.state);
-        (state.running.len(), state.queue.len())
-    }
-
-    /// Waits until nothing runs or waits, but no longer than `timeout`; whether that came about.
-    pub fn wait_idle(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let mut state = lock(&self.inner.state);
-        while !(state.running.is_empty() && state.queue.is_empty()) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            state = match self.inner.ended.wait_timeout(state, left) {
-                Ok((state, _)) => state,
-                Err(_) => threads::end_the_daemon("a lock was poisoned by a panic"),
-            };
-        }
+        let Some(task) = queued else { return false };
+        self.inner.finish(&task.run_id, process::before_start(Cancel::Client));
+        self.inner.changed.notify_all();
         true
     }
 
-    /// Ends every run and records it; none is taken any more.
+    /// Takes and starts no run any more; those that run go on.
+    pub fn hold(&self) {
+        let mut state = lock(&self.inner.state);
+        state.stopping = true;
+    }
+
+    /// Waits until no process of a run is left, but no longer than `timeout`; whether that came about. Runs that wait do
+    /// not count: see [`Pool::hold`].
+    pub fn wait_idle(&self, timeout: Duration) -> bool {
+        let state = self.inner.wait(lock(&self.inner.state), timeout, |state| state.running.is_empty());
+        state.running.is_empty()
+    }
+
+    /// Ends every run, also those that wait, and records it.
     pub fn stop(&self) {
-        let (queued, workers) = {
-            let mut state = lock(&self.inner.state);
-            state.stopping = true;
-            for cancel in state.running.values() {
-                let _ = cancel.try_send(Cancel::Stop);
-            }
-            (std::mem::take(&mut state.queue), std::mem::take(&mut state.threads))
-        };
+        self.hold();
+        let inner = &self.inner;
+        let mut state = lock(&inner.state);
+        state.ending = true;
+        for cancel in state.running.values() {
+            // Full means that a client has cancelled it.
+            let _ = cancel.try_send(Cancel::Stop);
+        }
+        // What was given a place is in the queue, or never will be, before the queue is emptied.
+        state = inner.wait(state, RECORDING, |state| state.admitted == 0);
+        let queued = std::mem::take(&mut state.queue);
+        let workers = std::mem::take(&mut state.threads);
+        drop(state);
         for task in queued {
-            let failure = Failure::new(FailureCode::Interrupted, "codexd stopped before the run started.");
-            self.inner.finish(&task.run_id, Outcome::failed(failure));
+            inner.finish(&task.run_id, process::before_start(Cancel::Stop));
         }
         workers.into_iter().for_each(Thread::join);
     }
 }
 
-impl Admission<'_> {
-    /// Puts the run, which is recorded as queued by now, in its place.
-    pub fn enter(self, task: Task) {
-        let inner = &self.pool.inner;
+impl Admission {
+    /// Puts the run, which is recorded as queued by now, in the queue. Waits for nothing.
+    pub fn enter(mut self, task: Task) {
+        self.used = true;
+        let inner = Arc::clone(&self.inner);
         let mut state = lock(&inner.state);
-        if state.stopping {
-            drop(state);
-            let failure = Failure::new(FailureCode::Interrupted, "codexd stopped before the run started.");
-            return inner.finish(&task.run_id, Outcome::failed(failure));
-        }
+        state.admitted -= 1;
         state.queue.push_back(task);
-        if state.workers >= inner.max_concurrent {
+        inner.changed.notify_all();
+        if state.workers >= inner.max_concurrent || state.stopping {
             return;
         }
         state.threads.retain(|thread| !thread.is_finished());
         state.workers += 1;
         state.started += 1;
-        let worker = Arc::clone(inner);
+        let worker = Arc::clone(&inner);
         match threads::spawn(format!("run-{}", state.started), move || worker.work()) {
             Ok(thread) => state.threads.push(thread),
             Err(error) => {
-                // The task waits for the next worker; with none at work there would be none.
+                // The task waits for the next worker: one that is at work, or that of the next run.
                 state.workers -= 1;
                 error!("no thread for a run: {error}");
             }
@@ -202,9 +193,12 @@ impl Admission<'_> {
     }
 }
 
-impl Drop for Admission<'_> {
+impl Drop for Admission {
     fn drop(&mut self) {
-        lock(&self.pool.inner.state).admitted -= 1;
+        if !self.used {
+            lock(&self.inner.state).admitted -= 1;
+            self.inner.changed.notify_all();
+        }
     }
 }
 
@@ -217,25 +211,54 @@ struct RunDetail<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+struct StartedDetail<'a> {
+    run_id: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct OutputDetail<'a> {
     event: &'a RawValue,
     run_id: &'a str,
 }
 
 impl Inner {
+    /// Waits until `done`, but no longer than `timeout`.
+    fn wait<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        timeout: Duration,
+        done: impl Fn(&State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        let began = Instant::now();
+        while !done(&state) {
+            let left = timeout.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            state = match self.changed.wait_timeout(state, left) {
+                Ok((state, _)) => state,
+                Err(_) => threads::end_the_daemon("a lock was poisoned by a panic"),
+            };
+        }
+        state
+    }
+
     fn work(self: Arc<Self>) {
         while let Some((task, cancels)) = self.next() {
-            self.started(&task.run_id);
-            let outcome = process::run(&self.shared, &task, &cancels, &self.on_json(&task.run_id));
+            let id = &task.run_id;
+            let on_start = || self.started(id);
+            let outcome = process::run(&self.shared, &task, &cancels, on_start, &Self::on_json(&self, id));
             self.finish(&task.run_id, outcome);
             lock(&self.state).running.remove(&task.run_id);
-            self.ended.notify_all();
+            self.changed.notify_all();
         }
     }
 
     fn next(&self) -> Option<(Task, Receiver<Cancel>)> {
         let mut state = lock(&self.state);
-        let Some(task) = state.queue.pop_front() else {
+        let task = if state.stopping { None } else { state.queue.pop_front() };
+        let Some(task) = task else {
             state.workers -= 1;
             return None;
         };
@@ -244,34 +267,9 @@ impl Inner {
         Some((task, cancels))
     }
 
-    fn on_json(&self, run_id: &str) -> OnJson {
-        let (hub, run_id) = (self.hub.clone(), run_id.to_owned());
-        Arc::new(move |event| {
-            let mut drafts = Drafts::new();
-            drafts.push(
-                EventType::RunOutput,
-                format_args!("Run {run_id}: {}", crate::model::preview(event.get())),
-                Some(&OutputDetail { event, run_id: &run_id }),
-                Subject::run(&run_id, None),
-                None,
-            );
-            // A stopped hub takes nothing; the run's own record has the output.
-            let _ = hub.send(drafts);
-        })
-    }
-
     fn started(&self, run_id: &str) {
         let id = run_id.to_owned();
-        self.record(move |core, drafts| {
-            let session = core.state().runs.get(&id).and_then(|run| run.session_id.clone());
-            drafts.push(
-                EventType::RunStarted,
-                format_args!("Started run {id}."),
-                Some(&serde_json::json!({ "runId": id })),
-                Subject::run(&id, session.as_deref()),
-                Some(Change::RunStarted { run_id: id.clone() }),
-            );
-        });
+        self.record(move |core, drafts| draft_started(core, drafts, &id));
     }
 
     fn finish(&self, run_id: &str, outcome: Outcome) {
@@ -280,19 +278,75 @@ impl Inner {
         self.record(move |core, drafts| draft_finished(core, drafts, &id, &outcome));
     }
 
-    /// Records; while the log takes nothing the outcome waits here, and its worker with it.
+    /// JSON lines become events one after the other, each waited for: so they stand in the log before the run's end, and
+    /// a slow disk holds back the process that prints them.
+    fn on_json(self: &Arc<Self>, run_id: &str) -> OnJson {
+        let (inner, run_id): (_, Arc<str>) = (Arc::clone(self), Arc::from(run_id));
+        Arc::new(move |events| {
+            let (events, id) = (Arc::new(events), Arc::clone(&run_id));
+            // What went wrong was said; the run goes on.
+            let _ = inner.record_unless_drafted(move |core, drafts| draft_output(core, drafts, &id, &events));
+        })
+    }
+
+    /// Records what may be drafted twice without harm; while the log takes nothing it waits here, and its worker with it.
     fn record(&self, draft: impl Fn(&mut Core, &mut Drafts) + Clone + Send + 'static) {
+        while matches!(self.record_unless_drafted(draft.clone()), Err(HubError::Timeout)) {
+            if lock(&self.state).ending {
+                return;
+            }
+        }
+    }
+
+    /// As [`Inner::record`], but no second time after a timeout: then it is drafted, and logged when the log recovers.
+    fn record_unless_drafted(
+        &self,
+        draft: impl Fn(&mut Core, &mut Drafts) + Clone + Send + 'static,
+    ) -> Result<(), HubError> {
         loop {
             let draft = draft.clone();
             match self.hub.transact(move |core, drafts| draft(core, drafts)) {
-                Ok(()) => return,
-                Err(HubError::Stalled(_) | HubError::Timeout) if !lock(&self.state).stopping => {
+                Err(HubError::Stalled(_)) if !lock(&self.state).ending => {
                     let (_keep, never) = bounded::<()>(0);
                     let _ = never.recv_timeout(LOG_RETRY);
                 }
-                Err(error) => return warn!("a run's state could not be logged: {error}"),
+                Err(error) => {
+                    warn!("a run's state could not be logged: {error}");
+                    return Err(error);
+                }
+                Ok(()) => return Ok(()),
             }
         }
+    }
+}
+
+fn subject(core: &Core, id: &str) -> Subject {
+    let session = core.state().runs.get(id).and_then(|run| run.session_id.as_deref());
+    Subject::run(id, session)
+}
+
+/// The start of a run, once.
+fn draft_started(core: &Core, drafts: &mut Drafts, id: &str) {
+    if core.state().runs.get(id).is_some_and(|run| run.status == RunStatus::Queued) {
+        drafts.push(
+            EventType::RunStarted,
+            format_args!("Started run {id}."),
+            Some(&StartedDetail { run_id: id }),
+            subject(core, id),
+            Some(Change::RunStarted { run_id: id.to_owned() }),
+        );
+    }
+}
+
+fn draft_output(core: &Core, drafts: &mut Drafts, id: &str, events: &[Box<RawValue>]) {
+    for event in events {
+        drafts.push(
+            EventType::RunOutput,
+            format_args!("Run {id}: {}", crate::model::preview(event.get())),
+            Some(&OutputDetail { event, run_id: id }),
+            subject(core, id),
+            None,
+        );
     }
 }
 

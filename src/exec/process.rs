@@ -1,7 +1,7 @@
 //! One run's process, from its start to its outcome.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
 use log::{info, warn};
-use serde_json::value::RawValue;
 
 use super::capture::{self, Capture, Captured};
-use super::{CommandLine, Details, Failure, FailureCode, JsonParseError, Outcome, ProcessResult, Task};
+use super::json_lines::{Collected, JsonLines, OnJson};
+use super::{CommandLine, Failure, FailureCode, Outcome, ProcessResult, Task, verdict};
 use crate::clock;
 use crate::process::ledger::{Ledger, Purpose};
-use crate::process::{self, Exit, Process, Spec};
+use crate::process::{self, Exit, Flags, Input, Process, Spec};
 use crate::store::private;
 use crate::threads::{self, Thread, lock};
 
@@ -25,10 +25,10 @@ const GRACE: Duration = Duration::from_secs(1);
 const SPACING: Duration = Duration::from_millis(150);
 /// How often a start that found the database locked is tried again.
 const RETRIES: u32 = 2;
-/// How soon such a failure shows.
-const EARLY: Duration = Duration::from_secs(10);
-/// Bytes of JSON lines that the record holds.
-const KEPT_JSON: usize = 1024 * 1024;
+/// How long such a retry waits at least; up to as much again is added at random.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
+/// Chosen by these.
+const FLAGS: Flags = Flags { command: "--codex-command", folder: "--repo-root" };
 
 /// What runs of one daemon share.
 pub struct Shared {
@@ -57,24 +57,32 @@ pub enum Cancel {
     Stop,
 }
 
-/// Called with each JSON line as it comes.
-pub type OnJson = Arc<dyn Fn(&RawValue) + Send + Sync>;
-
-/// Runs a task to its end. `cancels` is listened to all the while.
-pub fn run(shared: &Shared, task: &Task, cancels: &Receiver<Cancel>, on_json: &OnJson) -> Outcome {
+/// Runs a task to its end. `cancels` is listened to all the while; `on_start` is called once, before a process is
+/// started.
+pub fn run(
+    shared: &Shared,
+    task: &Task,
+    cancels: &Receiver<Cancel>,
+    on_start: impl FnOnce(),
+    on_json: &OnJson,
+) -> Outcome {
+    let mut on_start = Some(on_start);
     let mut retries = 0;
+    let mut earliest = Instant::now();
     loop {
-        if !space_out(shared, task, cancels) {
-            return Outcome::failed(Failure::new(
-                FailureCode::Cancelled,
-                "The run was cancelled before it started.",
-            ));
+        // Something in the channel is the end of the wait, and of the run.
+        if let Ok(cancel) = cancels.recv_deadline(reserve_start(shared, task, earliest)) {
+            return before_start(cancel);
+        }
+        if let Some(on_start) = on_start.take() {
+            on_start();
         }
         let outcome = attempt(shared, task, cancels, on_json, retries);
         if retries == RETRIES || !database_locked(&outcome) {
             return outcome;
         }
         retries += 1;
+        earliest = Instant::now() + retry_delay();
         warn!(
             "run {}: Codex found its database locked; starting it again ({retries} of {RETRIES})",
             task.run_id
@@ -82,32 +90,50 @@ pub fn run(shared: &Shared, task: &Task, cancels: &Receiver<Cancel>, on_json: &O
     }
 }
 
-/// Waits for this task's turn to start on its CODEX_HOME; `false` when it was cancelled meanwhile.
-fn space_out(shared: &Shared, task: &Task, cancels: &Receiver<Cancel>) -> bool {
-    let home = task.env.get("CODEX_HOME").cloned().flatten().or_else(|| std::env::var("CODEX_HOME").ok());
-    let start = {
-        let mut starts = lock(&shared.starts);
-        let now = Instant::now();
-        let earliest = starts.get(home.as_deref().unwrap_or_default()).map_or(now, |last| *last + SPACING);
-        // A little jitter: another program may be starting Codex in the same rhythm.
-        let start = earliest.max(now);
-        starts.retain(|_, last| *last + SPACING > now);
-        starts.insert(home.unwrap_or_default(), start);
-        start
-    };
-    cancels.recv_deadline(start).is_err()
+/// The outcome of a run that is ended before its process was started.
+pub fn before_start(cancel: Cancel) -> Outcome {
+    Outcome::failed(match cancel {
+        Cancel::Client => Failure::new(FailureCode::Cancelled, "The run was cancelled before it started."),
+        Cancel::Stop => Failure::new(FailureCode::Interrupted, "codexd stopped before the run started."),
+    })
 }
 
+/// When this task may start on its CODEX_HOME; the place is taken.
+fn reserve_start(shared: &Shared, task: &Task, earliest: Instant) -> Instant {
+    // Codex falls back from one to the other.
+    let variable = |name: &str| match task.env.get(name) {
+        Some(value) => value.clone(),
+        None => std::env::var(name).ok(),
+    };
+    let home = variable("CODEX_HOME").or_else(|| variable("HOME")).unwrap_or_default();
+    let mut starts = lock(&shared.starts);
+    let start = starts.get(&home).map_or(earliest, |last| earliest.max(*last + SPACING));
+    let now = Instant::now();
+    starts.retain(|_, last| *last + SPACING > now);
+    starts.insert(home, start);
+    start
+}
+
+/// Not in step with whatever else is starting on the same home.
+fn retry_delay() -> Duration {
+    let share = u32::try_from(uuid::Uuid::new_v4().as_u128() % 1000).unwrap_or(0);
+    RETRY_DELAY + RETRY_DELAY * share / 1000
+}
+
+/// Whether Codex did not even begin because its database was locked. A run that has begun may have changed something
+/// and is never started again: text output names its session on standard error then, JSON output has a first line.
 fn database_locked(outcome: &Outcome) -> bool {
     outcome.result.as_ref().is_some_and(|result| {
         result.exit_code.is_some_and(|code| code != 0)
-            && result.duration_ms < u64::try_from(EARLY.as_millis()).unwrap_or(u64::MAX)
             && result.stderr.contains("database is locked")
+            && !result.stderr_truncated
+            && !result.stderr.contains("session id:")
+            && result.stdout.is_empty()
     })
 }
 
 /// A folder for the last message and the schema, gone when dropped.
-fn private_folder(shared: &Shared) -> std::io::Result<tempfile::TempDir> {
+fn private_folder(shared: &Shared) -> io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("run-").tempdir_in(&shared.temporary)
 }
 
@@ -124,21 +150,27 @@ fn attempt(
         Err(error) => return spawn_failed(format!("Cannot make a private folder for the run: {error}.")),
     };
     let last_message = folder.path().join("last-message.txt");
-    let schema =
-        match task.output_schema.as_deref().map(|schema| write_schema(folder.path(), schema)).transpose() {
-            Ok(schema) => schema,
-            Err(error) => return spawn_failed(format!("Cannot write the output schema: {error}.")),
-        };
+    let keep = |name: &str, text: &str| write_private(folder.path().join(name), text);
+    let schema = task.output_schema.as_deref().map(|schema| keep("output-schema.json", schema.get()));
+    let schema = match schema.transpose() {
+        Ok(schema) => schema,
+        Err(error) => return spawn_failed(format!("Cannot write the output schema: {error}.")),
+    };
     let line = task.command_line(&last_message, schema.as_deref());
+    let stdin = match line.stdin.as_deref().map(|prompt| keep("prompt.txt", prompt)).transpose() {
+        Ok(prompt) => prompt.map_or(Input::Null, Input::File),
+        Err(error) => return spawn_failed(format!("Cannot write the prompt: {error}.")),
+    };
     let invocation = task.invocation(&shared.command, &line);
     let started_at = clock::now_iso();
     let began = Instant::now();
     let mut outcome =
-        match Started::spawn(shared, task, &line, on_json, &format!("{}.{retries}", task.run_id)) {
+        match Started::spawn(shared, task, &line, stdin, on_json, &format!("{}.{retries}", task.run_id)) {
             Ok(started) => {
                 let ended = started.wait(task.timeout, cancels);
                 let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
-                judge(&ended, task, result)
+                let error = verdict::failure(&ended, task.timeout);
+                Outcome { ok: error.is_none(), error, invocation: None, result: Some(result) }
             }
             Err(problem) => spawn_failed(problem),
         };
@@ -146,9 +178,8 @@ fn attempt(
     outcome
 }
 
-fn write_schema(folder: &Path, schema: &RawValue) -> std::io::Result<PathBuf> {
-    let path = folder.join("output-schema.json");
-    private::create_new(&path)?.write_all(schema.get().as_bytes())?;
+fn write_private(path: PathBuf, text: &str) -> io::Result<PathBuf> {
+    private::create_new(&path)?.write_all(text.as_bytes())?;
     Ok(path)
 }
 
@@ -159,59 +190,28 @@ fn read_last_message(path: &Path) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// JSON lines as they came.
-#[derive(Default)]
-struct JsonLines {
-    events: Vec<Box<RawValue>>,
-    errors: Vec<JsonParseError>,
-    bytes: usize,
-    line: u64,
-}
-
-impl JsonLines {
-    fn add(&mut self, line: &[u8], on_json: &OnJson) {
-        self.line += 1;
-        let text = String::from_utf8_lossy(line);
-        if text.trim().is_empty() {
-            return;
-        }
-        match serde_json::from_str::<Box<RawValue>>(text.trim()) {
-            Ok(event) => {
-                on_json(&event);
-                // Beyond the bound the events are in the log (run.output) and in the run's own file.
-                self.bytes += event.get().len();
-                if self.bytes <= KEPT_JSON {
-                    self.events.push(event);
-                }
-            }
-            Err(error) if self.errors.len() < 100 => {
-                self.errors.push(JsonParseError { line: self.line, message: error.to_string() });
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// A process that runs, and the threads at its pipes.
+/// A process that runs, and the threads at its pipes. Dropped as it is, it ends: the pipes are let go, then the process
+/// is killed, then the threads are waited for.
 struct Started {
-    process: Process,
-    stdout: (Thread, Receiver<(Captured, JsonLines)>),
-    stderr: (Thread, Receiver<Captured>),
-    stdin: Option<Thread>,
     cancel: Vec<OwnedFd>,
+    process: Process,
+    stdout: Receiver<(Captured, Collected)>,
+    stderr: Receiver<Captured>,
+    threads: Vec<Thread>,
 }
 
 /// A process that has ended.
-struct Ended {
-    exit: Exit,
-    cut_short: Option<CutShort>,
-    stdout: Captured,
-    stderr: Captured,
-    json: JsonLines,
+pub(super) struct Ended {
+    pub(super) exit: Exit,
+    pub(super) cut_short: Option<CutShort>,
+    pub(super) stdout: Captured,
+    pub(super) stderr: Captured,
+    pub(super) json: Collected,
 }
 
+/// Why a process was ended before it had ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CutShort {
+pub(super) enum CutShort {
     Timeout,
     Cancelled(Cancel),
 }
@@ -221,64 +221,55 @@ impl Started {
         shared: &Shared,
         task: &Task,
         line: &CommandLine,
+        stdin: Input,
         on_json: &OnJson,
         owner: &str,
     ) -> Result<Self, String> {
         let cwd = if task.cwd.is_dir() { &task.cwd } else { &shared.fallback_cwd };
         let spec = Spec {
-            command: process::find(&shared.command, &shared.fallback_cwd)?,
+            command: process::find(&shared.command, &shared.fallback_cwd, FLAGS)?,
             args: shared.leading_args.iter().chain(&line.args).map(Into::into).collect(),
             cwd: cwd.clone(),
             env: task.env.iter().map(|(name, value)| (name.into(), value.as_ref().map(Into::into))).collect(),
-            stdin: line.stdin.is_some(),
+            stdin,
         };
         let mut process = shared
             .ledger
             .spawn(&spec, Purpose::Run, owner)
             .map_err(|error| format!("Cannot start {}: {error}.", spec.command.display()))?;
         info!("run {} is process {}", task.run_id, process.id());
-        let problem = |error: std::io::Error| format!("Cannot start a thread for the run: {error}.");
         let missing = || "The run's process has no output pipe.".to_owned();
-        let stdout = process.take_stdout().ok_or_else(missing)?;
-        let stderr = process.take_stderr().ok_or_else(missing)?;
-        let mut cancel = Vec::new();
-        let log = |stream: &str| Capture::new(shared.logs.join(format!("{}.{stream}.log", task.run_id)));
+        let output = process.take_stdout().ok_or_else(missing)?;
+        let errors = process.take_stderr().ok_or_else(missing)?;
+        let (send_stdout, stdout) = bounded(1);
+        let (send_stderr, stderr) = bounded(1);
+        let mut started = Self { cancel: Vec::new(), process, stdout, stderr, threads: Vec::new() };
 
-        let (cancelled, to_cancel) = cancellation().map_err(problem)?;
-        cancel.push(to_cancel);
-        let (sender, captured) = bounded(1);
-        let (capture, json, on_json) = (log("stdout"), task.json, Arc::clone(on_json));
-        let thread = threads::spawn(format!("{}-out", task.run_id), move || {
-            let mut lines = JsonLines::default();
-            let captured = capture::drain(stdout, &cancelled, capture, |line| {
-                if json {
-                    lines.add(line, &on_json);
+        let log = |stream: &str| Capture::new(shared.logs.join(format!("{}.{stream}.log", task.run_id)));
+        let capture = log("stdout");
+        let mut lines = task.json.then(|| JsonLines::new(Arc::clone(on_json)));
+        started.read(format!("{}-out", task.run_id), move |cancelled| {
+            let captured = capture::drain(output, cancelled, capture, |piece| {
+                if let Some(lines) = &mut lines {
+                    lines.add(piece);
                 }
             });
-            let _ = sender.send((captured, lines));
-        });
-        let stdout = (thread.map_err(problem)?, captured);
-
-        let (cancelled, to_cancel) = cancellation().map_err(problem)?;
-        cancel.push(to_cancel);
-        let (sender, captured) = bounded(1);
+            let _ = send_stdout.send((captured, lines.map(JsonLines::finish).unwrap_or_default()));
+        })?;
         let capture = log("stderr");
-        let thread = threads::spawn(format!("{}-err", task.run_id), move || {
-            let _ = sender.send(capture::drain(stderr, &cancelled, capture, |_| {}));
-        });
-        let stderr = (thread.map_err(problem)?, captured);
+        started.read(format!("{}-err", task.run_id), move |cancelled| {
+            let _ = send_stderr.send(capture::drain(errors, cancelled, capture, |_| {}));
+        })?;
+        Ok(started)
+    }
 
-        let stdin = match (process.take_stdin(), line.stdin.clone()) {
-            (Some(mut stdin), Some(prompt)) => {
-                let thread = threads::spawn(format!("{}-in", task.run_id), move || {
-                    // A process that ends without reading its prompt is judged by its exit code.
-                    let _ = stdin.write_all(prompt.as_bytes());
-                });
-                Some(thread.map_err(problem)?)
-            }
-            _ => None,
-        };
-        Ok(Self { process, stdout, stderr, stdin, cancel })
+    /// A thread at one of the pipes; it ends with the pipe, or with `cancel`.
+    fn read(&mut self, name: String, read: impl FnOnce(&OwnedFd) + Send + 'static) -> Result<(), String> {
+        let problem = |error: io::Error| format!("Cannot start a thread for the run: {error}.");
+        let (cancelled, to_cancel) = cancellation().map_err(problem)?;
+        self.cancel.push(to_cancel);
+        self.threads.push(threads::spawn(name, move || read(&cancelled)).map_err(problem)?);
+        Ok(())
     }
 
     fn wait(mut self, timeout: Duration, cancels: &Receiver<Cancel>) -> Ended {
@@ -293,18 +284,17 @@ impl Started {
             Some(_) => self.process.terminate(GRACE),
         };
         // Its whole tree is gone; a stranger that still holds a pipe is not waited for.
-        for thread in [&self.stdout.0, &self.stderr.0] {
+        for thread in &self.threads {
             thread.wait(GRACE);
         }
         self.cancel.clear();
-        let (stdout, json) = self.stdout.1.recv().unwrap_or_default();
-        let stderr = self.stderr.1.recv().unwrap_or_default();
-        drop(self.stdin.take());
+        let (stdout, json) = self.stdout.recv().unwrap_or_default();
+        let stderr = self.stderr.recv().unwrap_or_default();
         Ended { exit, cut_short, stdout, stderr, json }
     }
 }
 
-fn cancellation() -> std::io::Result<(OwnedFd, OwnedFd)> {
+fn cancellation() -> io::Result<(OwnedFd, OwnedFd)> {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Into::into)
 }
 
@@ -322,6 +312,7 @@ impl Ended {
             exit_code: self.exit.code,
             finished_at: clock::now_iso(),
             json_events: task.json.then(|| self.json.events.clone()),
+            json_events_truncated: self.json.truncated,
             json_parse_errors: self.json.errors.clone(),
             last_message,
             signal: self.exit.signal.clone(),
@@ -333,41 +324,5 @@ impl Ended {
             timed_out: self.cut_short == Some(CutShort::Timeout),
             retries,
         }
-    }
-}
-
-fn judge(ended: &Ended, task: &Task, result: ProcessResult) -> Outcome {
-    let millis = u64::try_from(task.timeout.as_millis()).unwrap_or(u64::MAX);
-    let failure = match ended.cut_short {
-        Some(CutShort::Timeout) => Some(Failure {
-            details: Some(Details { timeout_ms: Some(millis), ..Details::default() }),
-            ..Failure::new(FailureCode::Timeout, format!("codex exec did not end within {millis} ms."))
-        }),
-        Some(CutShort::Cancelled(Cancel::Client)) => {
-            Some(Failure::new(FailureCode::Cancelled, "The run was cancelled."))
-        }
-        Some(CutShort::Cancelled(Cancel::Stop)) => {
-            Some(Failure::new(FailureCode::Interrupted, "codexd stopped before the run ended."))
-        }
-        None if ended.exit.code == Some(0) => None,
-        None => Some(Failure {
-            details: Some(Details { exit_code: Some(ended.exit.code), ..Details::default() }),
-            ..Failure::new(FailureCode::ExitNonZero, exit_message(ended))
-        }),
-    };
-    Outcome { ok: failure.is_none(), error: failure, invocation: None, result: Some(result) }
-}
-
-/// What ended it, and the last thing it said.
-fn exit_message(ended: &Ended) -> String {
-    let how = match (&ended.exit.code, &ended.exit.signal) {
-        (Some(code), _) => format!("codex exec exited with code {code}"),
-        (None, Some(signal)) => format!("codex exec was ended by {signal}"),
-        (None, None) => "codex exec ended".to_owned(),
-    };
-    let last = ended.stderr.text.lines().rev().find(|line| !line.trim().is_empty());
-    match last {
-        Some(line) => format!("{how}: {}", crate::model::preview(line)),
-        None => format!("{how}."),
     }
 }

@@ -17,7 +17,7 @@ use rustix::process::{Resource, getrlimit};
 use super::api::Api;
 use super::connection::{Connection, converse};
 use super::guard::Guard;
-use super::inner::{Pool, cut};
+use super::inner::{Pool, cut, sweep};
 use super::permits::Permits;
 use super::reply::{ApiError, Reply};
 use crate::threads::{self, Thread};
@@ -140,6 +140,7 @@ impl Bound {
             let room = usize::try_from(descriptors.saturating_sub(KEEP_DESCRIPTORS)).unwrap_or(usize::MAX);
             limits.connections = limits.connections.min(room.max(16));
         }
+        sweep();
         let (stop, stopping) = bounded(0);
         let shared = Shared {
             read: Pool::start("http-r", READ_WORKERS, Arc::clone(&api))?,

@@ -22,4 +22,9 @@ pub mod token;
 mod wire;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+#[path = "../../tests/mutate/mod.rs"]
+mod mutate;
+#[cfg(test)]
 mod tests;

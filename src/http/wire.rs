@@ -46,6 +46,12 @@ impl Wire {
         Self { stream, buffer: Vec::new(), read_timeout: None }
     }
 
+    /// With bytes that have been read already.
+    #[cfg(test)]
+    pub(super) fn with_buffer(stream: Arc<TcpStream>, buffer: Vec<u8>) -> Self {
+        Self { stream, buffer, read_timeout: None }
+    }
+
     /// The socket and the bytes that were read too far, for whoever takes the connection over.
     pub(super) fn into_parts(self) -> (Arc<TcpStream>, Vec<u8>) {
         (self.stream, self.buffer)

@@ -322,7 +322,7 @@ impl Core {
             match self.journal.append(&self.lines, rendered.first_seq) {
                 Ok(()) => {}
                 Err(AppendError::Write(error)) => return Err(error),
-                Err(AppendError::Sync(error)) => super::log_not_forced(&error),
+                Err(AppendError::Sync(error)) => super::actor::log_not_forced(&error),
             }
         }
         // A burst of long lines must not keep its memory for ever.
@@ -334,7 +334,7 @@ impl Core {
 
     fn stall(&mut self, waiting: Option<Rendered>, error: &io::Error, since: Instant) {
         let reason = format!("the event log cannot be written: {error}");
-        if since.elapsed() < super::LOG_RETRY {
+        if since.elapsed() < super::actor::LOG_RETRY {
             error!("{reason}; events wait and the child is held back until it can");
         }
         self.stalled = Some(Stalled { waiting, reason, since });

@@ -121,7 +121,13 @@ impl Drafts {
         // Writing to a Vec cannot fail.
         let _ = Escaped(&mut self.text).write_fmt(message);
         self.text.extend_from_slice(b"\",\"detail\":");
+        let mut detail = self.text.len();
         write_detail(&mut self.text);
+        // An event is one line. JSON has raw line ends only between its tokens, where a blank does as well.
+        while let Some(at) = memchr::memchr2(b'\n', b'\r', &self.text[detail..]) {
+            detail += at;
+            self.text[detail] = b' ';
+        }
         self.items.push(Draft { kind, subject, change, text: start..self.text.len() });
     }
 }

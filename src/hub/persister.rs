@@ -20,6 +20,8 @@ use crate::store::files;
 const REST: Duration = Duration::from_millis(200);
 /// Writing takes at most one part in this many of one core.
 const DUTY: u32 = 20;
+/// The longest time from one write to the next, however slow the disk is.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 /// How long a failed write waits before the next try.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -108,7 +110,7 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
                     info!("the state files can be written again");
                 }
                 failing = false;
-                REST.max(began.elapsed() * DUTY)
+                (began.elapsed() * DUTY).clamp(REST, LONGEST_REST)
             }
             Err(error) => {
                 if !failing {

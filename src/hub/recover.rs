@@ -24,6 +24,7 @@ use crate::model::record::{DaemonState, Extra, Identity, Request, Run, Session};
 use crate::store::files::{self, RegistryFile};
 use crate::store::journal::{Journal, Limits, Opened};
 use crate::store::reader::EventReader;
+use crate::store::segments::MAX_SEQ;
 use crate::store::{Repair, StoreError};
 
 /// Everything read back.
@@ -71,7 +72,7 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     let daemon: Option<DaemonState> = files::load(&paths.daemon_state(), &mut repairs)?;
     let mut recent: Option<RecentFile> = files::load(&paths.recent_events(), &mut repairs)?;
     let recent_extra = recent.as_mut().map(|recent| std::mem::take(&mut recent.extra)).unwrap_or_default();
-    let checkpoint = recent.as_ref().map_or(0, |recent| recent.applied_seq);
+    let checkpoint = recent.as_ref().map_or(0, |recent| possible(recent.applied_seq));
     let sessions = load_registry::<Session>(&paths.session_registry(), checkpoint, &mut repairs)?;
     let runs = load_registry::<Run>(&paths.run_registry(), checkpoint, &mut repairs)?;
     let requests = load_registry::<Request>(&paths.request_registry(), checkpoint, &mut repairs)?;
@@ -155,7 +156,7 @@ fn load_registry<T: Record + Clone + DeserializeOwned>(
     Ok(match files::load::<RegistryFile<T>>(path, repairs)? {
         Some(file) => Loaded {
             registry: Registry::load(file.updated_at, file.records),
-            applied: file.applied_seq.max(checkpoint),
+            applied: possible(file.applied_seq).max(checkpoint),
             extra: file.extra,
         },
         // Lost: everything the log still has is replayed.
@@ -167,7 +168,12 @@ fn last_recent(recent: Option<&RecentFile>) -> u64 {
     recent
         .and_then(|recent| recent.events.last())
         .and_then(|event| cached(event.get()))
-        .map_or(0, |last| last.seq)
+        .map_or(0, |last| possible(last.seq))
+}
+
+/// What a damaged file says has been applied may be more than there ever was: then everything is replayed.
+fn possible(seq: u64) -> u64 {
+    if seq <= MAX_SEQ { seq } else { 0 }
 }
 
 fn cached(json: &str) -> Option<Recent> {

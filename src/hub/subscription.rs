@@ -9,7 +9,8 @@ use super::batch::Batch;
 
 /// Batches that may wait for one client.
 pub const QUEUE_BATCHES: usize = 1024;
-/// Bytes that may wait for one client; one batch larger than this still passes when the queue is empty.
+/// Bytes that may wait for one client before another batch is refused. What waits is at most this and one batch: a line of
+/// 20 MB must not cut off a client that is only a few events behind.
 pub const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, Default)]
@@ -69,7 +70,7 @@ impl Subscriber {
             return Offer::Gone;
         }
         let waiting = self.shared.queued_bytes.load(Ordering::Acquire);
-        if waiting > 0 && waiting + batch.len() > QUEUE_BYTES {
+        if waiting > QUEUE_BYTES {
             self.shared.lagged.store(true, Ordering::Release);
             return Offer::Lagged;
         }

@@ -32,28 +32,6 @@ impl Kind {
     }
 }
 
-/// Arrays and objects within each other. What is passed on is read by programs that give up at 128 (serde_json), and
-/// a request that the app-server cannot read is never answered.
-const MAX_DEPTH: usize = 100;
-
-/// Whether brackets outside of strings are nested too deep; of text that is no JSON it tells nothing.
-fn is_too_deep(bytes: &[u8]) -> bool {
-    let mut depth = 0_usize;
-    let mut in_string = false;
-    let mut escaped = false;
-    bytes.iter().any(|byte| {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => depth += 1,
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        depth > MAX_DEPTH
-    })
-}
-
 /// The fields of a body that were given: present and not null.
 #[derive(Debug, Default)]
 pub struct Body {
@@ -70,11 +48,6 @@ impl Body {
             return Err(OpError::BadRequest(
                 "The body is empty; it must be a JSON object (at least {}).".to_owned(),
             ));
-        }
-        if is_too_deep(bytes) {
-            return Err(OpError::BadRequest(format!(
-                "The body has values nested more than {MAX_DEPTH} deep."
-            )));
         }
         let text = std::str::from_utf8(bytes)
             .map_err(|error| OpError::BadRequest(format!("The body is not UTF-8: {error}.")))?;

@@ -7,7 +7,6 @@ pub mod ending;
 pub mod events;
 pub mod fields;
 pub mod idempotency;
-mod loading;
 pub mod query;
 mod readable;
 pub mod ready;
@@ -15,6 +14,7 @@ pub mod recovery;
 pub mod requests;
 pub mod runs;
 pub mod service;
+pub mod session_list;
 pub mod sessions;
 pub mod status;
 pub mod turns;
@@ -153,6 +153,7 @@ impl Ops {
     /// From here on no new work is taken: the daemon is about to stop.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.runs.hold();
     }
 
     /// Whether the daemon is about to stop.

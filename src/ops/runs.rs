@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::body::{Body, Kind, wrong};
 use super::idempotency::{Key, Seen};
 use super::{OpError, Ops};
-use crate::exec::pool::{Cancelled, Refused};
+use crate::exec::pool::Refused;
 use crate::exec::{DEFAULT_TIMEOUT, Failure, FailureCode, Outcome, Task, pool};
 use crate::hub::Core;
 use crate::hub::batch::Subject;
@@ -90,30 +90,42 @@ impl Ops {
                 return Ok(Created { run, new: false });
             }
         }
+        self.check_taking_work()?;
         let admission = self.runs.admit().map_err(refused)?;
-        let created = self.hub.transact(move |core, drafts| {
-            if let Some(key) = &key
-                && let Some(run) = known(core, key)?
-            {
-                return Ok::<_, OpError>(Created { run, new: false });
-            }
-            let run = Arc::new(Run { idempotency: key.map(Key::record), ..record });
-            draft_queued(drafts, &run);
-            Ok(Created { run, new: true })
-        })??;
-        if created.new {
-            admission.enter(task);
-        }
-        Ok(created)
+        self.hub.transact_then(
+            move |core, drafts| {
+                if let Some(key) = &key
+                    && let Some(run) = known(core, key)?
+                {
+                    return Ok((Created { run, new: false }, None));
+                }
+                let run = Arc::new(Run { idempotency: key.map(Key::record), ..record });
+                draft_queued(drafts, &run);
+                Ok((Created { run, new: true }, Some((admission, task))))
+            },
+            // What is recorded runs, even if whoever asked has given up waiting for the log.
+            |recorded: Result<_, OpError>| {
+                recorded.map(|(created, entry)| {
+                    if let Some((admission, task)) = entry {
+                        admission.enter(task);
+                    }
+                    created
+                })
+            },
+        )?
     }
 
     /// Ends a run. Returns it, and whether it was still to be ended.
     ///
     /// # Errors
-    /// [`OpError::NotFound`].
+    /// [`OpError::NotFound`]; a log that takes nothing.
     pub fn cancel_run(&self, id: &str) -> Result<(Arc<Run>, bool), OpError> {
-        self.run(id)?;
-        let cancelled = self.runs.cancel(id) != Cancelled::Not;
+        let run = self.run(id)?;
+        if matches!(run.status, RunStatus::Completed | RunStatus::Failed) {
+            return Ok((run, false));
+        }
+        self.check_log()?;
+        let cancelled = self.runs.cancel(id);
         Ok((self.run(id)?, cancelled))
     }
 
@@ -149,7 +161,7 @@ impl Ops {
         };
         let session_id = body.text("sessionId")?;
         let metadata = body.metadata()?;
-        check_no_nul(&task, cwd.as_deref())?;
+        check_no_nul(&task, cwd.as_deref(), session_id.as_deref(), &metadata)?;
         let now = clock::now_iso();
         let record = Run {
             run_id,
@@ -239,28 +251,30 @@ fn environment(body: &Body) -> Result<BTreeMap<String, Option<String>>, OpError>
     }
 }
 
-/// A NUL byte can be in no argument, path or variable (execve(2)).
-fn check_no_nul(task: &Task, cwd: Option<&str>) -> Result<(), OpError> {
-    let texts = |name: &'static str, values: &[String]| {
-        values.iter().any(|value| value.contains('\0')).then_some(name)
-    };
-    let text = |name: &'static str, value: Option<&str>| {
-        value.is_some_and(|value| value.contains('\0')).then_some(name)
-    };
-    let variable = task
-        .env
-        .iter()
-        .any(|(name, value)| name.contains('\0') || value.as_ref().is_some_and(|value| value.contains('\0')));
-    let found = text("prompt", Some(&task.prompt))
-        .or(text("cwd", cwd))
-        .or(text("model", task.model.as_deref()))
-        .or(text("profile", task.profile.as_deref()))
-        .or(texts("config", &task.config))
-        .or(texts("additionalWritableDirectories", &task.additional_writable_directories))
-        .or(texts("images", &task.images))
-        .or(variable.then_some("env"));
-    match found {
-        Some(name) => Err(wrong(name, "free of NUL characters")),
+/// A NUL byte can be in no argument, path or variable (execve(2)), and is of no use anywhere else.
+fn check_no_nul(
+    task: &Task,
+    cwd: Option<&str>,
+    session_id: Option<&str>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), OpError> {
+    let text = |value: &str| value.contains('\0');
+    let some = |value: Option<&str>| value.is_some_and(text);
+    let list = |values: &[String]| values.iter().any(|value| text(value));
+    let fields = [
+        ("prompt", text(&task.prompt)),
+        ("cwd", some(cwd)),
+        ("model", some(task.model.as_deref())),
+        ("profile", some(task.profile.as_deref())),
+        ("config", list(&task.config)),
+        ("additionalWritableDirectories", list(&task.additional_writable_directories)),
+        ("images", list(&task.images)),
+        ("env", task.env.iter().any(|(name, value)| text(name) || some(value.as_deref()))),
+        ("sessionId", some(session_id)),
+        ("metadata", metadata.iter().any(|(name, value)| text(name) || text(value))),
+    ];
+    match fields.iter().find(|(_, found)| *found) {
+        Some((name, _)) => Err(wrong(name, "free of NUL characters")),
         None => Ok(()),
     }
 }

@@ -8,7 +8,6 @@ use serde_json::value::RawValue;
 use super::body::Body;
 use super::fields::{self, Params, param};
 use super::idempotency::{Key, Seen};
-use super::query::Query;
 use super::{OpError, Ops};
 use crate::hub::Core;
 use crate::hub::batch::Subject;
@@ -25,10 +24,6 @@ pub const PURPOSES: &[(&str, SessionPurpose)] = &[
     ("smoke", SessionPurpose::Smoke),
     ("worker", SessionPurpose::Worker),
 ];
-
-/// The states of a session, as the list's filter names them.
-pub const STATUSES: &[(&str, SessionStatus)] =
-    &[("active", SessionStatus::Active), ("closed", SessionStatus::Closed)];
 
 /// The policies a session may have for what Codex asks in it.
 pub const REQUEST_POLICIES: &[(&str, RequestPolicy)] =
@@ -95,25 +90,6 @@ struct SessionDetail<'a> {
 }
 
 impl Ops {
-    /// The sessions that fit `status`, `purpose`, `limit` and `after`, in order of creation.
-    ///
-    /// # Errors
-    /// For a wrong parameter.
-    pub fn sessions(&self, query: &Query) -> Result<Vec<Arc<Session>>, OpError> {
-        let status = query.one_of("status", STATUSES)?;
-        let purpose = query.one_of("purpose", PURPOSES)?;
-        let page = query.page()?;
-        let all = self.hub.ask(|core| core.state().sessions.all().to_vec())?;
-        page.take(
-            &all,
-            |session| &session.session_id,
-            |session| {
-                status.is_none_or(|status| session.status == status)
-                    && purpose.is_none_or(|purpose| session.purpose == purpose)
-            },
-        )
-    }
-
     /// One session.
     ///
     /// # Errors
@@ -160,7 +136,6 @@ impl Ops {
         let request_timeout_ms = body.number("requestTimeoutMs", 0)?;
         let params = fields::collect(fields::THREAD, body)?;
         self.check_app_server("Sessions")?;
-        self.check_taking_work()?;
         if let Some(key) = key.clone()
             && let Some(session) = self.hub.ask(move |core| known(core, &key))??
         {
@@ -171,6 +146,7 @@ impl Ops {
         {
             return Ok(Created { session, new: false });
         }
+        self.check_taking_work()?;
         let connection = self.client.connect()?;
         let (method, request) = match &thread_id {
             None => ("thread/start", params.clone()),

@@ -44,8 +44,16 @@ pub fn finished(folder: &Path) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
+/// No event has a larger seq: up to here every reader of JSON takes a number as it is (RFC 8259 section 6). One that a
+/// damaged file claims to have is none.
+pub const MAX_SEQ: u64 = (1 << 53) - 1;
+
 /// The seq of an event's line; `None` for a damaged one.
 pub fn line_seq(line: &[u8]) -> Option<u64> {
+    claimed_seq(line).filter(|&seq| seq <= MAX_SEQ)
+}
+
+fn claimed_seq(line: &[u8]) -> Option<u64> {
     // Our own lines begin with the seq; anything else is looked at in full.
     if let Some(rest) = line.strip_prefix(b"{\"seq\":") {
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();

@@ -22,7 +22,7 @@ pub enum Origin {
     /// Now: after this seq, with everything else in the queue.
     Live(u64, Subscription),
     /// With the first event after a cursor.
-    Past(Replay),
+    Past(Box<Replay>),
 }
 
 /// How the client is spoken to.
@@ -118,7 +118,7 @@ enum Past {
 }
 
 fn past<S: Sink>(
-    mut replay: Replay,
+    mut replay: Box<Replay>,
     filter: &mut Filter,
     sink: &mut S,
     gone: &Receiver<()>,

@@ -50,7 +50,7 @@ impl HubSource {
     fn origin(&self, after: Option<u64>, live: Option<(u64, Subscription)>) -> Origin {
         match live {
             Some((seq, queue)) => Origin::Live(seq, queue),
-            None => Origin::Past(Replay::new(self.ops.hub.clone(), after.unwrap_or(0))),
+            None => Origin::Past(Box::new(Replay::new(self.ops.hub.clone(), after.unwrap_or(0)))),
         }
     }
 }

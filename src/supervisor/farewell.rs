@@ -87,6 +87,15 @@ fn draft(core: &mut Core, drafts: &mut Drafts, ending: &Ending, asked: bool) {
             None,
         );
     }
+    if ending.survived {
+        drafts.push(
+            EventType::ChildKillFailed,
+            format_args!("Child process {} could not be killed; it may still run.", ending.pid),
+            None::<&()>,
+            Subject::default(),
+            None,
+        );
+    }
     let failed = exit.code.map_or(!well, |code| code != 0);
     let level = if failed { Level::Error } else { Level::Info };
     let after = match (exit.code, signal) {

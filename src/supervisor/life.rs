@@ -16,9 +16,11 @@ use crate::app_server::reader::{End, Reader};
 use crate::config::{Mode, Server};
 use crate::hub::HubError;
 use crate::process::ledger::Purpose;
-use crate::process::{self, Exit, Process, Spec};
+use crate::process::{self, Exit, Flags, Input, Process, Spec};
 use crate::store::raw_log::RawLog;
 use crate::threads::{self, Thread};
+
+const FLAGS: Flags = Flags { command: "--server-command", folder: "--server-cwd" };
 
 /// How long a child may run on after it has closed its output.
 const AFTER_OUTPUT: Duration = Duration::from_secs(1);
@@ -56,6 +58,8 @@ pub(super) struct Ending {
     pub(super) connected: bool,
     /// Why codexd itself ended it, when it did so unasked.
     pub(super) given_up: Option<String>,
+    /// Whether it could not be killed.
+    pub(super) survived: bool,
 }
 
 pub(super) struct Life {
@@ -78,14 +82,14 @@ impl Life {
         let server = &parts.config.server;
         let app_server = server.mode == Mode::AppServer;
         let spec = Spec {
-            command: process::find(&server.command, &server.cwd)?,
+            command: process::find(&server.command, &server.cwd, FLAGS)?,
             args: server.args.iter().map(Into::into).collect(),
             cwd: server.cwd.clone(),
             env: vec![
                 ("BAA_CODEXD_DAEMON_ID".into(), Some(parts.daemon_id.clone().into())),
                 ("BAA_CODEXD_SERVER_ENDPOINT".into(), Some(server.endpoint.clone().into())),
             ],
-            stdin: app_server,
+            stdin: if app_server { Input::Pipe } else { Input::Null },
         };
         let purpose = if app_server { Purpose::AppServer } else { Purpose::Child };
         let process = parts
@@ -242,7 +246,7 @@ impl Life {
             connection.close("the app-server has ended");
         }
         self.threads.clear();
-        Ending { pid: self.pid, exit, output, connected, given_up }
+        Ending { pid: self.pid, exit, output, connected, given_up, survived: self.process.survived() }
     }
 
     fn end_of_output(&mut self) -> End {

@@ -20,10 +20,20 @@ fn wrong_words() {
         (&["--nodeid", "x"], "unknown flag --nodeid; did you mean --node-id? (codexd --help lists all)"),
         (&["-x"], "unknown flag -x (codexd --help lists all)"),
         (&["-3"], "unknown flag -3 (codexd --help lists all)"),
-        (&["run\naway"], "unknown action \"run away\"; the actions are start, status, config, smoke, help"),
-        (&[""], "unknown action \"\"; the actions are start, status, config, smoke, help"),
+        (
+            &["run\naway"],
+            "unknown action \"run away\"; the actions are start, status, config, smoke, run, help",
+        ),
+        (&[""], "unknown action \"\"; the actions are start, status, config, smoke, run, help"),
         (&["start", "status"], "a second action, status, after start: there can be only one"),
         (&["config", "config"], "a second action, config, after config: there can be only one"),
+        (&["run"], "run needs one more word: codexd run PROMPT"),
+        (&["run", "fix", "it"], "run takes one PROMPT, and \"it\" is a second one: put it in quotes"),
+        (&["status", "--sandbox", "read-only"], "--sandbox is for codexd run only"),
+        (
+            &["run", "x", "--sandbox", "none"],
+            "--sandbox must be read-only, workspace-write or danger-full-access, not \"none\"",
+        ),
         (&["config", "--node-id"], "--node-id needs a value: --node-id ID"),
         (
             &["config", "--node-id", "--json"],

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use codexd::cli::flags::{ACTIONS, FLAGS, Flag, Group, Update};
+use codexd::cli::flags::{ACTIONS, FLAGS, Flag, Group, Operands, Update};
 use codexd::cli::help::help;
 use codexd::cli::low::LowArgs;
 use codexd::cli::parse::{Parsed, parse};
@@ -14,7 +14,7 @@ fn samples(flag: &Flag) -> (&'static str, &'static str) {
     match flag.value() {
         Some("N") => ("17", "18"),
         Some("PATH") => ("/one", "/two"),
-        Some("ID" | "STRING" | "CMD" | "ARG") => ("one", "two"),
+        Some("ID" | "STRING" | "CMD" | "ARG" | "NAME" | "KEY=VALUE") => ("one", "two"),
         Some("URL") => ("http://127.0.0.1:1", "http://localhost:2"),
         Some("LEVEL") => ("error", "off"),
         Some(words) => words.split_once('|').map_or_else(
@@ -28,7 +28,20 @@ fn samples(flag: &Flag) -> (&'static str, &'static str) {
 fn low(words: &[String], env: &[(&str, &str)]) -> Result<LowArgs, String> {
     let lookup =
         |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(*value));
-    match parse(words.iter().map(OsString::from).collect()) {
+    // A flag that is not for every action needs one it is for.
+    let own = |word: &String| {
+        FLAGS.iter().find(|flag| {
+            word.strip_prefix("--").is_some_and(|word| word.split('=').next() == Some(flag.name))
+        })
+    };
+    let action = words.iter().filter_map(own).find_map(|flag| flag.actions.first());
+    let row = action.and_then(|action| ACTIONS.iter().find(|row| row.action == *action));
+    let mut line: Vec<OsString> = row.into_iter().map(|row| row.name.into()).collect();
+    line.extend(
+        row.into_iter().filter(|row| matches!(row.operands, Operands::One(_))).map(|_| "word".into()),
+    );
+    line.extend(words.iter().filter(|word| row.is_none() || *word != "status").map(OsString::from));
+    match parse(line) {
         Ok(Parsed::Act(command)) => {
             LowArgs::gather(&command.given, &lookup).map_err(|error| error.to_string())
         }
@@ -55,6 +68,10 @@ fn names_are_unique_and_variables_are_named_after_their_flags() {
         for name in flag.env {
             assert!(seen.insert(name), "{name} twice");
             assert!(name.starts_with("BAA_"), "{name}");
+        }
+        if !flag.actions.is_empty() {
+            assert!(flag.env.is_empty(), "--{}: what one call is about comes from nowhere else", flag.name);
+            continue;
         }
         let expected = match flag.name {
             "json" | "run-once" => continue,
@@ -165,7 +182,11 @@ fn the_defaults_in_the_help_are_the_defaults() {
     let default = resolve(LowArgs::default(), cwd).unwrap();
     for flag in FLAGS.iter().filter(|flag| flag.value().is_some()) {
         let place = ["current directory", "<repo root>/logs", "<repo root>/state", "repo root"];
-        if flag.default.is_empty() || place.contains(&flag.default) || flag.name == "log-level" {
+        if !flag.actions.is_empty()
+            || flag.default.is_empty()
+            || place.contains(&flag.default)
+            || flag.name == "log-level"
+        {
             continue;
         }
         let low = ok(&[&dashed(flag), flag.default], &[]);

@@ -39,6 +39,11 @@ pub(crate) fn listening(serve: impl Fn(TcpStream) + Send + 'static) -> String {
     authority
 }
 
+/// A request made while the test goes on.
+fn asking<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    thread::Builder::new().name("test-asking".into()).spawn(ask).expect("a thread")
+}
+
 pub(crate) fn new_session(daemon: &Daemon) -> Answer {
     daemon.client().post("/v1/codexd/sessions", &json!({}))
 }
@@ -118,7 +123,7 @@ fn a_stop_does_not_wait_for_a_dial() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut daemon = external(&format!("ws://{}", silent.local_addr().unwrap())).start();
     let client = daemon.client();
-    let asking = thread::spawn(move || client.post("/v1/codexd/sessions", &json!({})));
+    let asking = asking(move || client.post("/v1/codexd/sessions", &json!({})));
     let (mut dialling, _) = silent.accept().unwrap();
     assert!(dialling.read(&mut [0; 16]).unwrap() > 0, "it asks for the upgrade");
     let began = Instant::now();
@@ -145,12 +150,12 @@ fn callers_at_once_share_one_connection() {
     let fake = Fake::start(|_| {});
     let daemon = external(&fake.url()).start();
     let clients: Vec<_> = (0..8).map(|_| daemon.client()).collect();
-    let asking: Vec<_> = clients
+    let calls: Vec<_> = clients
         .into_iter()
-        .map(|client| thread::spawn(move || client.post("/v1/codexd/sessions", &json!({})).status))
+        .map(|client| asking(move || client.post("/v1/codexd/sessions", &json!({})).status))
         .collect();
     // The fake has one thread for all: the first session is made, the others are given it.
-    let mut statuses: Vec<u16> = asking.into_iter().map(|asking| asking.join().unwrap()).collect();
+    let mut statuses: Vec<u16> = calls.into_iter().map(|call| call.join().unwrap()).collect();
     statuses.sort_unstable();
     assert!(statuses.iter().all(|status| [200, 201].contains(status)), "{statuses:?}");
     assert_eq!(fake.heads().len(), 1);

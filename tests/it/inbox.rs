@@ -343,3 +343,23 @@ fn after_a_restart_of_codexd_nobody_waits_for_an_answer() {
     assert_eq!(bench.refused(&killed, json!({"decision": "accept"})), record);
     assert_eq!(bench.requests("?status=pending"), [] as [Value; 0]);
 }
+
+#[test]
+fn while_work_drains_its_requests_can_be_answered() {
+    let mut bench = Bench::with(Daemon::builder().flags(&["--drain-timeout-ms", "30000"]));
+    let (_, turn, request) = bench.asked(json!({}), "run: echo hi");
+    bench.daemon.signal(rustix::process::Signal::TERM);
+    // The stop has begun once no work is taken any more; until then an unknown session is just that.
+    let body = json!({"sessionId": "session-x", "input": "x"});
+    let until = std::time::Instant::now() + crate::DEADLINE;
+    while bench.client.post("/v1/codexd/turn", &body).status != 503 {
+        assert!(std::time::Instant::now() < until, "the stop has not begun");
+    }
+    assert_eq!(bench.request(&request), request);
+    bench.answered(&request, json!({"decision": "accept"}));
+    assert_eq!(bench.ended(&turn), "completed");
+    assert!(bench.daemon.wait().status.success());
+    let logged = bench.daemon.log_events();
+    let fate = logged.iter().rfind(|event| event["detail"]["requestId"] == request["requestId"]).unwrap();
+    assert_eq!(fate["type"], "request.answered");
+}

@@ -2,6 +2,7 @@
 //!
 //! No test sleeps in order to pass: each waits for an event, with a deadline that only a fault reaches.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "tables, and why a test was skipped")]
 #![allow(unreachable_pub, reason = "nothing of this crate is reached from outside")]
 
 mod app_server;
@@ -16,6 +17,7 @@ mod cli_support;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod client;
 mod conversation;
+mod crash;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
 mod directives;
@@ -28,6 +30,7 @@ mod external;
 mod external_errors;
 mod external_tls;
 mod fake_app_server;
+mod fuzz;
 mod golden_shapes;
 mod hostile;
 mod inbox;
@@ -37,16 +40,23 @@ mod listener;
 mod log;
 mod misbehaviour;
 mod model_server;
+#[path = "../mutate/mod.rs"]
+mod mutate;
 mod orphans;
 mod processes;
 mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
 mod real_inbox;
+mod real_runs;
 mod relay;
 mod repairs;
 mod replay;
 mod rfc6455;
+mod run_bench;
+mod run_cli;
+mod run_input;
+mod runs;
 mod same_scenario;
 mod sse;
 mod strangers;

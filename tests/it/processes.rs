@@ -113,9 +113,14 @@ impl Drop for Process {
 }
 
 /// Pids and command lines of the living processes that carry this mark.
-#[cfg(target_os = "linux")]
 pub(crate) fn left_of(mark: &str) -> Vec<(u32, String)> {
-    let wanted = format!("{MARK}={mark}");
+    carrying(MARK, mark)
+}
+
+/// Pids and command lines of the living processes that were started with this variable.
+#[cfg(target_os = "linux")]
+pub(crate) fn carrying(name: &str, value: &str) -> Vec<(u32, String)> {
+    let wanted = format!("{name}={value}");
     let carries = |pid: u32| {
         let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environ.split(|byte| *byte == 0).any(|pair| pair == wanted.as_bytes())
@@ -132,7 +137,7 @@ pub(crate) fn left_of(mark: &str) -> Vec<(u32, String)> {
 
 /// Elsewhere the environment of others cannot be read.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn left_of(_mark: &str) -> Vec<(u32, String)> {
+pub(crate) fn carrying(_name: &str, _value: &str) -> Vec<(u32, String)> {
     Vec::new()
 }
 

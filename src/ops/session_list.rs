@@ -1,0 +1,33 @@
+//! The list of sessions.
+
+use std::sync::Arc;
+
+use super::query::Query;
+use super::sessions::PURPOSES;
+use super::{OpError, Ops};
+use crate::model::record::{Session, SessionStatus};
+
+/// The states of a session, as the list's filter names them.
+pub const STATUSES: &[(&str, SessionStatus)] =
+    &[("active", SessionStatus::Active), ("closed", SessionStatus::Closed)];
+
+impl Ops {
+    /// The sessions that fit `status`, `purpose`, `limit` and `after`, in order of creation.
+    ///
+    /// # Errors
+    /// For a wrong parameter.
+    pub fn sessions(&self, query: &Query) -> Result<Vec<Arc<Session>>, OpError> {
+        let status = query.one_of("status", STATUSES)?;
+        let purpose = query.one_of("purpose", PURPOSES)?;
+        let page = query.page()?;
+        let all = self.hub.ask(|core| core.state().sessions.all().to_vec())?;
+        page.take(
+            &all,
+            |session| &session.session_id,
+            |session| {
+                status.is_none_or(|status| session.status == status)
+                    && purpose.is_none_or(|purpose| session.purpose == purpose)
+            },
+        )
+    }
+}
