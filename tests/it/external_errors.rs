@@ -172,6 +172,24 @@ fn start_turn(daemon: &Daemon) {
     assert_eq!(answer.status, 202, "{}", answer.text());
 }
 
+/// The lengths of the deltas.
+pub(crate) fn deltas(events: &[Value]) -> Vec<usize> {
+    let deltas = events.iter().filter(|event| event["type"] == "app-server.turn.message.delta");
+    deltas.map(|event| event["detail"]["delta"].as_str().unwrap().len()).collect()
+}
+
+/// Waits for the end of the only session's turn.
+pub(crate) fn wait_until_completed(daemon: &Daemon) {
+    let until = Instant::now() + DEADLINE;
+    let status = || {
+        let sessions = daemon.client().get("/v1/codexd/sessions").json();
+        sessions["data"]["sessions"][0]["lastTurnStatus"].clone()
+    };
+    while status() != "completed" {
+        assert!(Instant::now() < until, "the turn does not end");
+    }
+}
+
 #[test]
 fn large_messages_whole_and_in_pieces() {
     const SIZE: usize = 15_000_000;
@@ -184,18 +202,9 @@ fn large_messages_whole_and_in_pieces() {
     });
     let daemon = external(&fake.url()).flags(&["--max-log-bytes", "0"]).start();
     start_turn(&daemon);
-    let said = |events: &[Value]| {
-        let deltas = events.iter().filter(|event| event["type"] == "app-server.turn.message.delta");
-        deltas.map(|event| event["detail"]["delta"].as_str().unwrap().len()).collect::<Vec<_>>()
-    };
-    let until = Instant::now() + DEADLINE;
-    while daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"][0]["lastTurnStatus"]
-        != "completed"
-    {
-        assert!(Instant::now() < until, "the turn does not end");
-    }
+    wait_until_completed(&daemon);
     let events = daemon.log_events();
-    assert_eq!(said(&events), [SIZE, SIZE, 60 << 20]);
+    assert_eq!(deltas(&events), [SIZE, SIZE, 60 << 20]);
     let odd: Vec<_> =
         events.iter().filter(|event| event["type"] == "app-server.message.unreadable").collect();
     assert_eq!(odd.len(), 1);
