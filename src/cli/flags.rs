@@ -237,7 +237,7 @@ pub const FLAGS: &[Flag] = &[
         "File with the bearer token that an external app-server demands; read at each connection",
         one!("PATH", server_token_file)),
     flag!(Server, "server-ca-file", ["BAA_CODEXD_SERVER_CA_FILE"], "",
-        "PEM file with the certificates to trust for wss:// and https://, instead of the system's", one!("PATH", server_ca_file)),
+        "PEM file with the certificates to trust for wss:// and https:// instead of the system's", one!("PATH", server_ca_file)),
     flag!(Server, "server-command", ["BAA_CODEXD_SERVER_COMMAND"], "codex",
         "Command of the child", one!("CMD", command)),
     flag!(Server, "server-arg", ["BAA_CODEXD_SERVER_ARGS"], "app-server",
