@@ -133,12 +133,11 @@ impl Pool {
 
     /// Takes and starts no run any more; those that run go on.
     pub fn hold(&self) {
-        let mut state = lock(&self.inner.state);
-        state.stopping = true;
+        lock(&self.inner.state).stopping = true;
     }
 
-    /// Waits until no process of a run is left, but no longer than `timeout`; whether that came about. Runs that wait do
-    /// not count: see [`Pool::hold`].
+    /// Waits until no run has begun that has not ended, but no longer than `timeout`; whether that came about. To be
+    /// called after [`Pool::hold`].
     pub fn wait_idle(&self, timeout: Duration) -> bool {
         let state = self.inner.wait(lock(&self.inner.state), timeout, |state| state.running.is_empty());
         state.running.is_empty()

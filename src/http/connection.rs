@@ -107,10 +107,10 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
     check_forwarded(head)?;
     let expects = expects_continue(head)?;
     body::check_size(framing, shared.limits.body)?;
+    let _room = large_body_room(shared, framing)?;
     if expects && framing != Framing::Empty && !wire.has_buffered() {
         wire.write(b"HTTP/1.1 100 Continue\r\n\r\n", shared.limits.write).map_err(|_| Stop::Silent)?;
     }
-    let _room = large_body_room(shared, framing)?;
     let body = body::read(wire, framing, shared.limits.body, Instant::now() + shared.limits.body_time)?;
     let answer = match way {
         Way::Health => {

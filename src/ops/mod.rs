@@ -7,6 +7,7 @@ pub mod ending;
 pub mod events;
 pub mod fields;
 pub mod idempotency;
+mod loading;
 pub mod query;
 mod readable;
 pub mod ready;
@@ -153,7 +154,6 @@ impl Ops {
     /// From here on no new work is taken: the daemon is about to stop.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        self.runs.hold();
     }
 
     /// Whether the daemon is about to stop.

@@ -43,28 +43,37 @@ pub struct Reaped {
 /// belongs to a daemon that runs is left alone (the state folder may be a copy), and so is this process with all its
 /// ancestors (whoever is told by Codex to start the daemon anew is marked too).
 pub fn reap(ledger: &Ledger, leftovers: &Leftovers) -> Vec<Reaped> {
+    if leftovers.entries.is_empty() && !leftovers.unknown {
+        return Vec::new();
+    }
     let boot = os::boot();
     let entries: Vec<&Entry> =
         leftovers.entries.iter().filter(|entry| entry.boot == boot && !entry.daemon.is_alive()).collect();
     let mut reaped: Vec<Reaped> = Vec::new();
+    let mut killed: Vec<Listed> = Vec::new();
     let mut clean = entries.is_empty() && !leftovers.unknown;
     let deadline = Instant::now() + GONE_WITHIN;
     let mut looked = 0;
     while !clean {
         let listed = os::list();
         let found = left(ledger, &entries, &listed);
+        // What was killed may take a moment to die, and be found no more: its parent is gone already.
+        let dying = |one: &Listed| {
+            listed.iter().any(|now| now.pid == one.pid && now.started == one.started && !now.zombie)
+        };
         // Twice: in the middle of execve(2) a process shows no environment.
-        looked = if found.is_empty() { looked + 1 } else { 0 };
+        looked = if found.is_empty() && !killed.iter().any(dying) { looked + 1 } else { 0 };
         clean = looked == 2;
         if !clean && Instant::now() > deadline {
-            let pids: Vec<i32> = found.iter().map(|(process, _)| process.pid).collect();
+            let pids: Vec<i32> = killed.iter().filter(|one| dying(one)).map(|one| one.pid).collect();
             warn!("processes of an earlier life cannot be ended: {pids:?}");
             break;
         }
         let processes: Vec<Listed> = found.iter().map(|(process, _)| process.clone()).collect();
         kill_verified(&processes);
         for (process, one) in found {
-            if reaped.iter().all(|known| known.pid != process.pid) {
+            if killed.iter().all(|known| known.pid != process.pid || known.started != process.started) {
+                killed.push(process);
                 reaped.push(one);
             }
         }

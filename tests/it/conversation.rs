@@ -1,5 +1,6 @@
 //! Sessions and turns of a daemon as a test holds them: posted, watched to their end, and asked about.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -26,6 +27,27 @@ pub(crate) fn on_stub(flags: &[&str]) -> (Builder, tempfile::TempDir) {
 /// A daemon whose child is a shell script.
 pub(crate) fn on_script(script: &str, flags: &[&str]) -> Builder {
     Daemon::builder().server("/bin/sh", &["-c", script]).flags(flags)
+}
+
+/// A file that runs this script as `codex exec` would be run.
+pub(crate) fn fake_codex(script: &str) -> tempfile::TempPath {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut file = tempfile::Builder::new().prefix("codex-").suffix(".sh").tempfile_in(folder).unwrap();
+    write!(file, "#!/bin/sh\n{script}").unwrap();
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o700)).unwrap();
+    file.into_temp_path()
+}
+
+/// A new run's id, once its process runs.
+pub(crate) fn run(client: &Client, stream: &Stream, body: &Value) -> String {
+    let answer = client.post("/v1/codexd/runs", body);
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let id = answer.json()["data"]["run"]["runId"].as_str().unwrap().to_owned();
+    stream
+        .wait_for(|event| event["type"] == "run.started" && event["detail"]["runId"] == *id, crate::DEADLINE);
+    id
 }
 
 /// What a session of the real Codex needs to run anything without asking.

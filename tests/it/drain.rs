@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
-use crate::conversation::{on_stub, post_turn, session, turn, until};
+use crate::conversation::{fake_codex, on_stub, post_turn, run, session, turn, until};
 use crate::daemon::Daemon;
 
 /// A turn that streams a word every 20 ms, and has begun.
@@ -111,6 +111,41 @@ fn an_app_server_that_does_not_interrupt_holds_up_no_stop() {
     let asked = Instant::now();
     assert_eq!(daemon.stop().status.code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn a_drain_waits_for_runs_that_run_and_begins_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!("while [ ! -e {}/end ]; do sleep 0.05; done", folder.path().display());
+    let codex = fake_codex(&script);
+    let flags = ["--drain-timeout-ms", "60000", "--max-concurrent-runs", "1"];
+    let mut daemon =
+        Daemon::builder().flags(&["--codex-command", codex.to_str().unwrap()]).flags(&flags).start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let running = run(&client, &stream, &json!({"prompt": "first"}));
+    let queued = client.post("/v1/codexd/runs", &json!({"prompt": "second"}));
+    assert_eq!(queued.status, 202);
+    daemon.signal(Signal::TERM);
+    let refused = until("the drain", DEADLINE, || {
+        let answer = client.post("/v1/codexd/runs", &json!({"prompt": "third"}));
+        (answer.status != 202).then_some(answer)
+    });
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.header("retry-after").is_some());
+    std::fs::File::create(folder.path().join("end")).unwrap();
+    assert_eq!(daemon.wait().status.code(), Some(0));
+    let registry = daemon.state_json("run-registry.json");
+    let of = |id: &Value| {
+        let runs = registry["runs"].as_array().unwrap();
+        runs.iter().find(|run| run["runId"] == *id).unwrap().clone()
+    };
+    assert_eq!(of(&json!(running))["status"], "completed");
+    let queued = of(&queued.json()["data"]["run"]["runId"]);
+    assert_eq!(
+        (&queued["status"], &queued["result"]["error"]["code"]),
+        (&json!("failed"), &json!("CODEX_EXEC_INTERRUPTED"))
+    );
+    assert_eq!(queued["startedAt"], Value::Null);
 }
 
 #[test]

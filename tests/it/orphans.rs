@@ -7,7 +7,9 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
-use crate::conversation::{child, full_access, on_script, on_stub, rounds, session, talk, turn, until};
+use crate::conversation::{
+    child, fake_codex, full_access, on_script, on_stub, rounds, run, session, talk, turn, until,
+};
 use crate::daemon::{Builder, Daemon};
 use crate::model_server::ModelServer;
 use crate::processes::Process;
@@ -80,7 +82,7 @@ impl Hidden {
             .iter()
             .filter(|process| {
                 let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
-                String::from_utf8_lossy(&line).contains(&self.seconds) && !line.starts_with(b"/bin/sh")
+                line == format!("sleep\0{}\0", self.seconds).as_bytes()
             })
             .filter_map(|process| Pid::from_raw(process.pid))
             .collect()
@@ -88,6 +90,10 @@ impl Hidden {
 
     fn is_there(&self) -> bool {
         !self.pids().is_empty()
+    }
+
+    fn wait(&self) {
+        until("what hides", DEADLINE, || self.is_there().then_some(()));
     }
 }
 
@@ -106,7 +112,7 @@ fn a_stop_leaves_nothing_of_a_child_that_litters() {
         let hidden = Hidden::new();
         let mut daemon = on_script(&hidden.litters(), &["--stop-timeout-ms", "100"]).start();
         ready(&daemon);
-        assert!(hidden.is_there());
+        hidden.wait();
         // Fails the test when anything else is left.
         assert_eq!(daemon.stop().status.code(), Some(0));
         assert!(!hidden.is_there());
@@ -140,7 +146,8 @@ fn a_crash_of_the_child_leaves_nothing_of_it() {
     let mut daemon = on_script(&script, &["--restart", "never"]).start();
     let stream = daemon.stream();
     ready(&daemon);
-    assert!(daemon.descendants().len() >= 3 && hidden.is_there());
+    hidden.wait();
+    assert!(daemon.descendants().len() >= 3);
     // Its input's first line: initialize.
     let answer = daemon.client().post("/v1/codexd/sessions", &json!({}));
     assert_eq!(answer.status, 503, "{}", answer.text());
@@ -181,10 +188,12 @@ fn the_next_start_ends_what_a_killed_daemon_has_left() {
         let hidden = Hidden::new();
         let mut daemon = on_script(&hidden.litters(), &[]).start();
         ready(&daemon);
+        hidden.wait();
+        let hides = hidden.pids();
         let child = pid(&child(&daemon.client())["pid"]);
         let crashed = daemon.crash();
         let left = crashed.left(Duration::ZERO);
-        assert!(left.len() >= 5 && hidden.is_there(), "{left:?}");
+        assert!(left.len() >= 5, "{left:?}");
         daemon.restart();
         let reaped: Vec<Value> =
             daemon.log_events().into_iter().filter(|event| event["type"] == "child.orphan.reaped").collect();
@@ -202,7 +211,9 @@ fn the_next_start_ends_what_a_killed_daemon_has_left() {
             });
             assert!(gone);
         }
-        assert!(!hidden.is_there(), "found as a child of the one on record");
+        // The new life's child hides another one.
+        let there = hidden.pids();
+        assert!(hides.iter().all(|pid| !there.contains(pid)), "found as a child of the one on record");
         daemon.stop();
     }
 }
@@ -257,6 +268,32 @@ fn without_its_ledger_a_daemon_knows_its_own_by_their_mark() {
     std::fs::remove_dir_all(daemon.state("x").parent().unwrap()).unwrap();
     daemon.restart();
     assert!(crashed.left(GONE_WITHIN).is_empty());
+    daemon.stop();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_run_of_a_killed_daemon_is_ended_and_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let ready = folder.path().join("ready");
+    let script =
+        format!("trap '' TERM; setsid sleep 602 & touch {}; while :; do sleep 1; done", ready.display());
+    let codex = fake_codex(&script);
+    let mut daemon = Daemon::builder().flags(&["--codex-command", codex.to_str().unwrap()]).start();
+    let id = run(&daemon.client(), &daemon.stream(), &json!({"prompt": "x"}));
+    until("its process", DEADLINE, || ready.exists().then_some(()));
+    assert_eq!(on_record(&daemon).len(), 2);
+    let crashed = daemon.crash();
+    daemon.restart();
+    assert!(crashed.left(GONE_WITHIN).is_empty());
+    let events = daemon.log_events();
+    let reaped = events.iter().find(|event| event["detail"]["purpose"] == "run").expect("told");
+    assert_eq!((&reaped["type"], &reaped["detail"]["owner"]), (&json!("child.orphan.reaped"), &json!(id)));
+    let shown = daemon.client().get(&format!("/v1/codexd/runs/{id}")).json()["data"]["run"].take();
+    assert_eq!(
+        (&shown["status"], &shown["result"]["error"]["code"]),
+        (&json!("failed"), &json!("CODEX_EXEC_INTERRUPTED"))
+    );
     daemon.stop();
 }
 

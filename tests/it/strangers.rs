@@ -148,6 +148,13 @@ fn cve_2025_52882_and_cve_2025_24010_a_page_opens_a_websocket() {
         no_cors(&answer);
     }
     assert_eq!(daemon.client().get("/healthz").json()["service"]["websocketClients"], 0);
+    // Server-Sent Events are one more way to the same stream: they answer before any body.
+    let sse = ("accept", "text/event-stream");
+    for (name, value) in [("origin", "http://evil.example"), ("origin", "null"), ("host", "evil.example")] {
+        let answer = daemon.client().request("GET", "/v1/codexd/events", &[sse, (name, value)], b"");
+        assert_eq!(answer.status, 403, "{name}: {value}");
+        no_cors(&answer);
+    }
     // A page served from our own origin may.
     let own_origin = format!("http://{own}");
     Stream::try_open(daemon.ws_url(), &[("origin", &own_origin)]).unwrap().hello();
@@ -181,10 +188,12 @@ fn with_a_token_nothing_but_health_answers_without_it() {
     ] {
         let wrong = format!("Bearer {}x", &token[1..]);
         let in_query = format!("{target}?token={token}");
+        let sse = ("accept", "text/event-stream");
         for (target, headers) in [
             (target, vec![JSON]),
             (target, vec![JSON, ("authorization", wrong.as_str())]),
             (in_query.as_str(), vec![JSON]),
+            (in_query.as_str(), vec![JSON, sse]),
         ] {
             let answer = client.request(method, target, &headers, b"{}");
             assert_eq!(error(&answer), (401, "unauthorized".to_owned()), "{method} {target} {headers:?}");
