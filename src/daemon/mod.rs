@@ -373,9 +373,22 @@ fn lock_and_bind(config: &Config) -> Result<(Lock, Bound), Error> {
         let lock = lock::acquire(&path)?;
         return Ok((lock, bind()?));
     }
-    let bound = bind()?;
+    let bound = bind().map_err(|error| held_soon(&path).map_or(error, Error::Lock))?;
     private_folder(&config.paths.state_dir)?;
     Ok((lock::acquire(&path)?, bound))
+}
+
+/// Whoever took the port a moment ago may be about to take the lock of the same folder: then that is what is wrong.
+fn held_soon(path: &Path) -> Option<LockError> {
+    let (_keep, never) = bounded::<()>(0);
+    for _ in 0..20 {
+        if let Ok(Some(pid)) = lock::holder(path) {
+            return Some(LockError::Held { path: path.to_owned(), pid: pid.as_raw_pid() });
+        }
+        // Nothing is ever sent: this is the pause between two looks.
+        let _ = never.recv_timeout(Duration::from_millis(10));
+    }
+    None
 }
 
 /// Makes a folder, or makes that of an older version private.
