@@ -27,6 +27,14 @@ fn about(stream: &Stream, kind: &str, session: &str, after: u64) -> Value {
     stream.wait_for(fits, DEADLINE)
 }
 
+/// The turn that was cut off is told.
+fn about_turn(stream: &Stream, turn: &str) {
+    let fits = |event: &Value| {
+        event["type"] == "app-server.turn.completed.missing" && event["detail"]["turnId"] == turn
+    };
+    stream.wait_for(fits, DEADLINE);
+}
+
 #[test]
 fn a_crash_is_told_and_every_active_session_is_loaded_again_at_once() {
     let (builder, _threads) = on_stub(&[]);
@@ -271,7 +279,7 @@ fn real_codex_killed_in_a_turn_serves_the_next_within_seconds() {
     for id in &ids {
         talk(&client, &stream, id, "say 2 words");
     }
-    let mut slowest = Duration::ZERO;
+    let (mut slowest, mut unlucky) = (Duration::ZERO, 0);
     for round in 0..rounds(2, 30) {
         let running = turn(&client, &ids[round % 3], "slow: 1000 20");
         stream.wait_for(
@@ -280,22 +288,27 @@ fn real_codex_killed_in_a_turn_serves_the_next_within_seconds() {
         );
         kill(&child(&client)["pid"]);
         let crash = Instant::now();
-        let missing = about(&stream, "app-server.turn.completed.missing", &ids[round % 3], 0);
-        assert!(missing["seq"].is_u64());
         for id in &ids {
             // What the session was started with holds in the new life too: nobody is asked, nothing is forbidden.
             let mark = home.outside(&format!("round-{round}-{id}"));
-            let accepted = post_turn(&client, id, &format!("plainrun: touch {}", mark.display()));
-            assert_eq!(accepted.status, 202, "{}", accepted.text());
+            let accepted = until("a turn", Duration::from_secs(5), || {
+                let answer = post_turn(&client, id, &format!("plainrun: touch {}", mark.display()));
+                // What was on its way when the process died may have been taken or not: the client decides.
+                let cut_off = answer.status == 503 && answer.header("retry-after").is_some();
+                assert!(cut_off || answer.status == 202, "{}", answer.text());
+                unlucky += usize::from(cut_off);
+                (!cut_off).then_some(answer)
+            });
             let next = accepted.json()["data"]["turnId"].as_str().unwrap().to_owned();
             assert_eq!(ended(&stream, &next), "completed");
             assert!(mark.exists(), "round {round}: the command did not run as before");
         }
         slowest = slowest.max(crash.elapsed());
+        about_turn(&stream, &running);
         assert!(crash.elapsed() < Duration::from_secs(5), "round {round}: {:?}", crash.elapsed());
     }
     report(&format!(
-        "SIGKILL of the app-server: next turns of three sessions done after {slowest:?} at most"
+        "SIGKILL of the app-server: next turns of three sessions done after {slowest:?} at most, {unlucky} posts cut off"
     ));
     daemon.stop();
 }
