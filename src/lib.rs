@@ -63,7 +63,7 @@
 //! | 7 | [`daemon`] (the only place that knows all parts: start and stop order), [`smoke`], [`stub`] (the built-in stand-in for Codex) |
 //! | 6 | [`http`] (front door, guard, routes, replies), [`stream`] (WebSocket, Server-Sent Events, what feeds both) |
 //! | 5 | [`ops`]: the verbs; they know no HTTP |
-//! | 4 | [`app_server`] (client, connection, reader, wire, inbox), [`supervisor`] (the child's life), [`exec`] (one-shot runs) |
+//! | 4 | [`app_server`] (client, connection, reader, wire, inbox; dial, upgrade, tls and websocket for an external one), [`supervisor`] (the child's life, the external connection), [`exec`] (one-shot runs) |
 //! | 3 | [`hub`] (core, state, change, drafts, batch, subscription, filter, replay, persister, recover) |
 //! | 2 | [`store`] (journal, segments, reader, files, lock), [`config`], [`duplex`] (two-thread WebSocket), [`process`], [`api_client`] |
 //! | 1 | [`model`]: records, events, views, JSON text |
@@ -80,7 +80,9 @@
 //! | child | `Supervisor` | the child, its output, the stop | the stop |
 //! | wait-PID | `Process` | waitid(2) | the process's end |
 //! | app-rx-N, child-N-err, child-out | `Life` | a pipe | end of file, or a cancelled poll(2) |
-//! | app-tx-N | `Life` | its queue | the connection's close |
+//! | app-tx-N | `Life`, `Socket` | its queue | the connection's close |
+//! | app-rx-N of an external app-server | `Socket` | its WebSocket | the connection's end, or the cut |
+//! | dial-N | `External` | connect, TLS, upgrade | its deadline, or a cancelled poll(2) |
 //! | timer | `Daemon` | the next deadline | its `TimerThread` is dropped |
 //! | accept, conn-N | `FrontDoor` | the port, a socket | self-connect, shutdown |
 //! | http-r-N, http-c-N | `Pool` (http) | tiny_http | unblock |

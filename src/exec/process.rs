@@ -164,16 +164,15 @@ fn attempt(
     let invocation = task.invocation(&shared.command, &line);
     let started_at = clock::now_iso();
     let began = Instant::now();
-    let mut outcome =
-        match Started::spawn(shared, task, &line, stdin, on_json, &format!("{}.{retries}", task.run_id)) {
-            Ok(started) => {
-                let ended = started.wait(task.timeout, cancels);
-                let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
-                let error = verdict::failure(&ended, task.timeout);
-                Outcome { ok: error.is_none(), error, invocation: None, result: Some(result) }
-            }
-            Err(problem) => spawn_failed(problem),
-        };
+    let mut outcome = match Started::spawn(shared, task, &line, stdin, on_json) {
+        Ok(started) => {
+            let ended = started.wait(task.timeout, cancels);
+            let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
+            let error = verdict::failure(&ended, task.timeout);
+            Outcome { ok: error.is_none(), error, invocation: None, result: Some(result) }
+        }
+        Err(problem) => spawn_failed(problem),
+    };
     outcome.invocation = Some(invocation);
     outcome
 }
@@ -223,7 +222,6 @@ impl Started {
         line: &CommandLine,
         stdin: Input,
         on_json: &OnJson,
-        owner: &str,
     ) -> Result<Self, String> {
         let cwd = if task.cwd.is_dir() { &task.cwd } else { &shared.fallback_cwd };
         let spec = Spec {
@@ -235,7 +233,7 @@ impl Started {
         };
         let mut process = shared
             .ledger
-            .spawn(&spec, Purpose::Run, owner)
+            .spawn(&spec, Purpose::Run, &task.run_id)
             .map_err(|error| format!("Cannot start {}: {error}.", spec.command.display()))?;
         info!("run {} is process {}", task.run_id, process.id());
         let missing = || "The run's process has no output pipe.".to_owned();

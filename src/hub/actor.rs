@@ -127,7 +127,8 @@ impl Actor {
             Message::PersisterIdle(written) => {
                 self.persister_idle = true;
                 match written {
-                    Ok(seq) => self.core.persisted(seq),
+                    Ok(Some(seq)) => self.core.persisted(seq),
+                    Ok(None) => {}
                     Err(unwritten) => self.mark_dirty(&unwritten),
                 }
             }

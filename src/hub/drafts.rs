@@ -118,8 +118,8 @@ impl Drafts {
         self.text.extend_from_slice(b"\",\"type\":\"");
         self.text.extend_from_slice(kind.name().as_bytes());
         self.text.extend_from_slice(b"\",\"message\":\"");
-        // Writing to a Vec cannot fail.
-        let _ = Escaped(&mut self.text).write_fmt(message);
+        // It fails only where the message is cut.
+        let _ = Message { out: &mut self.text, left: MAX_MESSAGE }.write_fmt(message);
         self.text.extend_from_slice(b"\",\"detail\":");
         let mut detail = self.text.len();
         write_detail(&mut self.text);
@@ -139,34 +139,52 @@ impl Draft {
     }
 }
 
-/// Writes text as the inside of a JSON string (RFC 8259 section 7).
-struct Escaped<'a>(&'a mut Vec<u8>);
+/// Bytes of a message as text: whatever is quoted in it, it stays a line for a person.
+const MAX_MESSAGE: usize = 1024;
 
-impl Write for Escaped<'_> {
+/// Writes a message as the inside of a JSON string (RFC 8259 section 7), on one line: control characters become
+/// blanks, and what is too long is cut.
+struct Message<'a> {
+    out: &'a mut Vec<u8>,
+    left: usize,
+}
+
+impl Write for Message<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut plain = 0;
-        for (at, byte) in text.bytes().enumerate() {
-            if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-                continue;
-            }
-            self.0.extend_from_slice(&text.as_bytes()[plain..at]);
-            plain = at + 1;
-            match byte {
-                b'"' => self.0.extend_from_slice(b"\\\""),
-                b'\\' => self.0.extend_from_slice(b"\\\\"),
-                b'\n' => self.0.extend_from_slice(b"\\n"),
-                b'\r' => self.0.extend_from_slice(b"\\r"),
-                b'\t' => self.0.extend_from_slice(b"\\t"),
-                _ => {
-                    const HEX: &[u8; 16] = b"0123456789abcdef";
-                    self.0.extend_from_slice(b"\\u00");
-                    self.0.push(HEX[usize::from(byte >> 4)]);
-                    self.0.push(HEX[usize::from(byte & 15)]);
-                }
-            }
+        let whole = text.len() <= self.left;
+        let mut end = text.len().min(self.left);
+        while !text.is_char_boundary(end) {
+            end -= 1;
         }
-        self.0.extend_from_slice(&text.as_bytes()[plain..]);
-        Ok(())
+        let text = &text[..end];
+        self.left -= text.len();
+        let bytes = text.as_bytes();
+        let mut plain = 0;
+        let mut at = 0;
+        while at < bytes.len() {
+            let (length, replacement): (usize, &[u8]) = match bytes[at] {
+                b'"' => (1, b"\\\""),
+                b'\\' => (1, b"\\\\"),
+                ..0x20 | 0x7f => (1, b" "),
+                // U+0080 to U+009F.
+                0xc2 if bytes.get(at + 1).is_some_and(|&next| next < 0xa0) => (2, b" "),
+                _ => {
+                    at += 1;
+                    continue;
+                }
+            };
+            self.out.extend_from_slice(&bytes[plain..at]);
+            self.out.extend_from_slice(replacement);
+            at += length;
+            plain = at;
+        }
+        self.out.extend_from_slice(&bytes[plain..]);
+        if whole {
+            return Ok(());
+        }
+        self.out.extend_from_slice(b"...");
+        // Ends the formatting: nothing follows the dots.
+        Err(fmt::Error)
     }
 }
 
@@ -177,8 +195,16 @@ mod tests {
     #[test]
     fn a_draft_is_the_inside_of_an_event() {
         let mut drafts = Drafts::new();
-        let nasty = "a\"b\\c\n\u{1}ä😀";
+        let nasty = "a\"b\\c\n\u{1}ä\u{7f}\u{9b}\u{a0}😀";
         drafts.push(EventType::DaemonStopped, format_args!("{nasty}"), None::<&()>, Subject::default(), None);
+        let long = "ä".repeat(MAX_MESSAGE);
+        drafts.push(
+            EventType::DaemonStopped,
+            format_args!("x{long}, {nasty}"),
+            None::<&()>,
+            Subject::default(),
+            None,
+        );
         drafts.push(
             EventType::SessionClosed,
             format_args!("x"),
@@ -194,9 +220,10 @@ mod tests {
                 serde_json::from_str(&format!("{{{inside}}}")).unwrap()
             })
             .collect();
-        assert_eq!(events[0]["message"], nasty);
+        assert_eq!(events[0]["message"], "a\"b\\c  ä  \u{a0}😀");
         assert_eq!(events[0]["detail"], serde_json::Value::Null);
-        assert_eq!(events[1]["type"], "session.closed");
-        assert_eq!(events[1]["detail"]["sessionId"], "s");
+        assert_eq!(events[1]["message"], format!("x{}...", "ä".repeat(MAX_MESSAGE / 2 - 1)));
+        assert_eq!(events[2]["type"], "session.closed");
+        assert_eq!(events[2]["detail"]["sessionId"], "s");
     }
 }

@@ -60,8 +60,9 @@ enum Message {
     Drafts(Drafts, Share),
     /// A question or a transaction.
     Work(Work),
-    /// The persister has rested; the events up to which the files are written, or what it could not write.
-    PersisterIdle(Result<u64, Box<Job>>),
+    /// The persister has rested. The events up to which every file is written now, if that was a job of all of them, or
+    /// what it could not write.
+    PersisterIdle(Result<Option<u64>, Box<Job>>),
     /// The daemon is about to stop: nothing may wait for the log without end any more.
     Closing,
     /// End.

@@ -102,7 +102,8 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
     let mut next = jobs.recv();
     while let Ok(mut job) = next {
         let began = Instant::now();
-        let seq = job.applied_seq;
+        // With the recent events come all registries that have changed; an urgent job says nothing of those.
+        let covers = job.recent.is_some().then_some(job.applied_seq);
         let result = write(paths, extras, &mut job);
         let rest = match result {
             Ok(()) => {
@@ -125,7 +126,7 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
             Ok(newer) => Ok(newer.or(job)),
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
-                let outcome = if failing { Err(Box::new(job)) } else { Ok(seq) };
+                let outcome = if failing { Err(Box::new(job)) } else { Ok(covers) };
                 if hub.send(Message::PersisterIdle(outcome)).is_err() {
                     return;
                 }

@@ -7,7 +7,6 @@ pub mod ending;
 pub mod events;
 pub mod fields;
 pub mod idempotency;
-mod loading;
 pub mod query;
 mod readable;
 pub mod ready;

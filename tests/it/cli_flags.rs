@@ -181,7 +181,8 @@ fn the_defaults_in_the_help_are_the_defaults() {
     let cwd = Path::new("/srv/codexd");
     let default = resolve(LowArgs::default(), cwd).unwrap();
     for flag in FLAGS.iter().filter(|flag| flag.value().is_some()) {
-        let place = ["current directory", "<repo root>/logs", "<repo root>/state", "repo root"];
+        let place =
+            ["current directory", "<repo root>/logs", "<repo root>/state", "repo root", "system's roots"];
         if !flag.actions.is_empty()
             || flag.default.is_empty()
             || place.contains(&flag.default)

@@ -136,6 +136,7 @@ pub(crate) fn read_answer(stream: &mut TcpStream, until: Instant, headless: bool
             Ok(0) => ended = true,
             Ok(n) => bytes.extend_from_slice(&chunk[..n]),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => ended = true,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&bytes)),
         }
     }

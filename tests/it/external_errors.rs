@@ -18,11 +18,6 @@ use crate::external::external;
 use crate::fake_app_server::{Fake, completed, delta, send_in_pieces};
 use crate::relay::Relay;
 
-/// Asks at the same time as the test goes on.
-fn in_thread<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
-    thread::Builder::new().name("test-client".into()).spawn(ask).expect("a thread")
-}
-
 /// A port on which every connection is given these bytes once it has asked something, and is then closed.
 pub(crate) fn answering(bytes: &'static [u8]) -> String {
     listening(move |mut stream| {
@@ -42,6 +37,11 @@ pub(crate) fn listening(serve: impl Fn(TcpStream) + Send + 'static) -> String {
     let accept = move || listener.incoming().map_while(Result::ok).for_each(&serve);
     thread::Builder::new().name("test-listener".into()).spawn(accept).expect("a thread");
     authority
+}
+
+/// A request made while the test goes on.
+fn asking<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    thread::Builder::new().name("test-asking".into()).spawn(ask).expect("a thread")
 }
 
 pub(crate) fn new_session(daemon: &Daemon) -> Answer {
@@ -123,7 +123,7 @@ fn a_stop_does_not_wait_for_a_dial() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut daemon = external(&format!("ws://{}", silent.local_addr().unwrap())).start();
     let client = daemon.client();
-    let asking = in_thread(move || client.post("/v1/codexd/sessions", &json!({})));
+    let asking = asking(move || client.post("/v1/codexd/sessions", &json!({})));
     let (mut dialling, _) = silent.accept().unwrap();
     assert!(dialling.read(&mut [0; 16]).unwrap() > 0, "it asks for the upgrade");
     let began = Instant::now();
@@ -150,12 +150,12 @@ fn callers_at_once_share_one_connection() {
     let fake = Fake::start(|_| {});
     let daemon = external(&fake.url()).start();
     let clients: Vec<_> = (0..8).map(|_| daemon.client()).collect();
-    let asking: Vec<_> = clients
+    let calls: Vec<_> = clients
         .into_iter()
-        .map(|client| in_thread(move || client.post("/v1/codexd/sessions", &json!({})).status))
+        .map(|client| asking(move || client.post("/v1/codexd/sessions", &json!({})).status))
         .collect();
     // The fake has one thread for all: the first session is made, the others are given it.
-    let mut statuses: Vec<u16> = asking.into_iter().map(|asking| asking.join().unwrap()).collect();
+    let mut statuses: Vec<u16> = calls.into_iter().map(|call| call.join().unwrap()).collect();
     statuses.sort_unstable();
     assert!(statuses.iter().all(|status| [200, 201].contains(status)), "{statuses:?}");
     assert_eq!(fake.heads().len(), 1);
@@ -172,6 +172,24 @@ fn start_turn(daemon: &Daemon) {
     assert_eq!(answer.status, 202, "{}", answer.text());
 }
 
+/// The lengths of the deltas.
+pub(crate) fn deltas(events: &[Value]) -> Vec<usize> {
+    let deltas = events.iter().filter(|event| event["type"] == "app-server.turn.message.delta");
+    deltas.map(|event| event["detail"]["delta"].as_str().unwrap().len()).collect()
+}
+
+/// Waits for the end of the only session's turn.
+pub(crate) fn wait_until_completed(daemon: &Daemon) {
+    let until = Instant::now() + DEADLINE;
+    let status = || {
+        let sessions = daemon.client().get("/v1/codexd/sessions").json();
+        sessions["data"]["sessions"][0]["lastTurnStatus"].clone()
+    };
+    while status() != "completed" {
+        assert!(Instant::now() < until, "the turn does not end");
+    }
+}
+
 #[test]
 fn large_messages_whole_and_in_pieces() {
     const SIZE: usize = 15_000_000;
@@ -184,18 +202,9 @@ fn large_messages_whole_and_in_pieces() {
     });
     let daemon = external(&fake.url()).flags(&["--max-log-bytes", "0"]).start();
     start_turn(&daemon);
-    let said = |events: &[Value]| {
-        let deltas = events.iter().filter(|event| event["type"] == "app-server.turn.message.delta");
-        deltas.map(|event| event["detail"]["delta"].as_str().unwrap().len()).collect::<Vec<_>>()
-    };
-    let until = Instant::now() + DEADLINE;
-    while daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"][0]["lastTurnStatus"]
-        != "completed"
-    {
-        assert!(Instant::now() < until, "the turn does not end");
-    }
+    wait_until_completed(&daemon);
     let events = daemon.log_events();
-    assert_eq!(said(&events), [SIZE, SIZE, 60 << 20]);
+    assert_eq!(deltas(&events), [SIZE, SIZE, 60 << 20]);
     let odd: Vec<_> =
         events.iter().filter(|event| event["type"] == "app-server.message.unreadable").collect();
     assert_eq!(odd.len(), 1);

@@ -192,20 +192,23 @@ fn a_timeout_ends_the_whole_tree() {
     let bench = Bench::stub(&[]);
     let tag = "runs-timeout";
     let mut body = scripted(tag, STUBBORN, "never reached");
-    (body["json"], body["timeoutMs"]) = (json!(true), json!(700));
+    (body["json"], body["timeoutMs"]) = (json!(true), json!(2000));
     let run = bench.begin(&body);
     bench.wait_event(&run, "run.output");
-    if cfg!(target_os = "linux") {
-        assert!(tagged(tag).len() >= 4, "{:?}", tagged(tag));
+    let until = Instant::now() + DEADLINE;
+    // What is in the middle of an exec shows no environment.
+    while cfg!(target_os = "linux") && tagged(tag).len() < 4 {
+        assert!(Instant::now() < until, "{:?}", tagged(tag));
+        std::thread::park_timeout(Duration::from_millis(5));
     }
     let record = bench.wait_end(&run);
     assert_gone(tag);
     assert_failed(&record, "CODEX_EXEC_TIMEOUT");
-    assert_eq!(record["result"]["error"]["details"], json!({ "timeoutMs": 700 }));
+    assert_eq!(record["result"]["error"]["details"], json!({ "timeoutMs": 2000 }));
     let result = &record["result"]["result"];
     assert_eq!((&result["timedOut"], &result["signal"]), (&json!(true), &json!("SIGKILL")));
     let took = result["durationMs"].as_u64().unwrap();
-    assert!((1700..10_000).contains(&took), "{took} ms: SIGTERM, a second, SIGKILL");
+    assert!((3000..15_000).contains(&took), "{took} ms: SIGTERM, a second, SIGKILL");
     bench.assert_nothing_temporary();
 }
 

@@ -288,6 +288,10 @@ fn status_beside_a_busy_daemon_is_right() {
         let on_disk = daemon.state_json("session-registry.json");
         (on_disk["sessions"][0]["currentTurnId"] == *running).then_some(())
     });
+    until("the last fifty events on disk", DEADLINE, || {
+        let on_disk = daemon.state_json("recent-events.json");
+        (on_disk["events"].as_array().map(Vec::len) == Some(50)).then_some(())
+    });
     let pid = daemon.pid();
     for _ in 0..100 {
         let ran = daemon.again().run(&["status", "--json"]);

@@ -449,7 +449,7 @@ fn routes_table() -> String {
         writeln!(table, "| {} | {} |", code(&format!("{} {}", route.method, route.path)), cell(route.doc))
             .unwrap();
     }
-    table.push_str("| `GET /v1/codexd/events` | the event stream, a WebSocket (the path is a setting) |\n");
+    table.push_str("| `GET /v1/codexd/events` | the event stream (WebSocket, Server-Sent Events) and pages of the log; the path is a setting |\n");
     table
 }
 
