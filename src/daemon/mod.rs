@@ -6,6 +6,7 @@
 //! Stop: no new work is taken, running turns may end for a while and are then interrupted, the child is ended,
 //! `daemon.stopped` is logged as the last event, the hub hands it out and writes the state files, the port closes.
 
+mod claim;
 mod drain;
 mod port;
 
@@ -42,7 +43,7 @@ use crate::os;
 use crate::process::ledger::Ledger;
 use crate::process::orphans::{self, Adoption, Reaped};
 use crate::store::files;
-use crate::store::lock::{self, Lock, LockError};
+use crate::store::lock::{Lock, LockError};
 use crate::store::token::TokenFile;
 use crate::store::{Repair, StoreError, private};
 use crate::supervisor::{self, Parts, StartError, Supervisor};
@@ -129,7 +130,7 @@ impl Daemon {
         threads::set_last_words(orphans::kill_everything);
         private::mend_umask();
         os::descriptors::raise_limit();
-        let (lock, bound) = lock_and_bind(&config)?;
+        let (lock, bound) = claim::lock_and_port(&config)?;
         let resolved = bound.local_addr();
 
         private_folder(&config.paths.logs_dir)?;
@@ -361,34 +362,6 @@ fn open(ops: &Arc<Ops>, bound: Bound, guard: Guard) -> Result<FrontDoor, Error> 
     bound
         .serve(Arc::new(Port::new(Arc::clone(ops))), guard, Limits::default())
         .map_err(system("open the front door"))
-}
-
-/// The lock and the port. A second daemon is told whose the folder is, whatever else would be wrong with its start, and
-/// changes nothing; a daemon whose port is taken leaves not even a folder behind.
-fn lock_and_bind(config: &Config) -> Result<(Lock, Bound), Error> {
-    let (path, address) = (config.paths.lock(), config.service.local_api_base.address);
-    let bind = || FrontDoor::bind(address).map_err(|source| Error::Bind { address, source });
-    if config.paths.state_dir.is_dir() {
-        private_folder(&config.paths.state_dir)?;
-        let lock = lock::acquire(&path)?;
-        return Ok((lock, bind()?));
-    }
-    let bound = bind().map_err(|error| held_soon(&path).map_or(error, Error::Lock))?;
-    private_folder(&config.paths.state_dir)?;
-    Ok((lock::acquire(&path)?, bound))
-}
-
-/// Whoever took the port a moment ago may be about to take the lock of the same folder: then that is what is wrong.
-fn held_soon(path: &Path) -> Option<LockError> {
-    let (_keep, never) = bounded::<()>(0);
-    for _ in 0..20 {
-        if let Ok(Some(pid)) = lock::holder(path) {
-            return Some(LockError::Held { path: path.to_owned(), pid: pid.as_raw_pid() });
-        }
-        // Nothing is ever sent: this is the pause between two looks.
-        let _ = never.recv_timeout(Duration::from_millis(10));
-    }
-    None
 }
 
 /// Makes a folder, or makes that of an older version private.

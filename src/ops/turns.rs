@@ -9,7 +9,7 @@ use super::body::{Body, check_readable, wrong};
 use super::fields::{self, Params, param};
 use super::sessions::without_thread;
 use super::{OpError, Ops};
-use crate::app_server::connection::CallError;
+use crate::app_server::connection::{CallError, Connection};
 use crate::app_server::wire::INVALID_REQUEST;
 use crate::hub::Core;
 use crate::hub::batch::Subject;
@@ -40,6 +40,12 @@ struct TurnAnswer {
     turn_id: Option<String>,
 }
 
+/// A page of a thread's turns, the newest first.
+#[derive(Deserialize)]
+struct Turns {
+    data: Vec<TurnId>,
+}
+
 #[derive(Deserialize)]
 struct TurnId {
     id: String,
@@ -67,10 +73,6 @@ impl Ops {
         if session.thread_id.is_none() {
             return Err(without_thread(&session_id));
         }
-        let connection = self.client.connect()?;
-        let session = self.load_thread(&session_id, &connection)?;
-        let thread = session.thread_id.clone().ok_or_else(|| without_thread(&session_id))?;
-
         let (method, steer) = match &expected {
             Some(_) => ("turn/steer", true),
             None => ("turn/start", false),
@@ -79,10 +81,37 @@ impl Ops {
             // A steer takes nothing but its input: what shapes a turn was settled when it began.
             params = Params::from([("expectedTurnId", param(turn)?)]);
         }
-        params.insert("threadId", param(&thread)?);
         params.insert("input", input);
+        let connection = self.client.connect()?;
+        let session = self.load_thread(&session_id, &connection)?;
+        let mut outcome = self.send_turn(&session, &connection, method, &mut params)?;
+        if let (Err(CallError::Unavailable { .. }), false) = (&outcome, steer)
+            && let Some((session, connection)) = self.not_taken(&session)
+        {
+            outcome = self.send_turn(&session, &connection, method, &mut params)?;
+        }
+        let (turn_id, steered) = outcome.map_err(|error| match (&error, &expected) {
+            (CallError::Refused { error: refusal, .. }, Some(turn))
+                if refusal.code == INVALID_REQUEST && not_running(&refusal.message) =>
+            {
+                OpError::Conflict(format!("Turn {turn} is not the running one: {}.", refusal.message))
+            }
+            _ => error.into(),
+        })?;
+        Ok(Accepted { session: self.session(&session_id)?, turn_id, steered: steer || steered })
+    }
 
-        let id = session_id.clone();
+    /// Sends the turn and records what was accepted: its id, and whether it was running already.
+    fn send_turn(
+        &self,
+        session: &Session,
+        connection: &Connection,
+        method: &str,
+        params: &mut Params,
+    ) -> Result<Result<(String, bool), CallError>, OpError> {
+        let id = session.session_id.clone();
+        let thread = session.thread_id.clone().ok_or_else(|| without_thread(&id))?;
+        params.insert("threadId", param(&thread)?);
         let record = move |core: &mut Core, drafts: &mut Drafts, result: &RawValue| {
             let answer: TurnAnswer = serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
             let turn_id =
@@ -93,18 +122,27 @@ impl Ops {
                 .get(&id)
                 .is_some_and(|session| session.current_turn_id.as_deref() == Some(turn_id.as_str()));
             draft_accepted(drafts, &id, &thread, &turn_id);
-            Ok((turn_id, steer || running))
+            Ok((turn_id, running))
         };
-        let outcome = connection.call_in_order(&self.hub, method, &params, self.client.timeout(), record);
-        let (turn_id, steered) = outcome.map_err(|error| match (&error, &expected) {
-            (CallError::Refused { error: refusal, .. }, Some(turn))
-                if refusal.code == INVALID_REQUEST && not_running(&refusal.message) =>
-            {
-                OpError::Conflict(format!("Turn {turn} is not the running one: {}.", refusal.message))
+        Ok(connection.call_in_order(&self.hub, method, params, self.client.timeout(), record))
+    }
+
+    /// A turn was on its way when the app-server died. Where its next life knows of no turn since the last one known
+    /// here, the turn was never taken and can be sent again without running twice: the session and the life to send it
+    /// to. `None` leaves the decision to the client.
+    fn not_taken(&self, before: &Session) -> Option<(Arc<Session>, Arc<Connection>)> {
+        let connection = self.client.connect().ok()?;
+        let session = self.load_thread(&before.session_id, &connection).ok()?;
+        if session.thread_id == before.thread_id {
+            let params =
+                serde_json::json!({ "threadId": session.thread_id, "limit": 1, "itemsView": "notLoaded" });
+            let answer = self.client.call(&connection, "thread/turns/list", &params).ok()?;
+            let turns: Turns = serde_json::from_str(answer.get()).ok()?;
+            if turns.data.first().map(|turn| turn.id.as_str()) != before.last_turn_id.as_deref() {
+                return None;
             }
-            _ => error.into(),
-        })?;
-        Ok(Accepted { session: self.session(&session_id)?, turn_id, steered })
+        }
+        Some((session, connection))
     }
 }
 

@@ -3,6 +3,20 @@
 //!
 //! Promises: a child that ends unasked is told truthfully (child.exited, the transport's end, the turns it cut short)
 //! and comes back after a backoff of 0.5 s to 30 s; a stop ends its whole tree; nothing waits on it without a deadline.
+//!
+//! | the app-server | what comes of it |
+//! |---|---|
+//! | does not answer `initialize` | 504 at the deadline, `child.error`; it is ended and started again |
+//! | answers three calls in a row with nothing, and says nothing else | the same (it reads nothing, or hangs) |
+//! | closes its input | the next line to it fails: 503, `child.error`; ended and started again |
+//! | closes its output | `child.error`; it has a second to end, is ended, and started again |
+//! | ignores SIGTERM | SIGKILL after `--stop-timeout-ms` |
+//! | writes what is no message | `app-server.message.unreadable`, and it goes on |
+//! | writes a line longer than `--max-line-bytes` | the same; no more of the line than that is kept |
+//! | writes a long line, or many | each is an event; what waits for the hub is bounded in bytes, its pipe fills |
+//! | ends in the middle of a line | the line is taken if it is a message, and told in `app-server.transport.closed` |
+//! | floods stderr | each line is an event; its pipe fills, requests are served on |
+//! | outlives SIGKILL | `child.kill.failed` after ten seconds; it stays on record for the next start |
 
 mod backoff;
 mod external;

@@ -186,7 +186,7 @@ fn adopted_orphans_leave_no_zombies_and_the_childs_own_status_is_kept() {
 fn the_next_start_ends_what_a_killed_daemon_has_left() {
     for _ in 0..rounds(3, 20) {
         let hidden = Hidden::new();
-        let mut daemon = on_script(&hidden.litters(), &[]).start();
+        let mut daemon = on_script(&hidden.litters(), &["--stop-timeout-ms", "100"]).start();
         ready(&daemon);
         hidden.wait();
         let hides = hidden.pids();
