@@ -305,7 +305,8 @@ impl Connection {
         let outcome = loop {
             match attempt(deadline) {
                 Err(CallError::Refused { error, .. })
-                    if error.code == OVERLOADED && Instant::now() + backoff < deadline =>
+                    // The wait is at most one and a half times the backoff; the rest is for the answer.
+                    if error.code == OVERLOADED && Instant::now() + backoff * 2 < deadline =>
                 {
                     pause(backoff);
                     backoff *= 2;

@@ -36,6 +36,7 @@ impl DialError {
 pub struct Target {
     endpoint: Endpoint,
     token_file: Option<PathBuf>,
+    #[cfg(feature = "tls")]
     ca_file: Option<PathBuf>,
     max_message: usize,
     timeout: Duration,
@@ -51,6 +52,7 @@ impl Target {
             endpoint: Endpoint::parse(&server.endpoint)
                 .map_err(|problem| DialError(format!("the endpoint {problem}")))?,
             token_file: server.token_file.clone(),
+            #[cfg(feature = "tls")]
             ca_file: server.ca_file.clone(),
             max_message: server.max_line_bytes,
             timeout: server.call_timeout.min(DIAL_TIMEOUT),

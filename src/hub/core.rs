@@ -1,7 +1,7 @@
 //! What happens to drafts inside the hub: numbered, logged, applied, handed out, in that order.
 //!
 //! **Invariant**: the state never runs ahead of the log. What the log does not take waits, rendered, and is tried again
-//! ([`Core::commit`]), or has not happened ([`Core::try_commit`]); until it is in the log nobody sees it, in the state
+//! (`Core::commit`), or has not happened (`Core::try_commit`); until it is in the log nobody sees it, in the state
 //! or on a stream.
 
 use std::collections::VecDeque;

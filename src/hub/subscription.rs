@@ -11,7 +11,7 @@ use super::batch::Batch;
 pub const QUEUE_BATCHES: usize = 1024;
 /// Bytes that may wait for one client before another batch is refused. What waits is at most this and one batch: a line of
 /// 20 MB must not cut off a client that is only a few events behind.
-pub const QUEUE_BYTES: usize = 32 * 1024 * 1024;
+pub const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, Default)]
 struct Shared {

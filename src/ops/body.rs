@@ -188,7 +188,7 @@ impl Body {
 /// Refuses a field that the app-server could not read.
 ///
 /// # Errors
-/// See [`readable`].
+/// See `readable.rs`.
 pub fn check_readable(name: &str, raw: &RawValue) -> Result<(), OpError> {
     readable::check(raw.get())
         .map_err(|error| OpError::BadRequest(format!("`{name}` cannot be passed on: {error}.")))

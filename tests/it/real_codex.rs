@@ -105,8 +105,7 @@ impl CodexHome {
 
     /// The same with more lines of config.toml, tables only.
     pub(crate) fn with_config(model: &ModelServer, more: &str) -> CodexHome {
-        let folder =
-            tempfile::Builder::new().prefix("codex-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let folder = tempfile::Builder::new().prefix("codex-").tempdir_in(outside_of_tmp()).unwrap();
         let proxy = model.url();
         // plugins: clones github.com/openai/plugins and asks chatgpt.com; the two features make `perm:` and `ask:`
         // work in every turn (without them, ask needs plan mode).
@@ -156,4 +155,12 @@ impl CodexHome {
         env.push(("RUST_LOG".to_owned(), "warn".to_owned()));
         env
     }
+}
+
+/// Where homes live: Codex's sandbox lets commands write in the system's temporary folder, so what is to lie outside of the
+/// sandbox must not lie there, even where the whole checkout does.
+fn outside_of_tmp() -> &'static Path {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let temporary = target.starts_with("/tmp") || target.starts_with(std::env::temp_dir());
+    if temporary { Path::new("/var/tmp") } else { target }
 }

@@ -85,8 +85,11 @@ fn what_codex_refuses_is_a_failed_run_with_its_words() {
     let said = said["error"]["message"].as_str().unwrap();
     assert_eq!(record["error"], format!("codex exec exited with code 1: {said}"));
 
+    // The target folder, where the other folders are, may lie in a repository; the system's temporary folder does not.
+    let nowhere = tempfile::tempdir().unwrap();
     let mut body = real.body("hi");
     body["skipGitRepoCheck"] = json!(false);
+    body["cwd"] = json!(nowhere.path());
     let error = fails(&body, 1);
     assert!(error.contains("trusted directory") || error.contains("git"), "{error}");
     let mut body = real.body("hi");
