@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
-use crate::conversation::{fake_codex, on_stub, post_turn, run, session, turn, until};
+use crate::conversation::{fake_codex, on_stub, post_turn, run, session, talk, turn, until};
 use crate::daemon::Daemon;
 
 /// A turn that streams a word every 20 ms, and has begun.
@@ -102,7 +102,7 @@ fn an_app_server_that_does_not_interrupt_holds_up_no_stop() {
     let mut daemon = builder.start();
     let (client, stream) = (daemon.client(), daemon.stream());
     let id = session(&client, &json!({}));
-    turn(&client, &id, "mute:");
+    talk(&client, &stream, &id, "mute:");
     // No request is answered any more, nor is this one.
     let client = client.with_deadline(Duration::from_millis(200));
     let asked = std::panic::catch_unwind(|| post_turn(&client, &id, "hang:").status);
