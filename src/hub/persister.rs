@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{error, info};
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
 use super::Message;
 use crate::config::Paths;
@@ -136,6 +137,27 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
     }
 }
 
+/// A registry file; they differ in the name of their records (see [`files::RegistryFile`] for reading them).
+struct Registry<'a, T> {
+    name: &'static str,
+    records: &'a Records<T>,
+    seq: u64,
+    extra: &'a Extra,
+}
+
+impl<T: Serialize> Serialize for Registry<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut file = serializer.serialize_map(None)?;
+        file.serialize_entry("updatedAt", &self.records.updated_at)?;
+        file.serialize_entry(self.name, &self.records.records)?;
+        file.serialize_entry("appliedSeq", &self.seq)?;
+        for (name, value) in self.extra {
+            file.serialize_entry(name, value)?;
+        }
+        file.end()
+    }
+}
+
 /// Writes each file of the job, taking it out when it is safe on disk. recent-events.json changes with every event and
 /// comes after the registries: its `appliedSeq` says up to where all of them are on disk, and start-up replays the log
 /// from there.
@@ -148,50 +170,19 @@ fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate:
         files::replace(&paths.daemon_state(), daemon)?;
         job.daemon = None;
     }
+    let seq = job.applied_seq;
     if let Some(sessions) = &job.sessions {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct File<'a> {
-            updated_at: &'a Option<String>,
-            sessions: &'a [Arc<Session>],
-            applied_seq: u64,
-            #[serde(flatten)]
-            extra: &'a Extra,
-        }
-        let Records { updated_at, records } = sessions;
-        let file =
-            File { updated_at, sessions: records, applied_seq: job.applied_seq, extra: &extras.sessions };
+        let file = Registry { name: "sessions", records: sessions, seq, extra: &extras.sessions };
         files::replace(&paths.session_registry(), &file)?;
         job.sessions = None;
     }
     if let Some(runs) = &job.runs {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct File<'a> {
-            updated_at: &'a Option<String>,
-            runs: &'a [Arc<Run>],
-            applied_seq: u64,
-            #[serde(flatten)]
-            extra: &'a Extra,
-        }
-        let Records { updated_at, records } = runs;
-        let file = File { updated_at, runs: records, applied_seq: job.applied_seq, extra: &extras.runs };
+        let file = Registry { name: "runs", records: runs, seq, extra: &extras.runs };
         files::replace(&paths.run_registry(), &file)?;
         job.runs = None;
     }
     if let Some(requests) = &job.requests {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct File<'a> {
-            updated_at: &'a Option<String>,
-            requests: &'a [Arc<Request>],
-            applied_seq: u64,
-            #[serde(flatten)]
-            extra: &'a Extra,
-        }
-        let Records { updated_at, records } = requests;
-        let file =
-            File { updated_at, requests: records, applied_seq: job.applied_seq, extra: &extras.requests };
+        let file = Registry { name: "requests", records: requests, seq, extra: &extras.requests };
         files::replace(&paths.request_registry(), &file)?;
         job.requests = None;
     }

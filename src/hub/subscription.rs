@@ -9,9 +9,12 @@ use super::batch::Batch;
 
 /// Batches that may wait for one client.
 pub const QUEUE_BATCHES: usize = 1024;
-/// Bytes that may wait for one client before another batch is refused. What waits is at most this and one batch: a line of
-/// 20 MB must not cut off a client that is only a few events behind.
+/// Bytes that may wait for one client before another batch is refused, counted as [`weight`] does.
 pub const QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// More than this no batch weighs. A client that is a few events behind is not slow because two of them have 20 MB each,
+/// as a long answer and the item it completes do; and no more than five batches of any length wait for one client (they
+/// are shared with the others).
+const MOST_WEIGHT: usize = 2 * 1024 * 1024;
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -52,6 +55,11 @@ pub fn queue() -> (Subscriber, Subscription) {
     (Subscriber { batches: sender, shared: Arc::clone(&shared) }, Subscription { batches: receiver, shared })
 }
 
+/// What a batch counts towards [`QUEUE_BYTES`].
+fn weight(batch: &Batch) -> usize {
+    batch.len().min(MOST_WEIGHT)
+}
+
 /// What became of a batch that was offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
@@ -75,7 +83,7 @@ impl Subscriber {
             return Offer::Lagged;
         }
         // Counted before it is sent, or the client could take it off before it was put on.
-        self.shared.queued_bytes.fetch_add(batch.len(), Ordering::AcqRel);
+        self.shared.queued_bytes.fetch_add(weight(batch), Ordering::AcqRel);
         match self.batches.try_send(Arc::clone(batch)) {
             Ok(()) => {
                 if let Some(last) = batch.entries().last() {
@@ -129,7 +137,7 @@ impl Subscription {
 
     /// Accounts for a batch received through [`Subscription::receiver`].
     pub fn taken(&self, batch: Arc<Batch>) -> Arc<Batch> {
-        self.shared.queued_bytes.fetch_sub(batch.len(), Ordering::AcqRel);
+        self.shared.queued_bytes.fetch_sub(weight(&batch), Ordering::AcqRel);
         batch
     }
 
@@ -142,5 +150,39 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.shared.gone.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(bytes: usize) -> Arc<Batch> {
+        Arc::new(Batch::new(vec![b'x'; bytes].into(), Vec::new()))
+    }
+
+    #[test]
+    fn a_few_giants_and_what_follows_them_wait_together() {
+        let (hub, client) = queue();
+        for bytes in [20_000_000, 300, 20_000_000, 300, 20_000_000, 300, 300] {
+            assert_eq!(hub.offer(&of(bytes)), Offer::Queued);
+        }
+        while client.try_next().unwrap().is_some() {}
+        assert_eq!(hub.shared.queued_bytes.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_lags_whatever_the_size() {
+        for (bytes, most) in [(1, QUEUE_BATCHES), (1 << 20, 9), (20 << 20, 5)] {
+            let (hub, client) = queue();
+            let batch = of(bytes);
+            let queued = (0..=QUEUE_BATCHES).take_while(|_| hub.offer(&batch) == Offer::Queued).count();
+            assert_eq!(queued, most, "of {bytes} bytes");
+            drop(hub);
+            for _ in 0..queued {
+                client.next().unwrap();
+            }
+            assert_eq!(client.next().unwrap_err(), End::Lagged);
+        }
     }
 }
