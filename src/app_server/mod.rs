@@ -11,6 +11,7 @@ pub mod connection;
 pub mod dial;
 pub mod inbox;
 mod inbox_events;
+pub mod needs;
 pub mod notification;
 pub mod reader;
 #[cfg(feature = "tls")]
