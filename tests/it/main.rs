@@ -48,6 +48,7 @@ mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
 mod real_inbox;
+mod real_messages;
 mod real_runs;
 mod recording;
 mod relay;
