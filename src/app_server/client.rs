@@ -219,8 +219,11 @@ impl Client {
         drop(handshake);
         let outcome = self.initialize(&connection, deadline.saturating_duration_since(Instant::now()));
         if let Err(CallError::Timeout { .. }) = outcome {
+            let wrote = connection.impression().strange();
+            let wrote =
+                wrote.map_or_else(String::new, |line| format!("; it wrote `{line}`, which is no message"));
             // Asked again it would refuse ("Already initialized"); only a new life can be talked to.
-            connection.give_up("the app-server did not answer initialize in time");
+            connection.give_up(&format!("the app-server did not answer initialize in time{wrote}"));
         }
         *lock(&connection.handshake) = if outcome.is_ok() { Handshake::Done } else { Handshake::Open };
         connection.handshake_changed.notify_all();
@@ -277,7 +280,7 @@ impl Client {
             capabilities: Capabilities { experimental_api: true },
         };
         let endpoint = endpoint.clone();
-        connection.call_in_order(
+        let user_agent = connection.call_in_order(
             &self.hub,
             "initialize",
             &params,
@@ -293,14 +296,15 @@ impl Client {
                         endpoint: &endpoint,
                         platform_family: server.platform_family,
                         platform_os: server.platform_os,
-                        user_agent: server.user_agent,
+                        user_agent: server.user_agent.clone(),
                     }),
                     Subject::default(),
                     None,
                 );
-                Ok(())
+                Ok(server.user_agent)
             },
         )?;
+        connection.impression().met(user_agent.as_deref());
         connection.notify("initialized", timeout)
     }
 

@@ -9,6 +9,7 @@ mod changes;
 pub mod client;
 pub mod connection;
 pub mod dial;
+pub mod impression;
 pub mod inbox;
 mod inbox_events;
 pub mod needs;

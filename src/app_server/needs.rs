@@ -1,6 +1,10 @@
 //! What codexd needs of an app-server: the requests it sends, each with the params it always gives. The tests hold every
 //! line that codexd sends against this table and against Codex's own schema; `ops::drift` holds a schema against it.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
 /// The oldest Codex that is known to work.
 pub const OLDEST: &str = "0.120";
 
@@ -57,6 +61,42 @@ pub const EVENTS: &[&str] = &[
     "serverRequest/resolved",
     "error",
 ];
+
+/// What came of `make matrix`: each version that was tried, the newest first, and how each scenario went.
+const TRIED: &str = include_str!("tried.json");
+
+/// The versions that codexd was tried with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tried {
+    /// The day, as 2026-01-31.
+    pub date: String,
+    /// Each of them, the newest first.
+    pub versions: Vec<TriedVersion>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriedVersion {
+    /// Of Codex.
+    pub version: String,
+    /// Scenarios by name: `works`, `degraded: …` or `refused: …`.
+    pub results: BTreeMap<String, String>,
+}
+
+/// The versions that codexd was tried with.
+pub fn tried() -> Tried {
+    // A test reads it: it can be read.
+    serde_json::from_str(TRIED).unwrap_or_else(|_| Tried { date: String::new(), versions: Vec::new() })
+}
+
+/// The oldest and the newest of them.
+pub fn tried_range() -> (String, String) {
+    let versions = tried().versions;
+    let name = |version: Option<&TriedVersion>| {
+        version.map_or_else(|| OLDEST.to_owned(), |tried| tried.version.clone())
+    };
+    (name(versions.last()), name(versions.first()))
+}
 
 /// The need for that method, if it is one of codexd's requests.
 pub fn request(method: &str) -> Option<&'static Need> {

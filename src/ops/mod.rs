@@ -97,7 +97,9 @@ impl From<CallError> for OpError {
         match error {
             CallError::Unavailable { reason, retry_after } => Self::Unavailable { reason, retry_after },
             CallError::Timeout { .. } => Self::Timeout(error.to_string()),
-            CallError::Refused { .. } | CallError::Unreadable { .. } => Self::AppServer(error.to_string()),
+            CallError::Refused { .. } | CallError::Unreadable { .. } | CallError::Unfit(_) => {
+                Self::AppServer(error.to_string())
+            }
             CallError::Hub(error) => error.into(),
         }
     }

@@ -70,6 +70,11 @@ fn draft(core: &mut Core, drafts: &mut Drafts, ending: &Ending, asked: bool) {
         (None, None, Some(signal)) => Some(format!("The child was ended by {signal}.")),
         (None, None, None) => Some("The child ended.".to_owned()),
     };
+    let problem = match (problem, ending.stillborn.as_ref().filter(|_| !asked)) {
+        (Some(problem), Some(stillborn)) => Some(format!("{problem} {stillborn}.")),
+        (None, Some(stillborn)) => Some(format!("The child ended with code 0. {stillborn}.")),
+        (problem, None) => problem,
+    };
     core.update_child(|child| {
         child.status = status;
         child.pid = None;

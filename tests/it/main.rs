@@ -64,6 +64,7 @@ mod schema;
 mod schema_events;
 mod schema_record;
 mod sse;
+mod strange_servers;
 mod strangers;
 mod supervision;
 mod talk;
