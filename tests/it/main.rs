@@ -63,6 +63,7 @@ mod same_scenario;
 mod schema;
 mod schema_events;
 mod schema_record;
+mod schema_requests;
 mod sse;
 mod strange_servers;
 mod strangers;
