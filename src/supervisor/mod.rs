@@ -24,6 +24,7 @@ mod external;
 mod farewell;
 mod life;
 mod output;
+pub mod probe;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -51,7 +51,8 @@ impl LastWords {
         Some(lock(&self.0).clone()).filter(|line| !line.is_empty())
     }
 
-    fn note(&self, line: &str) {
+    /// A line it wrote.
+    pub(super) fn note(&self, line: &str) {
         let is_error = |line: &str| line.to_ascii_lowercase().contains("error");
         let mut kept = lock(&self.0);
         let shown = model::preview(&without_colours(line));

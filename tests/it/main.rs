@@ -23,6 +23,7 @@ mod daemon;
 mod directives;
 mod disk_full;
 mod drain;
+mod drift;
 mod drivers;
 mod ending;
 mod exec_facts;
@@ -38,6 +39,7 @@ mod inbox_reconnect;
 mod inbox_support;
 mod listener;
 mod log;
+mod matrix;
 mod misbehaviour;
 mod model_server;
 #[path = "../mutate/mod.rs"]

@@ -48,17 +48,21 @@ impl Protocol {
         let said = said(codex, &["--version"], folder.path())?;
         let version = said.split_whitespace().last().unwrap_or_default().to_owned();
         said_of_schema(codex, folder.path())?;
-        Protocol::from_folder(version, folder.path())
+        // In older versions two files mean different things by one name.
+        Protocol::from_folder(&version, folder.path(), false)
+            .or_else(|_| Protocol::from_folder(&version, folder.path(), true))
     }
 
-    fn from_folder(version: String, folder: &Path) -> Result<Protocol, String> {
+    /// `apart`: each file's definitions get names of their own.
+    fn from_folder(version: &str, folder: &Path, apart: bool) -> Result<Protocol, String> {
         let file = |name: &str| -> Result<Value, String> {
             let text =
                 std::fs::read_to_string(folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
-            serde_json::from_str(&text).map_err(|error| format!("{name}: {error}"))
+            let value = serde_json::from_str(&text).map_err(|error| format!("{name}: {error}"))?;
+            Ok(if apart { renamed(value, name.trim_end_matches(".json")) } else { value })
         };
         let mut reduced = Protocol {
-            version,
+            version: version.to_owned(),
             notifications: BTreeMap::new(),
             requests: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -72,7 +76,8 @@ impl Protocol {
         }
         let requests = file("ServerRequest.json")?;
         for (method, params) in methods(&requests) {
-            let name = params["$ref"].as_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+            let name =
+                params["$ref"].as_str().and_then(|path| path.rsplit(['/', '.']).next()).unwrap_or_default();
             let answers = file(&format!("{}Response.json", name.trim_end_matches("Params")))?;
             let params = reduced.take(&requests, &params)?;
             let answer = reduced.take(&answers, &answers)?;
@@ -190,6 +195,34 @@ fn bare(schema: &Value) -> Value {
     }
 }
 
+/// A file whose definitions have its name before their own.
+fn renamed(mut file: Value, stem: &str) -> Value {
+    fn refer(schema: &mut Value, stem: &str) {
+        match schema {
+            Value::Object(members) => {
+                for (key, value) in members {
+                    match (key.as_str(), value) {
+                        ("$ref", Value::String(path)) => {
+                            *path = path.replace("#/definitions/", &format!("#/definitions/{stem}."));
+                        }
+                        (_, value) => refer(value, stem),
+                    }
+                }
+            }
+            Value::Array(list) => list.iter_mut().for_each(|value| refer(value, stem)),
+            _ => {}
+        }
+    }
+    refer(&mut file, stem);
+    if let Some(definitions) = file["definitions"].as_object_mut() {
+        *definitions = std::mem::take(definitions)
+            .into_iter()
+            .map(|(name, value)| (format!("{stem}.{name}"), value))
+            .collect();
+    }
+    file
+}
+
 /// The names that a reduced schema refers to.
 fn references(schema: &Value) -> BTreeSet<String> {
     match schema {
@@ -215,7 +248,11 @@ fn methods(file: &Value) -> Vec<(String, Value)> {
 /// Writes the schema of that Codex into a folder.
 fn said_of_schema(codex: &Path, folder: &Path) -> Result<(), String> {
     let out = folder.display().to_string();
-    said(codex, &["app-server", "generate-json-schema", "--experimental", "--out", &out], folder).map(|_| ())
+    let plain = ["app-server", "generate-json-schema", "--out", &out];
+    said(codex, &[&plain[..], &["--experimental"]].concat(), folder)
+        // Older versions make no difference.
+        .or_else(|error| said(codex, &plain, folder).map_err(|_| error))
+        .map(|_| ())
 }
 
 /// What that Codex prints; it keeps to itself, with `home` for its own.
