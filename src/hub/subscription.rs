@@ -51,8 +51,10 @@ pub struct Subscriber {
 
 /// A queue's two ends.
 pub fn queue() -> (Subscriber, Subscription) {
-    // Bounded by what its batches weigh; a channel bounded in batches would keep the memory of all its slots for every idle
-    // client.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bounded by what its batches weigh; a channel of so many slots would keep their memory for every idle client"
+    )]
     let (sender, receiver) = unbounded();
     let shared = Arc::new(Shared::default());
     (Subscriber { batches: sender, shared: Arc::clone(&shared) }, Subscription { batches: receiver, shared })

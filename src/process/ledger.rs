@@ -125,7 +125,8 @@ impl Ledger {
     ) -> Result<(Arc<Self>, Leftovers), StoreError> {
         let leftovers = match files::load::<File>(path, repairs)? {
             Some(file) => Leftovers { entries: file.processes, unknown: false },
-            None => Leftovers { entries: Vec::new(), unknown: true },
+            // A daemon that is started for the first time has never marked anything.
+            None => Leftovers { entries: Vec::new(), unknown: !daemon_id.is_empty() },
         };
         let ledger = Self {
             path: path.to_owned(),
