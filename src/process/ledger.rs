@@ -125,8 +125,7 @@ impl Ledger {
     ) -> Result<(Arc<Self>, Leftovers), StoreError> {
         let leftovers = match files::load::<File>(path, repairs)? {
             Some(file) => Leftovers { entries: file.processes, unknown: false },
-            // A daemon that is started for the first time has never marked anything.
-            None => Leftovers { entries: Vec::new(), unknown: !daemon_id.is_empty() },
+            None => Leftovers { entries: Vec::new(), unknown: true },
         };
         let ledger = Self {
             path: path.to_owned(),
