@@ -10,7 +10,7 @@ use super::batch::Batch;
 /// Bytes that may wait for one client, counted as [`weight`] does, before another batch is refused. The batches are shared
 /// by all clients. At full speed (some 300 MB/s) this is a tenth of a second in which a client's thread did not come
 /// to its turn on a busy machine.
-pub const QUEUE_BYTES: usize = 32 * 1024 * 1024;
+const QUEUE_BYTES: usize = 32 * 1024 * 1024;
 /// A batch weighs no less than this: the memory of an event that waits alone.
 const LEAST_WEIGHT: usize = 512;
 /// And no more than this: a client that is a few events behind is not slow because some have 20 MB each, as a long answer
