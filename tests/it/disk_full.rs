@@ -367,16 +367,14 @@ fn folders_nobody_may_write_to() {
         let running = turn(&client, &session, "say 200 words");
         if name == "logs" {
             // The segment is full, and there cannot be another.
-            check_stalled(&client, "Operation not permitted");
+            let root = rustix::process::geteuid().is_root();
+            check_stalled(&client, if root { "Operation not permitted" } else { "Permission denied" });
         } else {
             wait_until("it is noticed", || readyz(&client).1["checks"]["disk"]["ok"] == false);
             let (status, ready) = readyz(&client);
             assert_eq!(status, 503);
             let detail = ready["checks"]["disk"]["detail"].as_str().unwrap();
-            assert!(
-                detail.contains("session-registry.json") || detail.contains("recent-events.json"),
-                "{detail}"
-            );
+            assert!(detail.starts_with("cannot write"), "{detail}");
             // The log has it, so it is kept.
             assert_eq!(client.post("/v1/codexd/sessions", &json!({})).status, 201);
         }
