@@ -2,6 +2,7 @@
 //! [`resolve`] → [`Config`] → an action. The tables in [`flags`] are all there is to know about
 //! flags and actions. Only this module prints, and only through [`print`](mod@print).
 
+pub mod doctor;
 pub mod flags;
 pub mod help;
 pub mod logging;
@@ -73,6 +74,7 @@ fn act(command: Command) -> ExitCode {
             smoke::run(config, low.json, keep_files)
         }),
         Action::Run => with_config(&|config, low| run::run(&config, low, &command.words)),
+        Action::Doctor => with_config(&|config, low| doctor::run(config, low.json)),
         Action::Help => print::out(&help::help()),
         Action::StubAppServer => stub::app_server(command.words),
         Action::StubExec => stub::exec(command.words),

@@ -22,6 +22,7 @@ mod crash;
 mod daemon;
 mod directives;
 mod disk_full;
+mod doctor;
 mod drain;
 mod drivers;
 mod ending;
