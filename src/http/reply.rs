@@ -191,6 +191,18 @@ impl Reply {
         reply
     }
 
+    /// Text of another type than JSON.
+    pub fn text(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            status,
+            headers: vec![
+                ("content-type", content_type.to_owned()),
+                ("cache-control", "no-store".to_owned()),
+            ],
+            body: body.into(),
+        }
+    }
+
     fn from_compact(status: u16, compact: &[u8]) -> Self {
         let mut body = pretty(compact);
         body.push(b'\n');

@@ -11,6 +11,7 @@ use crate::model::record::{Request as CodexRequest, Run, Session};
 use crate::ops::body::Body;
 use crate::ops::events::EventQuery;
 use crate::ops::idempotency::Key;
+use crate::ops::metrics;
 use crate::ops::query::Query;
 use crate::ops::turns::Accepted;
 use crate::ops::{OpError, Ops};
@@ -112,6 +113,13 @@ pub const ROUTES: &[Route] = &[
             let readiness = ops.readiness();
             Ok(Reply::json(if readiness.ok { 200 } else { 503 }, &readiness))
         },
+    },
+    Route {
+        method: "GET",
+        path: "/metrics",
+        pool: Pool::Read,
+        doc: "counters and gauges in the text format of Prometheus",
+        handle: |ops, _| Ok(Reply::text(200, metrics::CONTENT_TYPE, ops.metrics())),
     },
     Route {
         method: "GET",

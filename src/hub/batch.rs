@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::model::event::EventType;
+use crate::model::event::{EventType, Level};
 
 /// What stands before an event's own text in a frame of the stream.
 pub const FRAME_HEAD: &str = "{\"event\":";
@@ -77,6 +77,8 @@ pub struct Entry {
     pub seq: u64,
     /// Its type.
     pub kind: EventType,
+    /// How much it matters.
+    pub level: Level,
     /// What it is about.
     pub subject: Subject,
     /// Where its frame stands in the batch's text.

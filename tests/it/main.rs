@@ -39,6 +39,7 @@ mod inbox_reconnect;
 mod inbox_support;
 mod listener;
 mod log;
+mod metrics;
 mod misbehaviour;
 mod model_server;
 #[path = "../mutate/mod.rs"]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use codexd::cli::flags::{FLAGS, Group};
 use codexd::http::routes::ROUTES;
 use codexd::model::event::EventType;
+use codexd::ops::metrics::{METRICS, PREFIX};
 
 /// The layers, lowest first. A module imports from the layers below its own and from itself. `main` is `src/main.rs`.
 const LAYERS: &[&[&str]] = &[
@@ -516,6 +517,16 @@ fn events_table() -> String {
     table
 }
 
+fn metrics_table() -> String {
+    let mut table = String::from("| metric | type | what |\n|---|---|---|\n");
+    for metric in METRICS {
+        let label = metric.label.map(|label| format!("{{{label}}}")).unwrap_or_default();
+        let name = format!("{PREFIX}{}{label}", metric.name);
+        writeln!(table, "| {} | {} | {} |", code(&name), metric.kind.as_str(), cell(metric.help)).unwrap();
+    }
+    table
+}
+
 /// The text with what is between `<!-- name -->` and `<!-- /name -->` replaced.
 fn with_section(text: &str, name: &str, content: &str) -> String {
     let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
@@ -530,6 +541,7 @@ fn the_readme_has_the_tables_of_the_code() {
     let mut new = with_section(&old, "routes", &routes_table());
     new = with_section(&new, "flags", &flags_table());
     new = with_section(&new, "events", &events_table());
+    new = with_section(&new, "metrics", &metrics_table());
     if old != new && std::env::var_os("CODEXD_BLESS").is_some_and(|value| value == "1") {
         #[expect(clippy::disallowed_methods, reason = "a file of the repository, on request")]
         std::fs::write(root().join("README.md"), &new).unwrap();
