@@ -84,6 +84,7 @@
 //! | app-rx-N of an external app-server | `Socket` | its WebSocket | the connection's end, or the cut |
 //! | dial-N | `External` | connect, TLS, upgrade | its deadline, or a cancelled poll(2) |
 //! | timer | `Daemon` | the next deadline | its `TimerThread` is dropped |
+//! | watchdog | `Manager` | half of the service manager's interval | its sender is dropped |
 //! | accept, conn-N | `FrontDoor` | the port, a socket | self-connect, shutdown |
 //! | http-r-N, http-c-N | `Pool` (http) | tiny_http | unblock |
 //! | ws-N-tx | its connection | its queue | the queue's end |

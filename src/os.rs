@@ -1,6 +1,7 @@
 //! What the operating system knows of processes: groups, start times, descendants. The only module with unsafe code.
 
 pub mod descriptors;
+pub mod notify;
 pub mod peer;
 
 use std::io;

@@ -117,6 +117,9 @@ impl Process {
             .stdin(spec.stdin.open()?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        for name in os::notify::VARIABLES {
+            command.env_remove(name);
+        }
         for (name, value) in &spec.env {
             match value {
                 Some(value) => command.env(name, value),

@@ -44,6 +44,7 @@ mod misbehaviour;
 mod model_server;
 #[path = "../mutate/mod.rs"]
 mod mutate;
+mod notify;
 mod orphans;
 mod processes;
 mod real_backbone;
