@@ -11,6 +11,7 @@ pub mod parse;
 pub mod print;
 pub mod resolve;
 pub mod run;
+pub mod service;
 pub mod smoke;
 pub mod start;
 pub mod status;
@@ -75,6 +76,14 @@ fn act(command: Command) -> ExitCode {
         }),
         Action::Run => with_config(&|config, low| run::run(&config, low, &command.words)),
         Action::Doctor => with_config(&|config, low| doctor::run(config, low.json)),
+        Action::Service => with_config(&|config, low| {
+            use service::Manager;
+            let wanted = [(low.launchd, Manager::Launchd), (low.systemd, Manager::Systemd)];
+            let wanted: Vec<Manager> =
+                wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, manager)| manager).collect();
+            service::run(&config, &command.given, &command.words, &wanted)
+                .unwrap_or_else(|error| refuse(&error))
+        }),
         Action::Help => print::out(&help::help()),
         Action::StubAppServer => stub::app_server(command.words),
         Action::StubExec => stub::exec(command.words),

@@ -61,6 +61,7 @@ mod run_cli;
 mod run_input;
 mod runs;
 mod same_scenario;
+mod service;
 mod sse;
 mod strangers;
 mod supervision;

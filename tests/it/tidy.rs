@@ -607,7 +607,7 @@ fn elements(xml: &str) -> Result<Vec<(String, String)>, String> {
 fn the_launchd_template_is_whole() {
     let label = "so.makefile.baa-codexd";
     let template = read(&format!("ops/launchd/{label}.plist"));
-    let filled = ["HOME", "REPO_ROOT", "CODEXD"].iter().fold(template, |text, name| {
+    let filled = ["HOME", "REPO_ROOT", "CODEXD", "STOP_SECONDS"].iter().fold(template, |text, name| {
         assert!(text.contains(&format!("__{name}__")), "the template has __{name}__");
         text.replace(&format!("__{name}__"), &format!("/tmp/{}", name.to_lowercase()))
     });
