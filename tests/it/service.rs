@@ -163,7 +163,8 @@ fn systemd_has_nothing_to_say_of_the_unit() {
 
 #[test]
 fn a_reader_of_property_lists_finds_what_was_meant() {
-    const READ: &str = "import json, plistlib, sys; json.dump(plistlib.loads(sys.stdin.buffer.read()), sys.stdout)";
+    const READ: &str =
+        "import json, plistlib, sys; json.dump(plistlib.loads(sys.stdin.buffer.read()), sys.stdout)";
     for (name, manager, plan, unit) in renderings() {
         if manager != Manager::Launchd {
             continue;

@@ -25,10 +25,16 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// The last line it said that is not blank, on whichever output: what comes before may be warnings.
+    pub fn last_line(&self) -> &str {
+        let mut lines = self.stderr.lines().rev().chain(self.stdout.lines().rev()).map(str::trim);
+        lines.find(|line| !line.is_empty()).unwrap_or("nothing")
+    }
+
     /// The first line it said that is not blank, on whichever output.
     pub fn first_line(&self) -> &str {
-        let lines = self.stdout.lines().chain(self.stderr.lines()).map(str::trim);
-        lines.into_iter().find(|line| !line.is_empty()).unwrap_or("nothing")
+        let mut lines = self.stdout.lines().chain(self.stderr.lines()).map(str::trim);
+        lines.find(|line| !line.is_empty()).unwrap_or("nothing")
     }
 }
 

@@ -34,6 +34,23 @@ pub(super) fn found(host: &Host) -> Vec<Check> {
     checks
 }
 
+/// The Codex of one-shot runs, where it is not that of the app-server.
+pub(super) fn of_runs(host: &Host) -> Vec<Check> {
+    const NAME: &str = "codex-runs";
+    let config = &host.config;
+    let found = host.find(&config.runs.command, &config.paths.repo_root);
+    if config.server.strategy == Strategy::Spawn && command(host).ok() == found.as_ref().ok().cloned() {
+        return Vec::new();
+    }
+    vec![match found {
+        Ok(path) => Check::ok(NAME, format!("one-shot runs use {}", path.display())),
+        Err(problem) => {
+            let what = format!("one-shot runs will fail: {problem}");
+            Check::warn(NAME, what, "install Codex, or name it with --codex-command PATH")
+        }
+    }]
+}
+
 /// The file that the app-server's command stands for in the daemon's environment.
 ///
 /// # Errors

@@ -5,17 +5,23 @@
 mod ask;
 mod codex;
 mod host;
+mod login;
+mod place;
+mod running;
+mod unit;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::print;
-use crate::config::Config;
+use super::flags::ACTIONS;
+use super::low::{Given, LowArgs};
+use super::{UsageError, print};
 use crate::model::printable;
 
 pub use ask::Asked;
-pub use host::Host;
+pub use host::{Answers, Host};
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -78,7 +84,20 @@ impl Check {
 }
 
 /// Every check, in the order of the lines. One function may have several things to say.
-pub const CHECKS: &[fn(&Host) -> Vec<Check>] = &[codex::found];
+pub const CHECKS: &[fn(&Host) -> Vec<Check>] = &[
+    unit::service,
+    running::daemon,
+    running::port,
+    running::others,
+    running::orphans,
+    unit::access,
+    codex::found,
+    codex::of_runs,
+    login::status,
+    place::folders,
+    place::disk,
+    place::logs,
+];
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -87,8 +106,11 @@ struct Report<'a> {
 }
 
 /// Runs every check and prints what it found; exit code 1 if one failed.
-pub fn run(config: Config, json: bool) -> ExitCode {
-    let host = Host::new(config);
+///
+/// # Errors
+/// A wrong command line or environment.
+pub fn run(given: &Given, low: &LowArgs, cwd: &Path) -> Result<ExitCode, UsageError> {
+    let (host, json) = (Host::look(given, low, cwd)?, low.json);
     let mut checks = Vec::new();
     for check in CHECKS {
         let found = check(&host);
@@ -104,7 +126,7 @@ pub fn run(config: Config, json: bool) -> ExitCode {
     if json {
         print::out_json(&Report { ok, checks: &checks });
     }
-    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub struct Installed {
     pub ours: bool,
     /// The variables in it.
     pub variables: Variables,
+    /// The program it starts.
+    pub program: Option<String>,
 }
 
 /// Writes the unit.
@@ -89,6 +91,7 @@ pub(super) fn look(manager: Manager, path: &Path) -> Option<Installed> {
         path: path.to_owned(),
         ours: is_ours(&unit),
         variables: manager.variables(&unit),
+        program: manager.program(&unit),
     })
 }
 

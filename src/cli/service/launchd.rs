@@ -98,6 +98,12 @@ fn unescaped(text: &str) -> String {
         .replace("&amp;", "&")
 }
 
+/// The program of a property list that [`render`] made.
+pub(super) fn program(plist: &str) -> Option<String> {
+    let (_, arguments) = plist.split_once("<key>ProgramArguments</key>")?;
+    between(arguments, "<string>", "</string>").map(|(program, _)| unescaped(program))
+}
+
 /// The variables of a property list that [`render`] made.
 pub(super) fn variables(plist: &str) -> Variables {
     let dictionary = parts(plist).map_or("", |(_, dictionary, _)| dictionary);

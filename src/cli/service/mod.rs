@@ -62,6 +62,14 @@ impl Manager {
         }
     }
 
+    /// The program that such a unit starts.
+    fn program(self, unit: &str) -> Option<String> {
+        match self {
+            Self::Launchd => launchd::program(unit),
+            Self::Systemd => systemd::program(unit),
+        }
+    }
+
     /// Where the manager looks for the unit of the user with this home; `config_home`: `XDG_CONFIG_HOME`.
     pub fn path(self, home: &std::path::Path, config_home: Option<PathBuf>) -> PathBuf {
         match self {

@@ -62,22 +62,33 @@ fn quoted(word: &str) -> Result<String, String> {
 
 /// The variables of a unit that [`render`] made.
 pub(super) fn variables(unit: &str) -> Variables {
-    unit.lines()
-        .filter_map(|line| line.strip_prefix(VARIABLE)?.strip_prefix('"')?.strip_suffix('"'))
+    let assignments = unit.lines().filter_map(|line| line.strip_prefix(VARIABLE)?.strip_suffix('"'));
+    assignments
         .filter_map(|quoted| {
-            let mut text = String::with_capacity(quoted.len());
-            let mut chars = quoted.chars();
-            while let Some(char) = chars.next() {
-                match char {
-                    // Both are followed by the character they stand for.
-                    '\\' | '%' => text.extend(chars.next()),
-                    char => text.push(char),
-                }
-            }
-            let (name, value) = text.split_once('=')?;
-            Some((name.to_owned(), value.to_owned()))
+            let text = unquoted(quoted)?;
+            text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
         })
         .collect()
+}
+
+/// The program of a unit that [`render`] made.
+pub(super) fn program(unit: &str) -> Option<String> {
+    unquoted(unit.lines().find_map(|line| line.strip_prefix("ExecStart=")?.strip_suffix("\" start"))?)
+}
+
+/// A word in double quotes, the closing one taken off.
+fn unquoted(quoted: &str) -> Option<String> {
+    let quoted = quoted.strip_prefix('"')?;
+    let mut text = String::with_capacity(quoted.len());
+    let mut chars = quoted.chars();
+    while let Some(char) = chars.next() {
+        match char {
+            // Both are followed by the character they stand for.
+            '\\' | '%' => text.extend(chars.next()),
+            char => text.push(char),
+        }
+    }
+    Some(text)
 }
 
 #[cfg(test)]
