@@ -61,6 +61,8 @@ pub struct Core {
     log_sync: Sender<Arc<File>>,
     lines: Vec<u8>,
     stalled: Option<Stalled>,
+    /// Why the state files cannot be written.
+    pub(super) unsaved: Option<String>,
     watches: Watches,
     tally: Tally,
 }
@@ -122,6 +124,7 @@ impl Core {
             log_sync,
             lines: Vec::new(),
             stalled: None,
+            unsaved: None,
             watches: Watches::default(),
             tally: Tally::default(),
         }
@@ -153,6 +156,11 @@ impl Core {
     }
 
     /// Since when.
+    /// Why the state files cannot be written; `None` when they can. Nothing is lost then: the log has it all.
+    pub fn unsaved(&self) -> Option<&str> {
+        self.unsaved.as_deref()
+    }
+
     pub(super) fn stalled_since(&self) -> Option<Instant> {
         self.stalled.as_ref().map(|stalled| stalled.since)
     }

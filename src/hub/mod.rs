@@ -62,8 +62,8 @@ enum Message {
     /// A question or a transaction.
     Work(Work),
     /// The persister has rested. The events up to which every file is written now, if that was a job of all of them, or
-    /// what it could not write.
-    PersisterIdle(Result<Option<u64>, Box<Job>>),
+    /// what it could not write, and why.
+    PersisterIdle(Result<Option<u64>, (Box<Job>, String)>),
     /// The daemon is about to stop: nothing may wait for the log without end any more.
     Closing,
     /// End.

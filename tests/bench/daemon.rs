@@ -1,4 +1,4 @@
-//! A codexd of the release build in a folder of its own.
+//! A codexd of the release build (or the one of `CODEXD_BENCH_BIN`, to compare two) in a folder of its own.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -22,7 +22,8 @@ impl Daemon {
 
     pub fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Self {
         let began = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_codexd"))
+        let built = env!("CARGO_BIN_EXE_codexd");
+        let mut child = Command::new(std::env::var("CODEXD_BENCH_BIN").as_deref().unwrap_or(built))
             .arg("start")
             .arg("--repo-root")
             .arg(folder.path())
