@@ -7,10 +7,10 @@ PREFIX ?= /usr/local
 # What `make start` passes on, for example ARGS='--local-api-base http://127.0.0.1:0'
 ARGS ?=
 
-.PHONY: help smoke test soak check build install fuzz bench bench-check start clean
+.PHONY: help smoke test soak check build install fuzz openapi-check bench bench-check start clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 smoke: ## Test the daemon from end to end with the built-in stand-in; needs no Codex
 	$(CARGO) run --locked --quiet -- smoke
@@ -43,6 +43,13 @@ fuzz: ## A million seeded inputs for everything that reads what others wrote, wi
 	CODEXD_FUZZ_INPUTS=1000000 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 	CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true \
 	$(CARGO) test --locked --release --target-dir $(TARGET_DIR)/fuzz --lib --test it fuzz:: -- --nocapture
+
+# What `make openapi-check` passes on to schemathesis
+EXAMPLES ?= --max-examples 100
+
+openapi-check: ## Attack a daemon with what its own OpenAPI document describes (schemathesis, from PyPI)
+	$(CARGO) build --locked
+	sh tests/openapi/check.sh $(abspath $(TARGET_DIR)/debug/codexd) $(EXAMPLES)
 
 bench: ## Measure codexd under load, beside a bare relay; prints a table and writes target/bench.json
 	$(CARGO) bench --locked --bench load

@@ -29,6 +29,11 @@ macro_rules! error_codes {
                 match self { $(Self::$variant => $name,)* }
             }
 
+            /// What it means, for people.
+            pub const fn doc(self) -> &'static str {
+                match self { $(Self::$variant => $doc,)* }
+            }
+
             /// The HTTP status (100 to 599).
             pub const fn status(self) -> u16 {
                 match self { $(Self::$variant => $status,)* }

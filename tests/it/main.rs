@@ -45,6 +45,7 @@ mod model_server;
 #[path = "../mutate/mod.rs"]
 mod mutate;
 mod notify;
+mod openapi;
 mod orphans;
 mod processes;
 mod real_backbone;

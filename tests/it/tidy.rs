@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use codexd::cli::flags::{FLAGS, Group};
+use codexd::http::reply::ErrorCode;
 use codexd::http::routes::ROUTES;
 use codexd::model::event::EventType;
 use codexd::ops::metrics::{METRICS, PREFIX};
@@ -454,6 +455,33 @@ fn routes_table() -> String {
     table
 }
 
+fn bodies_table() -> String {
+    let mut text = String::new();
+    for route in ROUTES.iter().filter(|route| !route.spec.body.is_empty()) {
+        write!(
+            text,
+            "\n**{}**\n\n| field | what | |\n|---|---|---|\n",
+            code(&format!("{} {}", route.method, route.path))
+        )
+        .unwrap();
+        for field in route.spec.body.iter().copied().flatten() {
+            let required = if field.required { " (required)" } else { "" };
+            let kind = cell(&field.kind.describe());
+            writeln!(text, "| {}{required} | {kind} | {} |", code(field.name), cell(field.doc)).unwrap();
+        }
+    }
+    text.push('\n');
+    text
+}
+
+fn errors_table() -> String {
+    let mut table = String::from("| status | `error` | when |\n|---|---|---|\n");
+    for error in ErrorCode::ALL {
+        writeln!(table, "| {} | {} | {} |", error.status(), code(error.name()), cell(error.doc())).unwrap();
+    }
+    table
+}
+
 /// The code outside the command line and the configuration, and outside the smoke test, which only sets what others read.
 fn working_code() -> String {
     let setting =
@@ -539,6 +567,8 @@ fn with_section(text: &str, name: &str, content: &str) -> String {
 fn the_readme_has_the_tables_of_the_code() {
     let old = read("README.md");
     let mut new = with_section(&old, "routes", &routes_table());
+    new = with_section(&new, "bodies", &bodies_table());
+    new = with_section(&new, "errors", &errors_table());
     new = with_section(&new, "flags", &flags_table());
     new = with_section(&new, "events", &events_table());
     new = with_section(&new, "metrics", &metrics_table());
