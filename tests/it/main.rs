@@ -22,6 +22,7 @@ mod crash;
 mod daemon;
 mod directives;
 mod disk_full;
+mod dist;
 mod doctor;
 mod drain;
 mod drivers;
