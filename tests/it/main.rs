@@ -49,6 +49,7 @@ mod notify;
 mod openapi;
 mod orphans;
 mod processes;
+mod readme_operation;
 mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
