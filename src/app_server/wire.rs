@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::model::json::Text;
+
 /// "The request is not known", JSON-RPC 2.0 section 5.1.
 pub const METHOD_NOT_FOUND: i64 = -32601;
 /// The app-server is overloaded; the request may be tried again.
@@ -58,7 +60,7 @@ struct Envelope<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
-    method: Option<Cow<'a, str>>,
+    method: Option<Text<'a>>,
     #[serde(borrow)]
     params: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -73,7 +75,7 @@ struct Envelope<'a> {
 pub fn decode(line: &str) -> Result<Incoming<'_>, String> {
     let envelope: Envelope<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let params = envelope.params.unwrap_or(RawValue::NULL);
-    match (envelope.method, envelope.id) {
+    match (envelope.method.map(|method| method.0), envelope.id) {
         (Some(method), Some(id)) => Ok(Incoming::Request { id, method, params }),
         (Some(method), None) => Ok(Incoming::Notification { method, params }),
         (None, Some(id)) => {

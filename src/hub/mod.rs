@@ -96,11 +96,11 @@ pub struct Hub {
 /// How full the hub's inboxes are.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting {
-    /// Messages of the child, of [`EVENTS_BOUND`] at most.
+    /// Messages of the child, of 32 at most.
     pub events: usize,
     /// Their size in bytes.
     pub event_bytes: usize,
-    /// Questions and transactions, of [`CONTROL_BOUND`] at most.
+    /// Questions and transactions, of 256 at most.
     pub control: usize,
 }
 

@@ -1,5 +1,15 @@
 //! JSON text as text: what must not go through a decoded value, because numbers and order are to stay as they came.
 
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+/// A JSON string that is borrowed where it holds no escape. In an `Option`, a plain [`Cow`] is copied each time: serde's
+/// `borrow` does not reach through.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
 /// Indents compact or any other valid JSON by two spaces, as `JSON.stringify(value, null, 2)` does. Only white space
 /// between tokens changes: a number such as `1e400` or a 30-digit integer stays what it was.
 pub fn pretty(json: &[u8]) -> Vec<u8> {
