@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::model::event::EventType;
+use crate::model::event::{EventType, Level};
 use crate::model::json::Text;
 
 /// What stands before an event's own text in a frame of the stream.
@@ -77,6 +77,8 @@ pub struct Entry {
     pub seq: u64,
     /// Its type.
     pub kind: EventType,
+    /// How much it matters.
+    pub level: Level,
     /// What it is about.
     pub subject: Subject,
     /// Where its frame stands in the batch's text.

@@ -15,6 +15,8 @@ use crate::model::event::{EventType, Level};
 pub struct Draft {
     /// The event's type.
     pub kind: EventType,
+    /// How much it matters.
+    pub level: Level,
     /// What it is about.
     pub subject: Subject,
     /// What it does to the state.
@@ -132,7 +134,7 @@ impl Drafts {
             detail += at;
             self.text[detail] = b' ';
         }
-        self.items.push(Draft { kind, subject, change, text: start..self.text.len() });
+        self.items.push(Draft { kind, level, subject, change, text: start..self.text.len() });
     }
 }
 
