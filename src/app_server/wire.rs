@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::model;
+use crate::model::json::Text;
 use crate::model::members::Members;
 
 /// "The request is not known", JSON-RPC 2.0 section 5.1.
@@ -63,7 +64,7 @@ struct Envelope<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
-    method: Option<Cow<'a, str>>,
+    method: Option<Text<'a>>,
     #[serde(borrow)]
     params: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -79,7 +80,7 @@ struct Envelope<'a> {
 pub fn decode(line: &str) -> Result<Incoming<'_>, String> {
     let envelope: Envelope<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let params = envelope.params.unwrap_or(RawValue::NULL);
-    match (envelope.method, envelope.id) {
+    match (envelope.method.map(|method| method.0), envelope.id) {
         (Some(method), Some(id)) => Ok(Incoming::Request { id, method, params }),
         (Some(method), None) => Ok(Incoming::Notification { method, params }),
         (None, Some(id)) => {

@@ -1,5 +1,15 @@
 //! JSON text as text: what must not go through a decoded value, because numbers and order are to stay as they came.
 
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+/// A JSON string that is borrowed where it holds no escape. In an `Option`, a plain [`Cow`] is copied each time: serde's
+/// `borrow` does not reach through.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
 /// Levels that are indented. Were it all of them, a value nested ten thousand levels deep, which a line of 20 kB can hold,
 /// would fill 200 MB.
 const INDENTED: usize = 100;

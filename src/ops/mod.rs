@@ -8,6 +8,7 @@ pub mod ending;
 pub mod events;
 pub mod fields;
 pub mod idempotency;
+pub mod metrics;
 pub mod query;
 mod readable;
 pub mod ready;
@@ -31,6 +32,7 @@ use crate::config::{Config, Mode};
 use crate::exec::pool::Pool;
 use crate::hub::{Hub, HubError};
 use crate::model::record::Request;
+use crate::ops::metrics::Counters;
 use crate::ops::service::Service;
 
 /// Why a verb did not do what it was asked.
@@ -120,6 +122,8 @@ pub struct Ops {
     pub service: Arc<Service>,
     /// The runs' queue.
     pub runs: Pool,
+    /// What is counted on the way.
+    pub counters: Counters,
     /// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
     loading: Mutex<HashSet<String>>,
     loaded: Condvar,
@@ -147,6 +151,7 @@ impl Ops {
             inbox,
             service,
             runs,
+            counters: Counters::default(),
             loading: Mutex::new(HashSet::new()),
             loaded: Condvar::new(),
             draining: AtomicBool::new(false),
