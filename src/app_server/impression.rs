@@ -8,6 +8,9 @@ use super::wire::{METHOD_NOT_FOUND, RpcError};
 use crate::model;
 use crate::threads::lock;
 
+/// How advice ends that is not given by `codexd doctor` itself.
+pub const LOOK_CLOSER: &str = "; `codexd doctor` looks closer";
+
 /// One life's impression.
 #[derive(Debug, Default)]
 pub struct Impression(Mutex<Shown>);
@@ -114,7 +117,7 @@ pub fn advice(version: Option<&str>) -> String {
 fn start_advice() -> String {
     format!(
         "codexd starts --server-command with --server-arg, as in `codex app-server`, and needs codex {} or newer (npm \
-         install -g @openai/codex@latest); `codexd doctor` looks closer",
+         install -g @openai/codex@latest){LOOK_CLOSER}",
         needs::OLDEST
     )
 }
