@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use super::needs;
-use super::wire::{METHOD_NOT_FOUND, RpcError};
+use super::wire::{METHOD_NOT_FOUND, OVERLOADED, RpcError};
 use crate::model;
 use crate::threads::lock;
 
@@ -50,6 +50,9 @@ impl Impression {
 
     /// What a refusal shows of it: `Some` when it is not the request that is wrong, but the app-server that is no use.
     pub fn refused(&self, method: &str, error: &RpcError) -> Option<String> {
+        if error.code == OVERLOADED {
+            return None;
+        }
         let shown = format!("JSON-RPC error {}: {}", error.code, model::preview(&error.message));
         let mut own = lock(&self.0);
         let text = if is_unknown(method, error) {
@@ -166,6 +169,7 @@ mod tests {
                 .starts_with("the app-server refused initialize (JSON")
         );
         assert_eq!(refused("x/1.0", "thread/start", -32600, "unknown variant `x`, expected `y`"), None);
+        assert_eq!(refused("x/1.0", "initialize", OVERLOADED, "later"), None);
         assert_eq!(version("nothing"), None);
         assert_eq!(version("a/b"), None);
     }
