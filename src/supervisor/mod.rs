@@ -126,6 +126,9 @@ struct Actor {
     restarts: u64,
 }
 
+/// Why there is no app-server between two lives.
+const BETWEEN: &str = "the app-server has ended and is being started again";
+
 impl Actor {
     fn run(mut self, first: &Sender<Result<(), StartError>>) {
         let mut backoff = Backoff::new();
@@ -260,7 +263,10 @@ impl Actor {
         if asked {
             self.parts.client.gone("codexd is stopping");
         } else if restart {
-            self.parts.client.down("the app-server has ended and is being started again");
+            self.parts.client.down(BETWEEN);
+            if let Some(obituary) = life.obituary() {
+                self.parts.client.down(format!("{BETWEEN}. {obituary}"));
+            }
         } else {
             self.parts.client.gone("the app-server has ended and is not started again");
         }
