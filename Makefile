@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 # What `make start` passes on, for example ARGS='--local-api-base http://127.0.0.1:0'
 ARGS ?=
 
-.PHONY: help smoke test soak check build static dist install fuzz openapi-check bench bench-check start clean
+.PHONY: help smoke test matrix soak check build static dist install fuzz openapi-check bench bench-check start clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,14 @@ smoke: ## Test the daemon from end to end with the built-in stand-in; needs no C
 test: ## All tests; installs the real Codex into target/codex first, if npm can
 	sh tests/install-codex.sh
 	$(CARGO) test --locked
+
+# The versions of @openai/codex that `make matrix` tries, the newest first
+VERSIONS ?= latest 0.165.0 0.160.1 0.155.1 0.150.1 0.145.0 0.140.0 0.135.0 0.130.0 0.125.0 0.120.0 0.110.0 0.100.0 0.80.0
+
+matrix: ## Try VERSIONS of Codex from npm, one after the other; writes the README's table and the list of tried versions
+	CODEXD_BLESS=1 CODEXD_MATRIX_VERSIONS="$(VERSIONS)" \
+	$(CARGO) test --locked --test it matrix::every_version -- --ignored --nocapture
+	CODEXD_BLESS=1 $(CARGO) test --locked --test it tidy
 
 # How often `make soak` kills the daemon
 KILLS ?= 200

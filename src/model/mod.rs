@@ -2,6 +2,7 @@
 
 pub mod event;
 pub mod json;
+pub mod members;
 pub mod record;
 pub mod view;
 

@@ -3,6 +3,7 @@
 
 pub mod body;
 mod catch_up;
+pub mod drift;
 pub mod ending;
 pub mod events;
 pub mod fields;
@@ -98,8 +99,10 @@ impl From<CallError> for OpError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Unavailable { reason, retry_after } => Self::Unavailable { reason, retry_after },
-            CallError::Timeout { .. } => Self::Timeout(error.to_string()),
-            CallError::Refused { .. } | CallError::Unreadable { .. } => Self::AppServer(error.to_string()),
+            CallError::Timeout { .. } | CallError::Mute(_) => Self::Timeout(error.to_string()),
+            CallError::Refused { .. } | CallError::Unreadable { .. } | CallError::Unfit(_) => {
+                Self::AppServer(error.to_string())
+            }
             CallError::Hub(error) => error.into(),
         }
     }

@@ -572,6 +572,7 @@ fn the_readme_has_the_tables_of_the_code() {
     new = with_section(&new, "flags", &flags_table());
     new = with_section(&new, "events", &events_table());
     new = with_section(&new, "metrics", &metrics_table());
+    new = with_section(&new, "matrix", &crate::matrix::table(&codexd::app_server::needs::tried()));
     if old != new && std::env::var_os("CODEXD_BLESS").is_some_and(|value| value == "1") {
         #[expect(clippy::disallowed_methods, reason = "a file of the repository, on request")]
         std::fs::write(root().join("README.md"), &new).unwrap();
