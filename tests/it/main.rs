@@ -44,6 +44,7 @@ mod model_server;
 mod mutate;
 mod orphans;
 mod processes;
+mod readme;
 mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;
