@@ -16,6 +16,11 @@ pub enum Action {
     Config,
     Smoke,
     Run,
+    Tail,
+    Sessions,
+    Runs,
+    Requests,
+    Answer,
     Help,
     StubAppServer,
     StubExec,
@@ -26,8 +31,8 @@ pub enum Action {
 pub enum Operands {
     /// Flags only.
     None,
-    /// Flags, and one word that must be there; the text is its placeholder.
-    One(&'static str),
+    /// Flags, and these words, which must all be there; each text is a word's placeholder.
+    Words(&'static [&'static str]),
     /// Anything, passed on as it is: none of it is a flag of codexd.
     Raw,
 }
@@ -51,8 +56,13 @@ const fn action(action: Action, name: &'static str, doc: &'static str) -> Action
     ActionRow { action, name, doc, operands: Operands::None, internal: false }
 }
 
-const fn with_word(action: Action, name: &'static str, word: &'static str, doc: &'static str) -> ActionRow {
-    ActionRow { action, name, doc, operands: Operands::One(word), internal: false }
+const fn with_words(
+    action: Action,
+    name: &'static str,
+    words: &'static [&'static str],
+    doc: &'static str,
+) -> ActionRow {
+    ActionRow { action, name, doc, operands: Operands::Words(words), internal: false }
 }
 
 const fn stand_in(action: Action, name: &'static str, doc: &'static str) -> ActionRow {
@@ -65,11 +75,21 @@ pub const ACTIONS: &[ActionRow] = &[
     action(Action::Status, "status", "Show the daemon of this state folder; only reads its files"),
     action(Action::Config, "config", "Show the configuration that flags and variables amount to"),
     action(Action::Smoke, "smoke", "Test codexd itself with a built-in child; needs no Codex"),
-    with_word(
+    with_words(
         Action::Run,
         "run",
-        "PROMPT",
+        &["PROMPT"],
         "Have the running daemon do a one-shot run and print its last message; - reads PROMPT from standard input",
+    ),
+    action(Action::Tail, "tail", "Show the running daemon's events as they happen, or from --after on"),
+    action(Action::Sessions, "sessions", "List the running daemon's sessions"),
+    action(Action::Runs, "runs", "List its one-shot runs"),
+    action(Action::Requests, "requests", "List what Codex asks and nobody has answered yet"),
+    with_words(
+        Action::Answer,
+        "answer",
+        &["ID", "accept|acceptForSession|decline|cancel"],
+        "Answer such a request; instead of the decision, a JSON object is the body of the answer as the API takes it",
     ),
     action(Action::Help, "help", "Show this text"),
     stand_in(Action::StubAppServer, "stub-app-server", "Built-in stand-in for `codex app-server`"),
@@ -87,6 +107,7 @@ pub enum Group {
     Runs,
     Logs,
     OneRun,
+    Client,
     Output,
 }
 
@@ -100,6 +121,7 @@ impl Group {
         Self::Runs,
         Self::Logs,
         Self::OneRun,
+        Self::Client,
         Self::Output,
     ];
 
@@ -113,6 +135,7 @@ impl Group {
             Self::Runs => "One-shot runs (codex exec)",
             Self::Logs => "Logs on disk",
             Self::OneRun => "The run of codexd run",
+            Self::Client => "What codexd tail, run and requests are about",
             Self::Output => "This call",
         }
     }
@@ -282,8 +305,6 @@ pub const FLAGS: &[Flag] = &[
         "When the event log is forced to the disk: once a second, before each announcement, or never",
         one!("interval|always|never", sync, |value| one_of(Sync::NAMES, Sync::from_name, value))),
 
-    flag!(for Run; OneRun, "cwd", [], "the daemon's repo root",
-        "Where Codex works", one!("PATH", run.cwd)),
     flag!(for Run; OneRun, "model", [], "", "The model", one!("NAME", run.model)),
     flag!(for Run; OneRun, "profile", [], "", "The profile of Codex's configuration", one!("NAME", run.profile)),
     flag!(for Run; OneRun, "sandbox", [], "",
@@ -301,6 +322,18 @@ pub const FLAGS: &[Flag] = &[
     flag!(for Run; OneRun, "ephemeral", [], "off", "Keep nothing of the thread", switch!(run.ephemeral)),
     flag!(for Run; OneRun, "timeout-ms", [], "300000",
         "The time limit, 1 or more", one!("N", run.timeout_ms, |value| number(1, value))),
+
+    flag!(for Tail; Client, "after", [], "now",
+        "Begin with the first event after this seq; 0 is all there is",
+        one!("SEQ", people.after, |value| number(0, value))),
+    flag!(for Tail; Client, "type", [], "all",
+        "Only events whose type begins so, repeatable",
+        Update::Many("PREFIX", |low, prefixes| low.people.types = prefixes)),
+    flag!(for Tail; Client, "session", [], "",
+        "Only the events of this session", one!("ID", people.session)),
+    flag!(for Run; Client, "cwd", [], "the daemon's repo root",
+        "Where Codex works", one!("PATH", people.cwd)),
+    flag!(for Requests; Client, "all", [], "off", "Those that are settled too", switch!(people.all)),
 
     flag!(Output, "json", [], "off", "Print JSON instead of lines", switch!(json)),
     flag!(Output, "run-once", [], "off", "start: wait the smoke lifetime, then stop", switch!(run_once)),

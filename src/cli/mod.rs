@@ -2,18 +2,25 @@
 //! [`resolve`] → [`Config`] → an action. The tables in [`flags`] are all there is to know about
 //! flags and actions. Only this module prints, and only through [`print`](mod@print).
 
+pub mod events;
 pub mod flags;
 pub mod help;
+pub mod interrupt;
+pub mod list;
 pub mod logging;
 pub mod low;
 pub mod parse;
 pub mod print;
+pub mod question;
+pub mod reach;
+pub mod render;
 pub mod resolve;
 pub mod run;
 pub mod smoke;
 pub mod start;
 pub mod status;
 pub mod stub;
+pub mod tail;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -73,6 +80,13 @@ fn act(command: Command) -> ExitCode {
             smoke::run(config, low.json, keep_files)
         }),
         Action::Run => with_config(&|config, low| run::run(&config, low, &command.words)),
+        Action::Sessions => with_config(&|config, low| list::run(&config, list::SESSIONS, low.json)),
+        Action::Runs => with_config(&|config, low| list::run(&config, list::RUNS, low.json)),
+        Action::Requests => with_config(&|config, low| {
+            list::run(&config, if low.people.all { list::REQUESTS } else { list::PENDING }, low.json)
+        }),
+        Action::Answer => with_config(&|config, low| list::answer(&config, &command.words, low.json)),
+        Action::Tail => with_config(&|config, low| tail::run(&config, &low.people, low.json)),
         Action::Help => print::out(&help::help()),
         Action::StubAppServer => stub::app_server(command.words),
         Action::StubExec => stub::exec(command.words),

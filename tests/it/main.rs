@@ -12,8 +12,10 @@ mod bad_input;
 mod cli_errors;
 mod cli_flags;
 mod cli_golden;
+mod cli_lists;
 mod cli_status;
 mod cli_support;
+mod cli_tail;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod client;
 mod conversation;
