@@ -1,9 +1,10 @@
 //! What the operating system knows of processes: groups, start times, descendants. The only module with unsafe code.
 
 pub mod descriptors;
+pub mod notify;
 pub mod peer;
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command};
 
@@ -206,7 +207,7 @@ pub fn descendants(of: i32, listed: &[Listed]) -> Vec<Listed> {
 /// `/proc/PID/stat` (proc_pid_stat(5)): the command in parentheses may itself hold parentheses and spaces.
 #[cfg(target_os = "linux")]
 fn listed_in_proc(pid: i32) -> Option<Listed> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_proc(pid, "stat").ok()?;
     let stat = String::from_utf8_lossy(&stat);
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = fields.next()?;
@@ -215,6 +216,14 @@ fn listed_in_proc(pid: i32) -> Option<Listed> {
     // The start time is field 22; group was field 5.
     let started = fields.nth(16)?.to_owned();
     Some(Listed { pid, parent, group, started, zombie: state == "Z" || state == "X" })
+}
+
+/// A file of `/proc/PID`. They have no size, so [`std::fs::read`] would begin with 32 bytes and double: five calls of the
+/// system for what one brings.
+fn read_proc(pid: i32, name: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    std::fs::File::open(format!("/proc/{pid}/{name}"))?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -242,11 +251,28 @@ fn ps(which: &[&str]) -> Vec<Listed> {
 /// The value of a variable in the environment a process was started with (Linux: `/proc/PID/environ`, of this user's
 /// processes; elsewhere this cannot be told and there is none).
 pub fn variable(pid: i32, name: &str) -> Option<String> {
-    let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environ = read_proc(pid, "environ").ok()?;
     environ.split(|&byte| byte == 0).find_map(|entry| {
         let value = std::str::from_utf8(entry).ok()?.strip_prefix(name)?.strip_prefix('=')?;
         Some(value.to_owned())
     })
+}
+
+/// The command line of a process; `None` when it cannot be seen.
+pub fn arguments(pid: i32) -> Option<Vec<String>> {
+    #[cfg(target_os = "linux")]
+    {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|line| !line.is_empty())?;
+        let line = line.strip_suffix(&[0]).unwrap_or(&line);
+        Some(line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        // Words with blanks in them fall apart, which does no harm to what they are looked at for.
+        let output = Command::new("ps").args(["-o", "args=", "-p", &pid.to_string()]).output().ok()?;
+        let line = String::from_utf8_lossy(&output.stdout);
+        Some(line.split_whitespace().map(str::to_owned).collect())
+    }
 }
 
 /// Names the time since the system was last started; [`Listed::started`] of two processes can be compared only within

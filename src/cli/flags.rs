@@ -4,6 +4,7 @@
 use log::LevelFilter;
 
 use super::low::{Expected, LowArgs, Restart, count, millis, number, one_of};
+use super::service;
 use crate::config::{ApiBase, Mode, RequestPolicy, Strategy, Sync};
 use crate::ops::runs::SANDBOXES;
 
@@ -21,6 +22,8 @@ pub enum Action {
     Runs,
     Requests,
     Answer,
+    Doctor,
+    Service,
     Help,
     StubAppServer,
     StubExec,
@@ -91,6 +94,13 @@ pub const ACTIONS: &[ActionRow] = &[
         &["ID", "accept|acceptForSession|decline|cancel"],
         "Answer such a request; instead of the decision, a JSON object is the body of the answer as the API takes it",
     ),
+    action(Action::Doctor, "doctor", "Check what codexd needs on this host, and say what to do"),
+    with_words(
+        Action::Service,
+        "service",
+        &[service::VERBS],
+        "Run codexd under launchd or systemd: write its file (with the settings given here), remove it, or show it",
+    ),
     action(Action::Help, "help", "Show this text"),
     stand_in(Action::StubAppServer, "stub-app-server", "Built-in stand-in for `codex app-server`"),
     stand_in(Action::StubExec, "stub-exec", "Built-in stand-in for `codex exec`"),
@@ -108,6 +118,7 @@ pub enum Group {
     Logs,
     OneRun,
     Client,
+    Unit,
     Output,
 }
 
@@ -122,6 +133,7 @@ impl Group {
         Self::Logs,
         Self::OneRun,
         Self::Client,
+        Self::Unit,
         Self::Output,
     ];
 
@@ -136,6 +148,7 @@ impl Group {
             Self::Logs => "Logs on disk",
             Self::OneRun => "The run of codexd run",
             Self::Client => "What codexd tail, run and requests are about",
+            Self::Unit => "The service of codexd service",
             Self::Output => "This call",
         }
     }
@@ -334,6 +347,9 @@ pub const FLAGS: &[Flag] = &[
     flag!(for Run; Client, "cwd", [], "the daemon's repo root",
         "Where Codex works", one!("PATH", people.cwd)),
     flag!(for Requests; Client, "all", [], "off", "Those that are settled too", switch!(people.all)),
+
+    flag!(for Service; Unit, "launchd", [], "off", "The service of macOS, which is the default there", switch!(launchd)),
+    flag!(for Service; Unit, "systemd", [], "off", "The user unit of systemd, the default elsewhere", switch!(systemd)),
 
     flag!(Output, "json", [], "off", "Print JSON instead of lines", switch!(json)),
     flag!(Output, "run-once", [], "off", "start: wait the smoke lifetime, then stop", switch!(run_once)),

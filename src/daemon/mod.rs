@@ -8,6 +8,7 @@
 
 mod claim;
 mod drain;
+pub mod manager;
 mod port;
 
 use std::net::SocketAddr;
@@ -141,8 +142,10 @@ impl Daemon {
 
         let Recovered { start, extras, mut repairs } = recover::recover(&config)?;
         let daemon_id = start.state.identity.as_ref().map(|identity| identity.daemon_id.clone());
-        let (ledger, leftovers) =
+        let (ledger, mut leftovers) =
             Ledger::open(&config.paths.processes(), &daemon_id.unwrap_or_default(), &mut repairs)?;
+        // Who has never logged anything has never started anything.
+        leftovers.unknown &= start.next_seq > 1;
         let reaped = orphans::reap(&ledger, &leftovers);
         let (hub, hub_threads) =
             Hub::start(start, config.paths.clone(), extras).map_err(system("start the hub's threads"))?;

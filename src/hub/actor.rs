@@ -126,10 +126,14 @@ impl Actor {
             Message::Work(work) => self.work(work),
             Message::PersisterIdle(written) => {
                 self.persister_idle = true;
+                self.core.unsaved = None;
                 match written {
                     Ok(Some(seq)) => self.core.persisted(seq),
                     Ok(None) => {}
-                    Err(unwritten) => self.mark_dirty(&unwritten),
+                    Err((unwritten, reason)) => {
+                        self.mark_dirty(&unwritten);
+                        self.core.unsaved = Some(reason);
+                    }
                 }
             }
             Message::Closing => self.closing = Some(Instant::now()),

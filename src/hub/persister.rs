@@ -99,7 +99,7 @@ pub struct FileExtras {
 
 /// Runs until the hub's end of `jobs` is dropped; what is queued by then is still written.
 pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub: &Sender<Message>) {
-    let mut failing = false;
+    let mut failing: Option<String> = None;
     let mut next = jobs.recv();
     while let Ok(mut job) = next {
         let began = Instant::now();
@@ -108,17 +108,17 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
         let result = write(paths, extras, &mut job);
         let rest = match result {
             Ok(()) => {
-                if failing {
+                if failing.take().is_some() {
                     info!("the state files can be written again");
                 }
-                failing = false;
                 (began.elapsed() * DUTY).clamp(REST, LONGEST_REST)
             }
             Err(error) => {
-                if !failing {
-                    error!("{error}; trying again");
+                let reason = error.to_string();
+                if failing.is_none() {
+                    error!("{reason}; trying again");
                 }
-                failing = true;
+                failing = Some(reason);
                 RETRY
             }
         };
@@ -127,7 +127,7 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
             Ok(newer) => Ok(newer.or(job)),
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
-                let outcome = if failing { Err(Box::new(job)) } else { Ok(covers) };
+                let outcome = failing.clone().map_or(Ok(covers), |reason| Err((Box::new(job), reason)));
                 if hub.send(Message::PersisterIdle(outcome)).is_err() {
                     return;
                 }

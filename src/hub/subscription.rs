@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::batch::Batch;
 
-/// Batches that may wait for one client.
-pub const QUEUE_BATCHES: usize = 1024;
-/// Bytes that may wait for one client before another batch is refused, counted as [`weight`] does.
-pub const QUEUE_BYTES: usize = 8 * 1024 * 1024;
-/// More than this no batch weighs. A client that is a few events behind is not slow because two of them have 20 MB each,
-/// as a long answer and the item it completes do; and no more than five batches of any length wait for one client (they
-/// are shared with the others).
-const MOST_WEIGHT: usize = 2 * 1024 * 1024;
+/// Bytes that may wait for one client, counted as [`weight`] does, before another batch is refused. The batches are shared
+/// by all clients. At full speed (some 300 MB/s) this is a tenth of a second in which a client's thread did not come
+/// to its turn on a busy machine.
+const QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// A batch weighs no less than this: the memory of an event that waits alone.
+const LEAST_WEIGHT: usize = 512;
+/// And no more than this: a client that is a few events behind is not slow because some have 20 MB each, as a long answer
+/// and the item it completes do. So no more than five batches of any length wait for one client.
+const MOST_WEIGHT: usize = QUEUE_BYTES / 4;
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -50,14 +51,18 @@ pub struct Subscriber {
 
 /// A queue's two ends.
 pub fn queue() -> (Subscriber, Subscription) {
-    let (sender, receiver) = bounded(QUEUE_BATCHES);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bounded by what its batches weigh; a channel of so many slots would keep their memory for every idle client"
+    )]
+    let (sender, receiver) = unbounded();
     let shared = Arc::new(Shared::default());
     (Subscriber { batches: sender, shared: Arc::clone(&shared) }, Subscription { batches: receiver, shared })
 }
 
 /// What a batch counts towards [`QUEUE_BYTES`].
 fn weight(batch: &Batch) -> usize {
-    batch.len().min(MOST_WEIGHT)
+    batch.len().clamp(LEAST_WEIGHT, MOST_WEIGHT)
 }
 
 /// What became of a batch that was offered.
@@ -84,19 +89,13 @@ impl Subscriber {
         }
         // Counted before it is sent, or the client could take it off before it was put on.
         self.shared.queued_bytes.fetch_add(weight(batch), Ordering::AcqRel);
-        match self.batches.try_send(Arc::clone(batch)) {
-            Ok(()) => {
-                if let Some(last) = batch.entries().last() {
-                    self.shared.last_queued.store(last.seq, Ordering::Release);
-                }
-                Offer::Queued
-            }
-            Err(TrySendError::Full(_)) => {
-                self.shared.lagged.store(true, Ordering::Release);
-                Offer::Lagged
-            }
-            Err(TrySendError::Disconnected(_)) => Offer::Gone,
+        if self.batches.send(Arc::clone(batch)).is_err() {
+            return Offer::Gone;
         }
+        if let Some(last) = batch.entries().last() {
+            self.shared.last_queued.store(last.seq, Ordering::Release);
+        }
+        Offer::Queued
     }
 
     /// The last seq its client was given, or 0.
@@ -173,10 +172,10 @@ mod tests {
 
     #[test]
     fn a_client_that_takes_nothing_lags_whatever_the_size() {
-        for (bytes, most) in [(1, QUEUE_BATCHES), (1 << 20, 9), (20 << 20, 5)] {
+        for (bytes, most) in [(1, QUEUE_BYTES / LEAST_WEIGHT + 1), (1 << 20, 33), (20 << 20, 5)] {
             let (hub, client) = queue();
             let batch = of(bytes);
-            let queued = (0..=QUEUE_BATCHES).take_while(|_| hub.offer(&batch) == Offer::Queued).count();
+            let queued = (0..=most).take_while(|_| hub.offer(&batch) == Offer::Queued).count();
             assert_eq!(queued, most, "of {bytes} bytes");
             drop(hub);
             for _ in 0..queued {

@@ -45,7 +45,7 @@ pub struct Checks {
     pub hub: Check,
     /// The event log takes events.
     pub log: Check,
-    /// There is room where log and state are.
+    /// There is room where log and state are, and the state files can be written.
     pub disk: Check,
     /// The child runs.
     pub child: Check,
@@ -69,21 +69,23 @@ impl Ops {
     pub fn readiness(&self) -> Readiness {
         let state = self.hub.ask_within(HUB_DEADLINE, |core| {
             let child = &core.state().daemon.child;
-            (core.stalled().map(str::to_owned), child.status, child.last_error.clone())
+            let (stalled, unsaved) = (core.stalled().map(str::to_owned), core.unsaved().map(str::to_owned));
+            (stalled, unsaved, child.status, child.last_error.clone())
         });
-        let (hub, log, child) = match state {
-            Ok((stalled, status, last_error)) => (
+        let (hub, log, saved, child) = match state {
+            Ok((stalled, unsaved, status, last_error)) => (
                 Check::good(),
                 stalled.map_or_else(Check::good, Check::bad),
+                unsaved.map_or(Ok(()), Err),
                 self.check_child(status, last_error),
             ),
             Err(error) => {
                 let unknown = || Check::bad("unknown: the hub does not answer");
-                (Check::bad(error.to_string()), unknown(), unknown())
+                (Check::bad(error.to_string()), unknown(), Ok(()), unknown())
             }
         };
         let paths = &self.config.paths;
-        let disk = check_room(&paths.logs_dir).and_then(|()| check_room(&paths.state_dir));
+        let disk = check_room(&paths.logs_dir).and_then(|()| check_room(&paths.state_dir)).and(saved);
         let checks = Checks {
             hub,
             log,
@@ -113,8 +115,11 @@ impl Ops {
         match self.client.present() {
             Some(connection) => match connection.closed() {
                 Some(reason) => Check::bad(reason),
-                None if connection.was_used() => Check::good(),
-                None => Check::note("not connected yet"),
+                None => match connection.impression().trouble() {
+                    Some(trouble) => Check::bad(trouble),
+                    None if connection.was_used() => Check::good(),
+                    None => Check::note("not connected yet"),
+                },
             },
             None => match self.client.absence() {
                 Some(reason) => Check::bad(reason),

@@ -3,13 +3,12 @@
 //!
 //! `CODEXD_SOAK_KILLS=200` (as `make soak` says) makes the short form the long one.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,9 +17,12 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tungstenite::Message;
 
+use self::promises::{Promised, answer, try_post, write};
 use crate::client::authority;
 use crate::daemon::{Builder, Daemon};
 use crate::log::{EVENTS, check_contiguous, on_disk, segments};
+
+mod promises;
 
 /// The same moments each time, but for what the machine adds.
 struct Random(u64);
@@ -32,14 +34,6 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0 % limit
     }
-}
-
-/// What clients were promised.
-#[derive(Default)]
-struct Promised {
-    sessions: BTreeSet<String>,
-    runs: BTreeSet<String>,
-    turns: BTreeSet<String>,
 }
 
 /// A daemon whose Codex, runs and temporary files are all below one folder.
@@ -62,57 +56,6 @@ fn builder(folder: &Path) -> Builder {
 fn folder() -> tempfile::TempDir {
     // Short: a Unix socket's path is.
     tempfile::Builder::new().prefix("cr-").tempdir().unwrap()
-}
-
-/// A POST to a daemon that may be dead at any moment: an answer that came whole.
-fn try_post(base: &str, path: &str, body: &Value) -> Option<(u16, Value)> {
-    let host = authority(base);
-    let mut socket = TcpStream::connect(host).ok()?;
-    socket.set_read_timeout(Some(crate::DEADLINE)).ok()?;
-    let body = body.to_string();
-    let request = format!(
-        "POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
-        body.len()
-    );
-    socket.write_all(request.as_bytes()).ok()?;
-    let mut answer = Vec::new();
-    // A reset after the whole answer is still one.
-    let _ = socket.read_to_end(&mut answer);
-    let text = String::from_utf8(answer).ok()?;
-    let (head, body) = text.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).ok()?))
-}
-
-/// Sessions, turns and runs until the daemon is gone.
-fn write(base: &str, promised: &Mutex<Promised>, number: usize, over: &AtomicBool) {
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let mut round = number;
-    while !over.load(Ordering::Relaxed) {
-        round += 1;
-        if round.is_multiple_of(5) {
-            let body = json!({ "prompt": "say 5 words", "skipGitRepoCheck": true });
-            match try_post(base, "/v1/codexd/runs", &body) {
-                Some((202, answer)) => {
-                    promised.lock().unwrap().runs.insert(text(&answer["data"]["run"]["runId"]));
-                }
-                Some((429 | 503, _)) | None => {}
-                Some(other) => panic!("{other:?}"),
-            }
-            continue;
-        }
-        let session =
-            match try_post(base, "/v1/codexd/sessions", &json!({ "metadata": { "n": round.to_string() } })) {
-                Some((201, answer)) => text(&answer["data"]["session"]["sessionId"]),
-                Some((503, _)) | None => continue,
-                Some(other) => panic!("{other:?}"),
-            };
-        promised.lock().unwrap().sessions.insert(session.clone());
-        let body = json!({ "sessionId": session, "input": "say 30 words" });
-        if let Some((202, answer)) = try_post(base, "/v1/codexd/turn", &body) {
-            promised.lock().unwrap().turns.insert(text(&answer["data"]["turnId"]));
-        }
-    }
 }
 
 /// What one client has got so far: the events as text, from seq 1 on.
@@ -208,40 +151,6 @@ fn check_log(daemon: &Daemon, known: &mut Vec<String>) {
     }
 }
 
-fn check_promises(daemon: &Daemon, promised: &Promised, log: &[String]) {
-    let client = daemon.client();
-    let list = |path: &str, name: &str| client.get(path).json()["data"][name].take();
-    let ids = |list: &Value, name: &str| {
-        list.as_array()
-            .unwrap()
-            .iter()
-            .map(|record| record[name].as_str().unwrap().to_owned())
-            .collect::<BTreeSet<_>>()
-    };
-    let sessions = ids(&list("/v1/codexd/sessions", "sessions"), "sessionId");
-    let missing: Vec<_> = promised.sessions.difference(&sessions).collect();
-    assert!(missing.is_empty(), "sessions acknowledged and lost: {missing:?}");
-    let runs = list("/v1/codexd/runs", "runs");
-    let missing: Vec<_> = promised.runs.difference(&ids(&runs, "runId")).cloned().collect();
-    assert!(missing.is_empty(), "runs acknowledged and lost: {missing:?}");
-    let unfinished: Vec<_> = runs
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|run| !["completed", "failed"].contains(&run["status"].as_str().unwrap()))
-        .collect();
-    assert!(unfinished.is_empty(), "{unfinished:?}");
-    let accepted: BTreeSet<String> = log
-        .iter()
-        .filter(|line| line.contains("\"type\":\"turn.accepted\""))
-        .map(|line| {
-            serde_json::from_str::<Value>(line).unwrap()["detail"]["turnId"].as_str().unwrap().to_owned()
-        })
-        .collect();
-    let missing: Vec<_> = promised.turns.difference(&accepted).collect();
-    assert!(missing.is_empty(), "turns acknowledged and lost: {missing:?}");
-}
-
 #[test]
 fn kills_at_random_moments_lose_nothing() {
     let kills: u32 = std::env::var("CODEXD_SOAK_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
@@ -252,7 +161,7 @@ fn kills_at_random_moments_lose_nothing() {
     let promised = Arc::new(Mutex::new(Promised::default()));
     let clients: Vec<Arc<Mutex<Got>>> = (0..4).map(|_| Arc::default()).collect();
     let mut log = Vec::new();
-    let posted = AtomicUsize::new(0);
+    let (mut acknowledged, mut answered) = (0, 0);
     let begun = Instant::now();
     for kill in 1..=kills {
         let (base, ws_url) = (daemon.base().to_owned(), daemon.ws_url().to_owned());
@@ -263,6 +172,9 @@ fn kills_at_random_moments_lose_nothing() {
                 let work = move || write(base, promised, number, over);
                 thread::Builder::new().name(format!("writer-{number}")).spawn_scoped(scope, work).unwrap();
             }
+            let (answering, promises, ended) = (&base, &promised, &over);
+            let work = move || answer(answering, promises, ended);
+            thread::Builder::new().name("answerer".to_owned()).spawn_scoped(scope, work).unwrap();
             for (number, got) in clients.iter().enumerate() {
                 let (base, ws_url) = (&base, &ws_url);
                 let read = move || {
@@ -289,8 +201,9 @@ fn kills_at_random_moments_lose_nothing() {
         check_swept(&left);
         check_log(&daemon, &mut log);
         let promised = promised.lock().unwrap();
-        check_promises(&daemon, &promised, &log);
-        posted.store(promised.sessions.len() + promised.runs.len() + promised.turns.len(), Ordering::Relaxed);
+        promises::check(&daemon, &promised, &log);
+        acknowledged = promised.count();
+        answered = promised.answers.len();
         for got in &clients {
             let got = got.lock().unwrap();
             assert_eq!(got.events[..], log[..got.events.len()], "kill {kill}: shown, but not in the log");
@@ -299,13 +212,12 @@ fn kills_at_random_moments_lose_nothing() {
     daemon.stop();
     let shown: usize = clients.iter().map(|got| got.lock().unwrap().events.len()).sum();
     println!(
-        "{kills} kills in {:?}: {} events logged, {shown} shown to 4 clients, {} sessions, turns and runs acknowledged; \
-         nothing lost, twice or out of order",
+        "{kills} kills in {:?}: {} events logged, {shown} shown to 4 clients, {acknowledged} sessions, turns, \
+         runs and {answered} answers acknowledged; nothing lost, twice or out of order",
         begun.elapsed(),
         log.len(),
-        posted.load(Ordering::Relaxed)
     );
-    assert!(shown > 0 && posted.load(Ordering::Relaxed) > 0);
+    assert!(shown > 0 && acknowledged > answered && answered > 0);
     let left: Vec<_> = fs::read_dir(&temporary).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -374,7 +286,7 @@ fn dies(builder: &Builder, fault: &str, temporary: &Path) -> bool {
     let events = on_disk(&daemon);
     check_contiguous(&events);
     assert_eq!(events[0]["seq"], 1, "{fault}");
-    check_promises(
+    promises::check(
         &daemon,
         &promised.lock().unwrap(),
         &events.iter().map(Value::to_string).collect::<Vec<_>>(),

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -325,4 +326,64 @@ fn a_file_system_without_space() {
         stream.events()[..],
         logged[(stream.events()[0]["seq"].as_u64().unwrap() - logged[0]["seq"].as_u64().unwrap()) as usize..]
     );
+}
+
+/// A folder in which nothing may be made, renamed or removed, until dropped.
+struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    /// `None` where that is not possible: root needs a file system with the immutable attribute (chattr(1)).
+    fn make(folder: &Path) -> Option<Self> {
+        let made = if rustix::process::geteuid().is_root() {
+            Command::new("chattr").arg("+i").arg(folder).output().is_ok_and(|output| output.status.success())
+        } else {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o500)).is_ok()
+        };
+        made.then(|| Self(folder.to_owned()))
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        if rustix::process::geteuid().is_root() {
+            let _ = Command::new("chattr").arg("-i").arg(&self.0).output();
+        } else {
+            let _ = fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700));
+        }
+    }
+}
+
+#[test]
+fn folders_nobody_may_write_to() {
+    let mut daemon = Daemon::builder().flags(&["--max-log-bytes=20000"]).start();
+    let client = daemon.client();
+    let session = new_session(&client);
+    for name in ["logs", "state"] {
+        let folder = if name == "logs" { daemon.log("") } else { daemon.state("") };
+        let Some(guard) = ReadOnly::make(&folder) else {
+            eprintln!("SKIPPED folders_nobody_may_write_to: this file system has no immutable folders");
+            return;
+        };
+        let running = turn(&client, &session, "say 200 words");
+        if name == "logs" {
+            // The segment is full, and there cannot be another.
+            let root = rustix::process::geteuid().is_root();
+            check_stalled(&client, if root { "Operation not permitted" } else { "Permission denied" });
+        } else {
+            wait_until("it is noticed", || readyz(&client).1["checks"]["disk"]["ok"] == false);
+            let (status, ready) = readyz(&client);
+            assert_eq!(status, 503);
+            let detail = ready["checks"]["disk"]["detail"].as_str().unwrap();
+            assert!(detail.starts_with("cannot write"), "{detail}");
+            // The log has it, so it is kept.
+            assert_eq!(client.post("/v1/codexd/sessions", &json!({})).status, 201);
+        }
+        drop(guard);
+        let took = wait_ready(&client);
+        assert!(took < RESUMES_WITHIN, "{name}: {took:?}");
+        wait_for_turn(&client, &running);
+        assert_eq!(words(&client, &running), 200);
+    }
+    daemon.stop();
+    check_contiguous(&on_disk(&daemon));
 }
