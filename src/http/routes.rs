@@ -6,6 +6,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::api::{Request, Route as Way};
+use super::page;
 use super::reply::{ApiError, ErrorCode, Reply};
 use crate::model::record::{Request as CodexRequest, Run, Session};
 use crate::ops::body::Body;
@@ -103,6 +104,20 @@ pub fn events(ops: &Ops, request: &Request) -> Reply {
 
 /// Every route but the event stream, whose path is configured, and /healthz, which the front door answers itself.
 pub const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/",
+        pool: Pool::Read,
+        doc: "a page to look at, for browsers",
+        handle: |_, call| call.page(),
+    },
+    Route {
+        method: "GET",
+        path: "/page/{id}",
+        pool: Pool::Read,
+        doc: "what it consists of",
+        handle: |_, call| call.page(),
+    },
     Route {
         method: "GET",
         path: "/readyz",
@@ -233,6 +248,13 @@ impl Call<'_> {
 
     fn optional_body(&self) -> Result<Body, OpError> {
         Body::parse_optional(&self.request.body)
+    }
+
+    fn page(&self) -> Answer {
+        let path = if self.id.is_empty() { "/".to_owned() } else { format!("/page/{}", self.id) };
+        page::reply(&path).ok_or_else(|| {
+            OpError::NotFound(format!("The page has no file {}.", crate::model::preview(&self.id)))
+        })
     }
 
     fn query(&self) -> Query {

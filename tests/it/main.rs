@@ -43,6 +43,7 @@ mod model_server;
 #[path = "../mutate/mod.rs"]
 mod mutate;
 mod orphans;
+mod page;
 mod processes;
 mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
