@@ -78,7 +78,7 @@ export async function allRows(page) {
     for (let before = -1; list.scrollTop > before; ) {
       before = list.scrollTop;
       for (const node of list.querySelectorAll(".event:not([hidden])")) {
-        const [seq, , , type, text] = [...node.children].map((child) => child.textContent);
+        const [seq, , type, text] = [...node.children].map((child) => child.textContent);
         rows.set(Number(node.getAttribute("aria-posinset")), { seq: Number(seq), type, text });
       }
       list.scrollTop += list.clientHeight / 2;

@@ -26,13 +26,13 @@ let [state, turns, history] = [new State(), new Turns(), new History()];
 let stream = null;
 let link = { name: "connecting" };
 let ready = null;
-let path = "/v1/codexd/events";
+let path;
 /** The last seq there was when the stream was opened. */
 let target = 0;
 /** The inbox is shown once the list is there and the stream has caught up: old requests may go by before that. */
 let [listed, synced] = [false, false];
-/** When the last event came, how late, and how late they are at least: clocks may differ. */
-let latest = { heard: 0, late: 0, least: Infinity };
+/** When the last event came, and how late. */
+let latest = { heard: 0, late: 0 };
 
 const page = (query) => get(`${path}?${query}`);
 
@@ -82,13 +82,15 @@ function draw(parts) {
 
 /** How the stream stands. */
 function drawLink() {
-  const away = link.name === "away";
   const left = target - (stream?.cursor.seq ?? 0);
   const late = link.name === "live" && Date.now() - latest.heard < 2000 && latest.late > BEHIND;
-  let text = { connecting: "Connecting…", catching: `Catching up, ${number(Math.max(left, 0))} to go`, live: "Live" }[link.name];
-  if (late) text = `Behind by ${duration(latest.late)}`;
-  if (away) text = `Disconnected${link.why ? `: ${link.why}` : ""}. Trying again…`;
-  put("link-text", text);
+  const texts = {
+    connecting: "Connecting…",
+    catching: `Catching up, ${number(Math.max(left, 0))} to go`,
+    live: late ? `Behind by ${duration(latest.late)}` : "Live",
+    away: `Disconnected${link.why ? `: ${link.why}` : ""}. Trying again…`,
+  };
+  put("link-text", texts[link.name]);
   $("link").dataset.tone = late || link.name === "catching" ? "ask" : link.name === "live" ? "good" : "bad";
 }
 
@@ -139,9 +141,8 @@ const on = {
     if (hole) on.gap(hole);
     tail.push(rowOf(event));
     history.count(event);
-    const late = Date.now() - Date.parse(event.createdAt);
-    const least = Math.min(latest.least, late);
-    latest = { heard: Date.now(), late: late - least, least };
+    const heard = Date.now();
+    latest = { heard, late: heard - Date.parse(event.createdAt) };
     offer("event-types", event.type);
     if (turns.fold(event)) changed("sessions");
     const part = state.fold(event);
@@ -163,7 +164,7 @@ const on = {
     try {
       await page("limit=1");
     } catch (error) {
-      if (error.status === 401) signIn(token() === null ? "" : "The token is not the right one any more.");
+      if (error.status === 401) signIn();
     }
   },
 };
@@ -203,7 +204,7 @@ async function begin(note) {
     ({ oldestSeq: oldest, latestSeq: newest } = await page("limit=1"));
   } catch (error) {
     if (mine !== beginning) return;
-    if (error.status === 401) return signIn(token() === null ? "" : "That is not the token.");
+    if (error.status === 401) return signIn();
     on.state({ name: "away", why: error.message });
     setTimeout(() => mine === beginning && begin(note), backoff.next());
     return;
@@ -217,7 +218,7 @@ async function begin(note) {
   const url = () => `${location.origin.replace(/^http/, "ws")}${path}`;
   stream = new Stream({ url, protocols, after, on });
   try {
-    const past = await lookBack(page, after, Date.now());
+    const past = await lookBack(page, oldest, after, Date.now());
     if (mine !== beginning) return;
     history.spread(past.places);
     past.turns.forEach((event) => history.turn(event));
@@ -235,7 +236,7 @@ function show(problem = null) {
   $("sign-out").hidden = asks || token() === null;
 }
 
-function signIn(problem) {
+function signIn(problem = token() === null ? "" : "That is not the token.") {
   beginning += 1;
   stream?.close();
   stream = null;

@@ -32,22 +32,25 @@ export class Cursor {
   }
 }
 
+/** The first pause and the longest. */
+const [FIRST, MOST] = [300, 5000];
+
 /** Growing pauses between attempts, in milliseconds, with jitter so that not all pages of a host come at once. */
 export class Backoff {
-  constructor({ first = 300, most = 5000, random = Math.random } = {}) {
-    Object.assign(this, { first, most, random });
+  constructor(random = Math.random) {
+    this.random = random;
     this.reset();
   }
 
   /** It went well: the next pause is a short one. */
   reset() {
-    this.step = this.first;
+    this.step = FIRST;
   }
 
   /** The next pause: between half of the step and the whole. */
   next() {
     const pause = this.step * (0.5 + this.random() / 2);
-    this.step = Math.min(this.step * 1.8, this.most);
+    this.step = Math.min(this.step * 1.8, MOST);
     return Math.round(pause);
   }
 }

@@ -1,18 +1,17 @@
 // Elements, and values as people read them. Text from outside is text: there is no way here to make markup of it.
 
-/** An element, `tag` or `tag.class`: `text`, `on…` and properties by name, everything else is an attribute; its children. */
+/** An element, `tag` or `tag.class`: its text, its properties (handlers too) by name, its attributes; its children. */
 export function el(name, { text, ...rest } = {}, ...children) {
   const [tag, ...classes] = name.split(".");
   const element = document.createElement(tag);
   element.className = classes.join(" ");
   if (text !== undefined) element.textContent = text;
   for (const [key, value] of Object.entries(rest)) {
-    if (value === null || value === undefined) continue;
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (key in element && !key.startsWith("aria")) element[key] = value;
+    if (value == null) continue;
+    if (key in element && !key.startsWith("aria")) element[key] = value;
     else element.setAttribute(key, value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...children.filter((child) => child != null));
   return element;
 }
 
@@ -64,7 +63,7 @@ export function duration(ms) {
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
-const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+const TIME = new Intl.DateTimeFormat(undefined, { timeStyle: "medium", hourCycle: "h23" });
 const NUMBER = new Intl.NumberFormat("en-US");
 
 /** A time of the day here, for an ISO time. */

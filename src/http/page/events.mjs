@@ -84,12 +84,11 @@ export class EventList {
     if (node.row === row) return;
     Object.assign(node, { row, seq: row.seq, id: `event-${row.seq}` });
     node.dataset.level = row.level;
-    const [seq, time, level, type, text] = node.children;
+    const [seq, time, type, text] = node.children;
     seq.textContent = row.note ? "" : row.seq;
     time.textContent = clock(row.at);
-    level.textContent = row.level === "info" ? "" : row.level;
     type.textContent = row.type;
-    text.textContent = row.text;
+    text.textContent = row.level === "info" ? row.text : `${row.level}: ${row.text}`;
   }
 
   #scrolled() {
@@ -180,5 +179,5 @@ export class EventList {
 }
 
 function newRow() {
-  return el("div.event", { role: "option" }, ...["seq", "time", "level", "type", "text"].map((name) => span(name)));
+  return el("div.event", { role: "option" }, ...["seq", "time", "type", "text"].map((name) => span(name)));
 }

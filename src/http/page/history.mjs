@@ -86,18 +86,17 @@ export function median(numbers) {
 }
 
 /**
- * Looks up the hour before `until` (a seq), the events up to it. `page(query)` gives a page of the log.
+ * Looks up the last hour up to `until` (a seq), in a log that begins with `oldest`. `page(query)` gives a page of the log.
  * Returns `{places, turns}`: known places, and the beginnings and ends of turns.
  */
-export async function lookBack(page, until, now) {
+export async function lookBack(page, oldest, until, now) {
   const since = now - SPAN * MINUTE;
   const place = async (seq) => {
     const { events } = await page(`after=${seq - 1}&limit=1`);
     return events.length ? { seq: events[0].seq, at: Date.parse(events[0].createdAt) } : null;
   };
-  const { oldestSeq } = await page("limit=1");
-  if (until < oldestSeq) return { places: [], turns: [] };
-  let [low, high] = [oldestSeq, until];
+  if (until < oldest) return { places: [], turns: [] };
+  let [low, high] = [oldest, until];
   while (low < high) {
     const middle = Math.floor((low + high) / 2);
     const found = await place(middle);

@@ -96,7 +96,7 @@ export class Inbox {
       form,
       el("div.actions", {}, ...actions),
       error,
-      el("details", {}, el("summary", { text: "Everything Codex sent" }), box("pre", "All parameters of the request", JSON.stringify(params, null, 2))),
+      el("details", {}, el("summary", { text: "Everything Codex sent" }), box("pre", "Parameters", JSON.stringify(params, null, 2))),
     );
     const spoken = [...card.querySelectorAll("h3, .reason, pre.command, .path, legend")].map((part) => part.textContent).join(" ");
     return Object.assign(card, { deadline, spoken });

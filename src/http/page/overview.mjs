@@ -18,10 +18,7 @@ export function renderHealth(state, ready, away) {
   const items = [];
   for (const [name, check] of Object.entries(ready?.checks ?? {})) {
     if (name === "hub" && check.ok) continue;
-    let text = check.ok ? "ok" : (check.detail ?? "not ok");
-    if (name === "appServer") text = check.detail ?? (check.ok ? "connected" : "not connected");
-    if (name === "child" && check.ok && child) text = child.status;
-    items.push({ name: title(name), text, note: "", tone: away ? "off" : check.ok ? "good" : "bad" });
+    items.push({ name: title(name), text: check.detail ?? "ok", note: "", tone: away ? "off" : check.ok ? "good" : "bad" });
   }
   if (daemon && !away) {
     items.push({ name: "Restarts", text: String(child.restarts), note: "of the child" });
@@ -58,8 +55,7 @@ export function renderVerdict(state, ready, link, pending) {
 /** A session's name for people. */
 export function nameOf(session) {
   if (!session) return "unknown session";
-  const given = session.metadata?.title ?? session.metadata?.name;
-  return given ?? (session.cwd ? shortPath(session.cwd) : session.sessionId);
+  return session.metadata.title ?? (session.cwd ? shortPath(session.cwd) : session.sessionId);
 }
 
 /** A line that opens: badge, name, facts; and what is in it. */
@@ -110,7 +106,7 @@ function updateSession(node, session, turn, waits) {
   setText(node.facts, facts);
   setText(node.ids, [session.sessionId, session.cwd, session.lastError].filter(Boolean).join(" · "));
   if (!turn || (turn.version === node.version && turn.id === node.turn)) {
-    if (!turn && node.turn === undefined) setText(node.said, "Nothing was said since this page was opened.");
+    if (!turn) node.said.hidden = true;
     return;
   }
   // A turn that begins opens its session; whoever closes it again is left alone.

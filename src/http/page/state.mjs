@@ -107,14 +107,9 @@ export class State {
     return "runs";
   }
 
-  #child({ type, detail, createdAt }) {
-    const child = this.daemon?.child;
-    if (!child) return null;
-    if (type === "child.started") Object.assign(child, { status: "running", startedAt: createdAt });
-    else if (type === "child.exited") child.status = detail?.code === 0 ? "stopped" : "failed";
-    else if (type === "child.restarting") child.status = "starting";
-    else if (type === "child.restarted") Object.assign(child, { restarts: child.restarts + 1, generation: detail?.generation });
-    else return null;
+  /** What is wrong with the child is a matter of `/readyz`. */
+  #child({ type }) {
+    if (type === "child.restarted" && this.daemon) this.daemon.child.restarts += 1;
     return "health";
   }
 }

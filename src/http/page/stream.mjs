@@ -13,7 +13,7 @@ const LOOK = 1000;
 /**
  * Keeps a stream open. `on` is told of everything:
  * hello(message), event(event, hole), gap({from, to}), synced(seq, sameLog), state({name, …}), refused().
- * The names of a state: connecting; catching; live; away, with `retryAt` and `why`.
+ * The names of a state: connecting; catching; live; away, with `why`: the daemon stops, this page lagged.
  */
 export class Stream {
   /** `url()` and `protocols()` are asked at each attempt. `after`: the cursor to begin with. */
@@ -90,9 +90,8 @@ export class Stream {
     this.socket = null;
     // A refused handshake shows no status: whoever has the token's form finds out.
     if (!this.opened) this.on.refused();
-    const why = { 1001: "the daemon stops", 1013: "this page was too slow" }[code] ?? reason;
     const pause = code === 1013 ? 0 : this.backoff.next();
-    this.on.state({ name: "away", why, retryAt: Date.now() + pause });
+    this.on.state({ name: "away", why: reason });
     this.timer = setTimeout(() => this.#connect(), pause);
   }
 
