@@ -62,6 +62,7 @@ impl ClientError {
 pub struct ApiClient {
     address: SocketAddr,
     token: Option<String>,
+    timeout: Duration,
 }
 
 impl std::fmt::Debug for ApiClient {
@@ -73,13 +74,20 @@ impl std::fmt::Debug for ApiClient {
 impl ApiClient {
     /// A client of the codexd at this address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, token: None }
+        Self { address, token: None, timeout: TIMEOUT }
     }
 
     /// With this bearer token in every request.
     #[must_use]
     pub fn with_token(mut self, token: Option<String>) -> Self {
         self.token = token;
+        self
+    }
+
+    /// With another deadline for each wait of a request than 90 s.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
@@ -97,6 +105,14 @@ impl ApiClient {
         self.request("GET", path, None)
     }
 
+    /// `GET`, whatever the answer: its status and its whole JSON.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; never [`ClientError::Refused`].
+    pub fn get_whole(&self, path: &str) -> Result<(u16, Value), ClientError> {
+        self.exchange("GET", path, None)
+    }
+
     /// `POST`: the envelope's data.
     ///
     /// # Errors
@@ -106,6 +122,14 @@ impl ApiClient {
     }
 
     fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        let (status, envelope) = self.exchange(method, path, body)?;
+        if (200..300).contains(&status) {
+            return Ok(envelope.get("data").cloned().unwrap_or(envelope));
+        }
+        Err(refusal(status, &envelope))
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), ClientError> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
@@ -122,11 +146,8 @@ impl ApiClient {
             })
             .map_err(|source| ClientError::Io { address: self.address, source })?;
         let (status, body) = self.split(&answer)?;
-        let envelope: Value = serde_json::from_slice(body).map_err(|error| self.not_codexd(&error))?;
-        if (200..300).contains(&status) {
-            return Ok(envelope.get("data").cloned().unwrap_or(envelope));
-        }
-        Err(refusal(status, &envelope))
+        let envelope = serde_json::from_slice(body).map_err(|error| self.not_codexd(&error))?;
+        Ok((status, envelope))
     }
 
     fn refused(&self, answer: &tungstenite::http::Response<Option<Vec<u8>>>) -> ClientError {
@@ -138,8 +159,8 @@ impl ApiClient {
 
     fn connect(&self) -> io::Result<TcpStream> {
         let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(self.timeout))?;
+        stream.set_write_timeout(Some(self.timeout))?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }

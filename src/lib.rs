@@ -59,10 +59,10 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 8 | `main`, [`cli`] (flag table, start, status, smoke…) |
+//! | 8 | `main`, [`cli`] (flag table, start, status, smoke, service, doctor…) |
 //! | 7 | [`daemon`] (the only place that knows all parts: start and stop order), [`smoke`], [`stub`] (the built-in stand-in for Codex) |
-//! | 6 | [`http`] (front door, guard, routes, replies, the page at `/`), [`stream`] (WebSocket, Server-Sent Events, what feeds both) |
-//! | 5 | [`ops`]: the verbs; they know no HTTP |
+//! | 6 | [`http`] (front door, guard, routes, replies, the OpenAPI document, the page at `/`), [`stream`] (WebSocket, Server-Sent Events, what feeds both) |
+//! | 5 | [`ops`]: the verbs and the metrics; they know no HTTP |
 //! | 4 | [`app_server`] (client, connection, reader, wire, inbox; dial, upgrade, tls and websocket for an external one), [`supervisor`] (the child's life, the external connection), [`exec`] (one-shot runs) |
 //! | 3 | [`hub`] (core, state, change, drafts, batch, subscription, filter, replay, persister, recover) |
 //! | 2 | [`store`] (journal, segments, reader, files, lock), [`config`], [`duplex`] (two-thread WebSocket), [`process`], [`api_client`] |
@@ -84,6 +84,7 @@
 //! | app-rx-N of an external app-server | `Socket` | its WebSocket | the connection's end, or the cut |
 //! | dial-N | `External` | connect, TLS, upgrade | its deadline, or a cancelled poll(2) |
 //! | timer | `Daemon` | the next deadline | its `TimerThread` is dropped |
+//! | watchdog | `Manager` | half of the service manager's interval | its sender is dropped |
 //! | accept, conn-N | `FrontDoor` | the port, a socket | self-connect, shutdown |
 //! | http-r-N, http-c-N | `Pool` (http) | tiny_http | unblock |
 //! | ws-N-tx | its connection | its queue | the queue's end |

@@ -1,6 +1,7 @@
 //! What the operating system knows of processes: groups, start times, descendants. The only module with unsafe code.
 
 pub mod descriptors;
+pub mod notify;
 pub mod peer;
 
 use std::io::{self, Read};
@@ -255,6 +256,23 @@ pub fn variable(pid: i32, name: &str) -> Option<String> {
         let value = std::str::from_utf8(entry).ok()?.strip_prefix(name)?.strip_prefix('=')?;
         Some(value.to_owned())
     })
+}
+
+/// The command line of a process; `None` when it cannot be seen.
+pub fn arguments(pid: i32) -> Option<Vec<String>> {
+    #[cfg(target_os = "linux")]
+    {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|line| !line.is_empty())?;
+        let line = line.strip_suffix(&[0]).unwrap_or(&line);
+        Some(line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        // Words with blanks in them fall apart, which does no harm to what they are looked at for.
+        let output = Command::new("ps").args(["-o", "args=", "-p", &pid.to_string()]).output().ok()?;
+        let line = String::from_utf8_lossy(&output.stdout);
+        Some(line.split_whitespace().map(str::to_owned).collect())
+    }
 }
 
 /// Names the time since the system was last started; [`Listed::started`] of two processes can be compared only within

@@ -7,7 +7,7 @@
 pub mod ledger;
 pub mod orphans;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -117,6 +117,9 @@ impl Process {
             .stdin(spec.stdin.open()?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        for name in os::notify::VARIABLES {
+            command.env_remove(name);
+        }
         for (name, value) in &spec.env {
             match value {
                 Some(value) => command.env(name, value),
@@ -315,7 +318,7 @@ pub fn find(command: &str, cwd: &Path, flags: Flags) -> Result<PathBuf, String> 
         };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join(command)).find(|file| executable(file)).ok_or_else(|| {
+    which(&path, command).ok_or_else(|| {
         format!(
             "{command} is not installed: looked in {}. Install Codex with `npm install -g @openai/codex`, or name the \
              command with {}",
@@ -325,7 +328,13 @@ pub fn find(command: &str, cwd: &Path, flags: Flags) -> Result<PathBuf, String> 
     })
 }
 
-fn executable(path: &Path) -> bool {
+/// The first executable of that name on a PATH.
+pub fn which(path: &OsStr, name: &str) -> Option<PathBuf> {
+    std::env::split_paths(path).map(|folder| folder.join(name)).find(|file| executable(file))
+}
+
+/// Whether it is a file that may be run.
+pub fn executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::connection::{CallError, Connection, Handshake};
+use super::wire;
 use crate::hub::Hub;
 use crate::hub::batch::Subject;
 use crate::model::event::EventType;
@@ -84,6 +85,23 @@ struct ClientInfo<'a> {
 #[serde(rename_all = "camelCase")]
 struct Capabilities {
     experimental_api: bool,
+}
+
+impl<'a> InitializeParams<'a> {
+    fn new(version: &'a str) -> Self {
+        Self {
+            client_info: ClientInfo { name: "baa-conductor-codexd", title: "codexd local service", version },
+            capabilities: Capabilities { experimental_api: true },
+        }
+    }
+}
+
+/// `initialize` as a line.
+///
+/// # Errors
+/// Never in practice.
+pub fn introduction(id: i64, version: &str) -> serde_json::Result<Vec<u8>> {
+    wire::request(id, "initialize", &InitializeParams::new(version))
 }
 
 /// What `initialize` answers.
@@ -217,10 +235,12 @@ impl Client {
         }
         *handshake = Handshake::Running;
         drop(handshake);
-        let outcome = self.initialize(&connection, deadline.saturating_duration_since(Instant::now()));
-        if let Err(CallError::Timeout { .. }) = outcome {
+        let mut outcome = self.initialize(&connection, deadline.saturating_duration_since(Instant::now()));
+        if let Err(error @ CallError::Timeout { .. }) = &outcome {
+            let text = connection.impression().mute(&error.to_string());
             // Asked again it would refuse ("Already initialized"); only a new life can be talked to.
-            connection.give_up("the app-server did not answer initialize in time");
+            connection.give_up(&text);
+            outcome = Err(CallError::Mute(text));
         }
         *lock(&connection.handshake) = if outcome.is_ok() { Handshake::Done } else { Handshake::Open };
         connection.handshake_changed.notify_all();
@@ -272,12 +292,9 @@ impl Client {
 
     fn initialize(&self, connection: &Connection, timeout: Duration) -> Result<(), CallError> {
         let Introduction { version, endpoint, .. } = &self.introduction;
-        let params = InitializeParams {
-            client_info: ClientInfo { name: "baa-conductor-codexd", title: "codexd local service", version },
-            capabilities: Capabilities { experimental_api: true },
-        };
+        let params = InitializeParams::new(version);
         let endpoint = endpoint.clone();
-        connection.call_in_order(
+        let user_agent = connection.call_in_order(
             &self.hub,
             "initialize",
             &params,
@@ -293,14 +310,15 @@ impl Client {
                         endpoint: &endpoint,
                         platform_family: server.platform_family,
                         platform_os: server.platform_os,
-                        user_agent: server.user_agent,
+                        user_agent: server.user_agent.clone(),
                     }),
                     Subject::default(),
                     None,
                 );
-                Ok(())
+                Ok(server.user_agent)
             },
         )?;
+        connection.impression().met(user_agent.as_deref());
         connection.notify("initialized", timeout)
     }
 

@@ -10,6 +10,7 @@ use log::warn;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::impression::Impression;
 use super::wire::{self, OVERLOADED, RpcError};
 use crate::hub::drafts::Drafts;
 use crate::hub::{Core, Hub, HubError};
@@ -43,6 +44,9 @@ pub enum CallError {
         /// How long was waited.
         after: Duration,
     },
+    /// It did not even answer `initialize` in time; with what it did instead, and what to do.
+    #[error("{0}")]
+    Mute(String),
     /// It refused.
     #[error("the app-server refused {method}: {error}")]
     Refused {
@@ -51,6 +55,9 @@ pub enum CallError {
         /// Its answer.
         error: RpcError,
     },
+    /// It is no app-server that codexd can work with; what happened, and what to do.
+    #[error("{0}")]
+    Unfit(String),
     /// The answer is not what the protocol says.
     #[error("the app-server's answer to {method} cannot be read: {problem}")]
     Unreadable {
@@ -102,6 +109,7 @@ pub struct Connection {
     silent: AtomicU32,
     /// Why it is of no use any more, for its supervisor.
     hopeless: (Sender<String>, Receiver<String>),
+    impression: Impression,
     pub(super) handshake: Mutex<Handshake>,
     pub(super) handshake_changed: Condvar,
 }
@@ -120,6 +128,7 @@ impl Connection {
             progress: AtomicBool::new(false),
             silent: AtomicU32::new(0),
             hopeless: bounded(1),
+            impression: Impression::default(),
             handshake: Mutex::new(Handshake::Open),
             handshake_changed: Condvar::new(),
         };
@@ -139,6 +148,16 @@ impl Connection {
     /// Whether the handshake was done or at least begun: only then is its end worth an event.
     pub fn was_used(&self) -> bool {
         *lock(&self.handshake) != Handshake::Open
+    }
+
+    /// Whether the handshake was done.
+    pub fn was_met(&self) -> bool {
+        *lock(&self.handshake) == Handshake::Done
+    }
+
+    /// What the program has shown of itself.
+    pub fn impression(&self) -> &Impression {
+        &self.impression
     }
 
     /// A turn was completed in this life: whatever ends it now, it was no crash loop.
@@ -287,7 +306,18 @@ impl Connection {
             warn!("the app-server answered request {id} too late or twice");
             return;
         };
-        respond(outcome.map_err(|error| CallError::Refused { method, error }));
+        respond(outcome.map_err(|error| match self.impression.refused(&method, &error) {
+            Some(reason) if error.code != OVERLOADED => CallError::Unfit(reason),
+            _ => CallError::Refused { method, error },
+        }));
+    }
+
+    /// A request of ours came back as it was: whatever is there, it will never answer.
+    pub(super) fn echoed(&self, id: i64) {
+        if let Some(waiting) = lock(&self.calls).waiting.remove(&id) {
+            let reason = self.impression.no_app_server("it sends back what it is sent");
+            (waiting.respond)(Err(CallError::Unfit(reason)));
+        }
     }
 
     fn retried<T>(

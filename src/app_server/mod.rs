@@ -9,8 +9,10 @@ mod changes;
 pub mod client;
 pub mod connection;
 pub mod dial;
+pub mod impression;
 pub mod inbox;
 mod inbox_events;
+pub mod needs;
 pub mod notification;
 pub mod reader;
 #[cfg(feature = "tls")]

@@ -11,6 +11,7 @@ use super::answer;
 use super::changes::Changes;
 use super::connection::Connection;
 use super::inbox::{Asked, Inbox, Withdrawn};
+use super::needs;
 use super::notification::Translator;
 use super::wire::{self, Incoming, METHOD_NOT_FOUND, RpcError};
 use crate::hub::Hub;
@@ -172,6 +173,7 @@ impl Reader {
                 self.request(id, &method, params);
             }
             Err(reason) => {
+                self.connection.impression().wrote(line);
                 self.unreadable(line.len(), &reason, line);
                 return false;
             }
@@ -195,6 +197,10 @@ impl Reader {
     }
 
     fn request(&mut self, id: &RawValue, method: &str, params: &RawValue) {
+        if let (Some(_), Ok(own)) = (needs::request(method), id.get().parse()) {
+            self.unreadable(params.get().len(), "it is what codexd sent", method);
+            return self.connection.echoed(own);
+        }
         let Some(kind) = answer::kind(method) else { return self.unsupported(id, method, params) };
         let params = match kind {
             RequestKind::FileChange => self.changes.complete(params),

@@ -5,12 +5,18 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::model;
+use crate::model::json::Text;
+use crate::model::members::Members;
+
 /// "The request is not known", JSON-RPC 2.0 section 5.1.
 pub const METHOD_NOT_FOUND: i64 = -32601;
 /// The app-server is overloaded; the request may be tried again.
 pub const OVERLOADED: i64 = -32001;
 /// What Codex answers to anything it refuses.
 pub const INVALID_REQUEST: i64 = -32600;
+/// "Internal JSON-RPC error"; stands in where an error has no code.
+pub const INTERNAL_ERROR: i64 = -32603;
 
 /// A message from the app-server.
 #[derive(Debug)]
@@ -58,12 +64,13 @@ struct Envelope<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
-    method: Option<Cow<'a, str>>,
+    method: Option<Text<'a>>,
     #[serde(borrow)]
     params: Option<&'a RawValue>,
     #[serde(borrow)]
     result: Option<&'a RawValue>,
-    error: Option<RpcError>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
 }
 
 /// Decodes a line.
@@ -73,19 +80,29 @@ struct Envelope<'a> {
 pub fn decode(line: &str) -> Result<Incoming<'_>, String> {
     let envelope: Envelope<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let params = envelope.params.unwrap_or(RawValue::NULL);
-    match (envelope.method, envelope.id) {
+    match (envelope.method.map(|method| method.0), envelope.id) {
         (Some(method), Some(id)) => Ok(Incoming::Request { id, method, params }),
         (Some(method), None) => Ok(Incoming::Notification { method, params }),
         (None, Some(id)) => {
             let id = id.get().parse().map_err(|_| "a response to an id that was never sent".to_owned())?;
             let outcome = match envelope.error {
-                Some(error) => Err(error),
+                Some(error) => Err(read_error(error)),
                 None => Ok(envelope.result.unwrap_or(RawValue::NULL)),
             };
             Ok(Incoming::Response { id, outcome })
         }
         (None, None) => Err("neither a method nor an id".to_owned()),
     }
+}
+
+/// An error that is not quite as JSON-RPC has it is still the answer: who asked must not wait for another.
+fn read_error(error: &RawValue) -> RpcError {
+    serde_json::from_str(error.get()).unwrap_or_else(|_| {
+        let members = Members::of(error).unwrap_or_default();
+        let code = members.number("code").and_then(|code| code.parse().ok()).unwrap_or(INTERNAL_ERROR);
+        let message = members.text("message").map_or_else(|| model::preview(error.get()), Cow::into_owned);
+        RpcError { code, message, data: None }
+    })
 }
 
 /// A request of ours as a line.
@@ -164,6 +181,17 @@ mod tests {
             decode(r#"{"id":7,"error":{"code":-32600,"message":"no"}}"#),
             Ok(Incoming::Response { outcome: Err(RpcError { code: INVALID_REQUEST, .. }), .. })
         ));
+        for (error, code, message) in [
+            ("{\"code\":-32600,\"message\":\"no\",\"data\":1e999}", -32600, "no"),
+            ("{\"code\":1e999}", INTERNAL_ERROR, "{\"code\":1e999}"),
+            ("\"gone  away\"", INTERNAL_ERROR, "\"gone away\""),
+        ] {
+            let line = format!("{{\"id\":7,\"error\":{error}}}");
+            let Ok(Incoming::Response { id: 7, outcome: Err(error) }) = decode(&line) else {
+                panic!("{line}")
+            };
+            assert_eq!((error.code, error.message.as_str()), (code, message));
+        }
         for nonsense in
             ["", "7", "{}", "[{}]", "{\"id\":\"x\",\"result\":1}", "{\"method\":7}", "{\"method\":\"x\""]
         {

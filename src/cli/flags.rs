@@ -4,6 +4,7 @@
 use log::LevelFilter;
 
 use super::low::{Expected, LowArgs, Restart, count, millis, number, one_of};
+use super::service;
 use crate::config::{ApiBase, Mode, RequestPolicy, Strategy, Sync};
 use crate::ops::runs::SANDBOXES;
 
@@ -16,6 +17,8 @@ pub enum Action {
     Config,
     Smoke,
     Run,
+    Doctor,
+    Service,
     Help,
     StubAppServer,
     StubExec,
@@ -71,6 +74,13 @@ pub const ACTIONS: &[ActionRow] = &[
         "PROMPT",
         "Have the running daemon do a one-shot run and print its last message; - reads PROMPT from standard input",
     ),
+    action(Action::Doctor, "doctor", "Check what codexd needs on this host, and say what to do"),
+    with_word(
+        Action::Service,
+        "service",
+        service::VERBS,
+        "Run codexd under launchd or systemd: write its file (with the settings given here), remove it, or show it",
+    ),
     action(Action::Help, "help", "Show this text"),
     stand_in(Action::StubAppServer, "stub-app-server", "Built-in stand-in for `codex app-server`"),
     stand_in(Action::StubExec, "stub-exec", "Built-in stand-in for `codex exec`"),
@@ -87,6 +97,7 @@ pub enum Group {
     Runs,
     Logs,
     OneRun,
+    Unit,
     Output,
 }
 
@@ -100,6 +111,7 @@ impl Group {
         Self::Runs,
         Self::Logs,
         Self::OneRun,
+        Self::Unit,
         Self::Output,
     ];
 
@@ -113,6 +125,7 @@ impl Group {
             Self::Runs => "One-shot runs (codex exec)",
             Self::Logs => "Logs on disk",
             Self::OneRun => "The run of codexd run",
+            Self::Unit => "The service of codexd service",
             Self::Output => "This call",
         }
     }
@@ -301,6 +314,9 @@ pub const FLAGS: &[Flag] = &[
     flag!(for Run; OneRun, "ephemeral", [], "off", "Keep nothing of the thread", switch!(run.ephemeral)),
     flag!(for Run; OneRun, "timeout-ms", [], "300000",
         "The time limit, 1 or more", one!("N", run.timeout_ms, |value| number(1, value))),
+
+    flag!(for Service; Unit, "launchd", [], "off", "The service of macOS, which is the default there", switch!(launchd)),
+    flag!(for Service; Unit, "systemd", [], "off", "The user unit of systemd, the default elsewhere", switch!(systemd)),
 
     flag!(Output, "json", [], "off", "Print JSON instead of lines", switch!(json)),
     flag!(Output, "run-once", [], "off", "start: wait the smoke lifetime, then stop", switch!(run_once)),

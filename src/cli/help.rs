@@ -11,6 +11,8 @@ const EXAMPLES: &str = "\
 Examples:
   codexd                                  Run the daemon for this folder; stop it with Ctrl-C
   codexd smoke                            See whether codexd itself works here
+  codexd doctor                           See whether everything it needs is here
+  codexd service install                  Have launchd or systemd run it
   codexd start --repo-root /srv/app --local-api-base http://127.0.0.1:0 --json
   codexd start --server-command /opt/codex/bin/codex --server-arg app-server
   codexd status --json | jq .daemon       Ask the files, not the daemon

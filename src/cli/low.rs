@@ -68,6 +68,8 @@ pub struct LowArgs {
     pub require_token: bool,
     pub allow_other_users: bool,
     pub log_level: Option<LevelFilter>,
+    pub launchd: bool,
+    pub systemd: bool,
     pub run: RunArgs,
 }
 

@@ -2,6 +2,7 @@
 //! [`resolve`] → [`Config`] → an action. The tables in [`flags`] are all there is to know about
 //! flags and actions. Only this module prints, and only through [`print`](mod@print).
 
+pub mod doctor;
 pub mod flags;
 pub mod help;
 pub mod logging;
@@ -10,12 +11,14 @@ pub mod parse;
 pub mod print;
 pub mod resolve;
 pub mod run;
+pub mod service;
 pub mod smoke;
 pub mod start;
 pub mod status;
 pub mod stub;
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use log::LevelFilter;
@@ -24,7 +27,7 @@ use thiserror::Error;
 use crate::config::Config;
 use crate::model::preview;
 use flags::Action;
-use low::LowArgs;
+use low::{Given, LowArgs};
 use parse::{Command, Parsed};
 
 /// A wrong command line or environment: one line that names what is wrong and what would be right.
@@ -73,20 +76,44 @@ fn act(command: Command) -> ExitCode {
             smoke::run(config, low.json, keep_files)
         }),
         Action::Run => with_config(&|config, low| run::run(&config, low, &command.words)),
+        Action::Doctor => doctor(&command),
+        Action::Service => with_config(&|config, low| {
+            use service::Manager;
+            let wanted = [(low.launchd, Manager::Launchd), (low.systemd, Manager::Systemd)];
+            let wanted: Vec<Manager> =
+                wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, manager)| manager).collect();
+            service::run(&config, &command.given, &command.words, &wanted)
+                .unwrap_or_else(|error| refuse(&error))
+        }),
         Action::Help => print::out(&help::help()),
         Action::StubAppServer => stub::app_server(command.words),
         Action::StubExec => stub::exec(command.words),
     }
 }
 
-/// The configuration of this process, and logging started; or the exit code after a complaint.
-fn settle(command: &Command) -> Result<(Config, LowArgs), ExitCode> {
+fn doctor(command: &Command) -> ExitCode {
+    let (low, cwd) = match here(command) {
+        Ok(here) => here,
+        Err(code) => return code,
+    };
+    logging::init(low.log_level.unwrap_or(LevelFilter::Warn));
+    doctor::run(&command.given, &low, &cwd).unwrap_or_else(|error| refuse(&error))
+}
+
+/// What was typed and set, and the directory it was typed in; or the exit code after a complaint.
+fn here(command: &Command) -> Result<(LowArgs, PathBuf), ExitCode> {
     let env = |name: &str| std::env::var_os(name);
     let low = LowArgs::gather(&command.given, &env).map_err(|error| refuse(&error))?;
     let cwd = std::env::current_dir().map_err(|error| {
         print::complain(&format!("cannot tell the current directory: {error}"));
         ExitCode::FAILURE
     })?;
+    Ok((low, cwd))
+}
+
+/// The configuration of this process, and logging started; or the exit code after a complaint.
+fn settle(command: &Command) -> Result<(Config, LowArgs), ExitCode> {
+    let (low, cwd) = here(command)?;
     let config = resolve::resolve(low.clone(), &cwd).map_err(|error| refuse(&error))?;
     logging::init(low.log_level.unwrap_or(match command.action {
         Action::Start => LevelFilter::Info,
@@ -110,7 +137,12 @@ pub fn config_of(
     cwd: &std::path::Path,
 ) -> Result<Option<Config>, UsageError> {
     match parse::parse(words.iter().map(OsString::from).collect())? {
-        Parsed::Act(command) => resolve::resolve(LowArgs::gather(&command.given, env)?, cwd).map(Some),
+        Parsed::Act(command) => config_with(&command.given, env, cwd).map(Some),
         Parsed::Help | Parsed::Version => Ok(None),
     }
+}
+
+/// What these flags would run with in the environment `env` and the directory `cwd`.
+fn config_with(given: &Given, env: &low::Env<'_>, cwd: &std::path::Path) -> Result<Config, UsageError> {
+    resolve::resolve(LowArgs::gather(given, env)?, cwd)
 }

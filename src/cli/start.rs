@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 use super::print::{self, StartReport};
 use crate::config::Config;
 use crate::daemon::Daemon;
+use crate::daemon::manager::Manager;
 use crate::model::view::{ServiceView, Snapshot};
 use crate::process::orphans;
 
@@ -27,10 +28,15 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
     }
     let lifetime = config.smoke_lifetime;
     let shown = config.clone();
+    let mut manager = Manager::from_env();
     let daemon = match Daemon::start(config) {
         Ok(daemon) => daemon,
-        Err(error) => return failed(&error.to_string()),
+        Err(error) => {
+            manager.failed(&error.to_string());
+            return failed(&error.to_string());
+        }
     };
+    manager.ready(&daemon);
     let ended_by = if run_once {
         signals.recv_timeout(lifetime).ok()
     } else {
@@ -40,6 +46,7 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
         }
         signals.recv().ok()
     };
+    manager.stopping();
     match daemon.stop() {
         Ok((service, snapshot)) => {
             if !json && !run_once {

@@ -8,6 +8,7 @@
 
 mod claim;
 mod drain;
+pub mod manager;
 mod port;
 
 use std::net::SocketAddr;

@@ -31,6 +31,10 @@ impl Api for Port {
         Reply::json(200, &serde_json::json!({ "ok": true, "status": "ok", "service": service }))
     }
 
+    fn answered(&self, status: u16) {
+        self.ops.counters.answered(status);
+    }
+
     fn route(&self, method: &str, path: &str) -> Route {
         if self.is_stream_path(path) { routes::events_way(method, path) } else { routes::way(method, path) }
     }

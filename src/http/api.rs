@@ -73,6 +73,9 @@ pub trait Api: Send + Sync + 'static {
     /// The answer to `GET /healthz`, given in the connection's thread: it must neither wait nor fail.
     fn healthz(&self) -> Reply;
 
+    /// An answer with this status is about to be sent; called for each but those of a stream, and must not wait.
+    fn answered(&self, _status: u16) {}
+
     /// Where a request goes; called with `GET` for `HEAD`. Looks at method and path only.
     fn route(&self, method: &str, path: &str) -> Route;
 

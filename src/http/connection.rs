@@ -51,7 +51,7 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
         return;
     }
     if let Err(error) = peer {
-        let _ = wire.write(&Reply::from(error).to_http(false, true), shared.limits.write);
+        let _ = send(shared, &wire, &Reply::from(error).to_http(false, true));
         return wire.linger();
     }
     let mut idle = shared.limits.head;
@@ -60,7 +60,7 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
             Ok(head) => head,
             Err(Stop::Silent) => return,
             Err(Stop::Refuse(error)) => {
-                let _ = wire.write(&Reply::from(error).to_http(false, true), shared.limits.write);
+                let _ = send(shared, &wire, &Reply::from(error).to_http(false, true));
                 return wire.linger();
             }
         };
@@ -83,13 +83,21 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
     }
 }
 
+/// Sends an answer that begins with its status line, and has it counted.
+fn send(shared: &Shared, wire: &Wire, answer: &[u8]) -> std::io::Result<()> {
+    // `HTTP/1.1 200 OK`
+    let status = answer.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+    shared.api.answered(status.unwrap_or(0));
+    wire.write(answer, shared.limits.write)
+}
+
 /// Answers a request that failed a check. The connection lives on if it is certain where the next one begins.
 fn refuse(shared: &Shared, wire: &Wire, head: &Head, error: ApiError) -> Next {
     // A client that gets a head wrong is not trusted with another one.
     let clean = matches!(body::framing(head), Ok(Framing::Empty))
         && error.code != super::reply::ErrorCode::BadRequest;
     let close = !clean || head.wants_close() || shared.is_closing();
-    match wire.write(&Reply::from(error).to_http(head.is_head(), close), shared.limits.write) {
+    match send(shared, wire, &Reply::from(error).to_http(head.is_head(), close)) {
         Err(_) => Next::Close,
         Ok(()) if close => Next::Linger,
         Ok(()) => Next::Request,
@@ -129,7 +137,7 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
             }
         }
     };
-    wire.write(&answer, shared.limits.write).map_err(|_| Stop::Silent)?;
+    send(shared, wire, &answer).map_err(|_| Stop::Silent)?;
     Ok(if head.wants_close() { Next::Close } else { Next::Request })
 }
 
@@ -249,7 +257,7 @@ fn events(shared: &Shared, connection: &Connection, wire: &Wire, head: &Head) ->
         Ok(false) => Next::Close,
         Err(refusal) => {
             let close = head.wants_close() || shared.is_closing();
-            match wire.write(&refusal.to_http(head.is_head(), close), shared.limits.write) {
+            match send(shared, wire, &refusal.to_http(head.is_head(), close)) {
                 Ok(()) if !close => Next::Request,
                 _ => Next::Close,
             }
@@ -262,14 +270,16 @@ fn upgrade(shared: &Shared, connection: &Connection, wire: Wire, head: &Head) {
     let refusal = if head.path() == shared.api.stream_path() {
         connection.streaming.store(true, Ordering::Release);
         let (stream, leftover) = wire.into_parts();
-        shared.api.upgrade(Upgrade { head, stream, leftover, stopping: shared.stopping.clone() }).err()
+        let served =
+            shared.api.upgrade(Upgrade { head, stream, leftover, stopping: shared.stopping.clone() });
+        served.err()
     } else {
         Some(no_stream_here(head).into())
     };
     if let Some(refusal) = refusal {
         connection.streaming.store(false, Ordering::Release);
         let wire = Wire::new(Arc::clone(&connection.stream));
-        let _ = wire.write(&refusal.to_http(head.is_head(), true), shared.limits.write);
+        let _ = send(shared, &wire, &refusal.to_http(head.is_head(), true));
         wire.linger();
     }
 }

@@ -386,6 +386,7 @@ impl Acceptor {
     }
 
     fn refuse(&mut self, stream: Arc<TcpStream>) {
+        self.shared.api.answered(503);
         tell_unavailable(&stream);
         self.refused.push_back(stream);
         if self.refused.len() > REFUSED_OPEN {

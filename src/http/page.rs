@@ -27,7 +27,8 @@ pub struct Asset {
     pub body: &'static str,
 }
 
-const SCRIPT: &str = "text/javascript; charset=utf-8";
+/// The type of its scripts.
+pub const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 macro_rules! assets {
     ($($path:literal $content_type:ident $file:literal,)*) => {
@@ -38,9 +39,12 @@ macro_rules! assets {
     };
 }
 
-const HTML: &str = "text/html; charset=utf-8";
-const STYLE: &str = "text/css; charset=utf-8";
-const IMAGE: &str = "image/svg+xml";
+/// The type of the page itself.
+pub const HTML: &str = "text/html; charset=utf-8";
+/// The type of its style sheet.
+pub const STYLE: &str = "text/css; charset=utf-8";
+/// The type of its icon.
+pub const IMAGE: &str = "image/svg+xml";
 
 assets! {
     "/" HTML "index.html",

@@ -29,6 +29,11 @@ macro_rules! error_codes {
                 match self { $(Self::$variant => $name,)* }
             }
 
+            /// What it means, for people.
+            pub const fn doc(self) -> &'static str {
+                match self { $(Self::$variant => $doc,)* }
+            }
+
             /// The HTTP status (100 to 599).
             pub const fn status(self) -> u16 {
                 match self { $(Self::$variant => $status,)* }
@@ -189,6 +194,18 @@ impl Reply {
             reply.headers.push(("www-authenticate", "Bearer".to_owned()));
         }
         reply
+    }
+
+    /// Text of another type than JSON.
+    pub fn text(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            status,
+            headers: vec![
+                ("content-type", content_type.to_owned()),
+                ("cache-control", "no-store".to_owned()),
+            ],
+            body: body.into(),
+        }
     }
 
     fn from_compact(status: u16, compact: &[u8]) -> Self {

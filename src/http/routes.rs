@@ -6,12 +6,15 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::api::{Request, Route as Way};
+use super::openapi;
+use super::openapi::spec::{self, Spec};
 use super::page;
 use super::reply::{ApiError, ErrorCode, Reply};
 use crate::model::record::{Request as CodexRequest, Run, Session};
 use crate::ops::body::Body;
 use crate::ops::events::EventQuery;
 use crate::ops::idempotency::Key;
+use crate::ops::metrics;
 use crate::ops::query::Query;
 use crate::ops::turns::Accepted;
 use crate::ops::{OpError, Ops};
@@ -35,12 +38,15 @@ pub struct Route {
     pub pool: Pool,
     /// What it does, for people.
     pub doc: &'static str,
+    /// What it takes and answers.
+    pub spec: &'static Spec,
     handle: fn(&Ops, &Call<'_>) -> Answer,
 }
 
 /// A request on its way to a handler.
 struct Call<'a> {
     request: &'a Request,
+    spec: &'static Spec,
     /// The path's `{id}`, decoded; empty where there is none.
     id: String,
 }
@@ -109,6 +115,7 @@ pub const ROUTES: &[Route] = &[
         path: "/",
         pool: Pool::Read,
         doc: "a page to look at, for browsers",
+        spec: &spec::PAGE,
         handle: |_, call| call.page(),
     },
     Route {
@@ -116,6 +123,7 @@ pub const ROUTES: &[Route] = &[
         path: "/page/{id}",
         pool: Pool::Read,
         doc: "what it consists of",
+        spec: &spec::PAGE_FILE,
         handle: |_, call| call.page(),
     },
     Route {
@@ -123,6 +131,7 @@ pub const ROUTES: &[Route] = &[
         path: "/readyz",
         pool: Pool::Read,
         doc: "whether it can do its work now: hub, log, disk, child, app-server",
+        spec: &spec::READY,
         handle: |ops, _| {
             let readiness = ops.readiness();
             Ok(Reply::json(if readiness.ok { 200 } else { 503 }, &readiness))
@@ -130,9 +139,29 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: "GET",
+        path: "/metrics",
+        pool: Pool::Read,
+        doc: "counters and gauges in the text format of Prometheus",
+        spec: &spec::METRICS,
+        handle: |ops, _| Ok(Reply::text(200, metrics::CONTENT_TYPE, ops.metrics())),
+    },
+    Route {
+        method: "GET",
+        path: "/v1/codexd/openapi.json",
+        pool: Pool::Read,
+        doc: "this API as an OpenAPI 3.1 document",
+        spec: &spec::OPENAPI,
+        handle: |ops, _| {
+            let base = ops.service.view().resolved_base_url;
+            Ok(Reply::json(200, &openapi::document(&ops.config, base.as_deref())))
+        },
+    },
+    Route {
+        method: "GET",
         path: "/v1/codexd/status",
         pool: Pool::Read,
         doc: "the service and the whole state",
+        spec: &spec::STATUS,
         handle: |ops, _| ok(200, &ops.status()?),
     },
     Route {
@@ -140,6 +169,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/sessions",
         pool: Pool::Read,
         doc: "all sessions, or those of ?status=, ?purpose=, ?limit=, ?after=ID",
+        spec: &spec::LIST_SESSIONS,
         handle: |ops, call| ok(200, &Sessions { sessions: ops.sessions(&call.query())? }),
     },
     Route {
@@ -147,6 +177,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/sessions",
         pool: Pool::Call,
         doc: "a session on a new thread, or on the one that threadId names",
+        spec: &spec::CREATE_SESSION,
         handle: |ops, call| {
             let created = ops.create_session(&call.body()?, call.key()?)?;
             ok(if created.new { 201 } else { 200 }, &One { session: created.session })
@@ -157,6 +188,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/sessions/{id}",
         pool: Pool::Read,
         doc: "a session and the cached events about it",
+        spec: &spec::GET_SESSION,
         handle: |ops, call| ok(200, &ops.session_with_events(&call.id)?),
     },
     Route {
@@ -164,6 +196,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/sessions/{id}/interrupt",
         pool: Pool::Call,
         doc: "interrupts the running turn",
+        spec: &spec::INTERRUPT,
         handle: |ops, call| ok(202, &ops.interrupt_turn(&call.id, &call.optional_body()?)?),
     },
     Route {
@@ -171,6 +204,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/sessions/{id}/close",
         pool: Pool::Call,
         doc: "interrupts the running turn and closes the session",
+        spec: &spec::CLOSE,
         handle: |ops, call| {
             call.optional_body()?;
             ok(200, &One { session: ops.close_session(&call.id)? })
@@ -181,6 +215,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/runs",
         pool: Pool::Read,
         doc: "all one-shot runs",
+        spec: &spec::LIST_RUNS,
         handle: |ops, _| ok(200, &Runs { runs: ops.runs()? }),
     },
     Route {
@@ -188,6 +223,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/runs",
         pool: Pool::Call,
         doc: "a one-shot run of codex exec",
+        spec: &spec::CREATE_RUN,
         handle: |ops, call| {
             let created = ops.create_run(&call.body()?, call.key()?)?;
             ok(if created.new { 202 } else { 200 }, &OneRun { run: created.run })
@@ -198,6 +234,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/runs/{id}",
         pool: Pool::Read,
         doc: "a run, with its whole outcome once it has ended",
+        spec: &spec::GET_RUN,
         handle: |ops, call| ok(200, &OneRun { run: ops.run(&call.id)? }),
     },
     Route {
@@ -205,6 +242,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/runs/{id}/cancel",
         pool: Pool::Call,
         doc: "ends a run that waits or runs",
+        spec: &spec::CANCEL_RUN,
         handle: |ops, call| {
             call.optional_body()?;
             let (run, was_active) = ops.cancel_run(&call.id)?;
@@ -216,6 +254,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/requests",
         pool: Pool::Read,
         doc: "what Codex asked, or those of ?status=, ?limit=, ?after=ID",
+        spec: &spec::LIST_REQUESTS,
         handle: |ops, call| ok(200, &Requests { requests: ops.requests(&call.query())? }),
     },
     Route {
@@ -223,6 +262,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/requests/{id}",
         pool: Pool::Read,
         doc: "one request of Codex",
+        spec: &spec::GET_REQUEST,
         handle: |ops, call| ok(200, &OneRequest { request: ops.request(&call.id)? }),
     },
     Route {
@@ -230,6 +270,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/requests/{id}/answer",
         pool: Pool::Call,
         doc: "answers it with decision, answers, result or error",
+        spec: &spec::ANSWER,
         handle: |ops, call| ok(200, &OneRequest { request: ops.answer_request(&call.id, &call.body()?)? }),
     },
     Route {
@@ -237,17 +278,18 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/codexd/turn",
         pool: Pool::Call,
         doc: "input for a session: a new turn, or with expectedTurnId for the one that runs",
+        spec: &spec::CREATE_TURN,
         handle: |ops, call| ok(202, &Turn { accepted: true, turn: ops.create_turn(&call.body()?)? }),
     },
 ];
 
 impl Call<'_> {
     fn body(&self) -> Result<Body, OpError> {
-        Body::parse(&self.request.body)
+        Ok(Body::parse(&self.request.body)?.declared(self.spec.body))
     }
 
     fn optional_body(&self) -> Result<Body, OpError> {
-        Body::parse_optional(&self.request.body)
+        Ok(Body::parse_optional(&self.request.body)?.declared(self.spec.body))
     }
 
     fn page(&self) -> Answer {
@@ -289,7 +331,11 @@ pub fn handle(ops: &Ops, request: &Request) -> Reply {
     let Found::Route(route, id) = find(&request.method, &request.path) else {
         return unknown_route(&request.method, &request.path).into();
     };
-    (route.handle)(ops, &Call { request, id }).unwrap_or_else(|error| api_error(error).into())
+    let spec = route.spec;
+    let reply =
+        (route.handle)(ops, &Call { request, spec, id }).unwrap_or_else(|error| api_error(error).into());
+    debug_assert!(spec.has_status(reply.status), "{} answers {}, undocumented", spec.name, reply.status);
+    reply
 }
 
 enum Found {

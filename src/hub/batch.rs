@@ -1,6 +1,5 @@
 //! A batch: the events the hub took in one go, rendered once and shared by every subscriber.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,7 +7,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::model::event::EventType;
+use crate::model::event::{EventType, Level};
+use crate::model::json::Text;
 
 /// What stands before an event's own text in a frame of the stream.
 pub const FRAME_HEAD: &str = "{\"event\":";
@@ -48,11 +48,11 @@ impl Subject {
         #[serde(rename_all = "camelCase", default)]
         struct Names<'a> {
             #[serde(borrow)]
-            thread_id: Option<Cow<'a, str>>,
+            thread_id: Option<Text<'a>>,
             #[serde(borrow)]
-            session_id: Option<Cow<'a, str>>,
+            session_id: Option<Text<'a>>,
             #[serde(borrow)]
-            run_id: Option<Cow<'a, str>>,
+            run_id: Option<Text<'a>>,
             #[serde(borrow)]
             params: Option<&'a RawValue>,
         }
@@ -61,9 +61,9 @@ impl Subject {
             let inner: Names<'_> =
                 names.params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
             Subject {
-                thread: names.thread_id.or(inner.thread_id).map(|id| Arc::from(id.as_ref())),
-                session: names.session_id.map(|id| Arc::from(id.as_ref())),
-                run: names.run_id.map(|id| Arc::from(id.as_ref())),
+                thread: names.thread_id.or(inner.thread_id).map(|id| Arc::from(id.0.as_ref())),
+                session: names.session_id.map(|id| Arc::from(id.0.as_ref())),
+                run: names.run_id.map(|id| Arc::from(id.0.as_ref())),
             }
         };
         detail.map(names).unwrap_or_default()
@@ -77,6 +77,8 @@ pub struct Entry {
     pub seq: u64,
     /// Its type.
     pub kind: EventType,
+    /// How much it matters.
+    pub level: Level,
     /// What it is about.
     pub subject: Subject,
     /// Where its frame stands in the batch's text.

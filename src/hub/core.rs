@@ -22,6 +22,7 @@ use super::drafts::Drafts;
 use super::persister;
 use super::state::State;
 use super::subscription::{self, Offer, Subscriber, Subscription};
+use super::tally::Tally;
 use super::watch::{TurnWatch, Watches};
 use crate::clock;
 use crate::config::Sync;
@@ -63,6 +64,7 @@ pub struct Core {
     /// Why the state files cannot be written.
     pub(super) unsaved: Option<String>,
     watches: Watches,
+    tally: Tally,
 }
 
 /// A batch on its way to the log.
@@ -124,6 +126,7 @@ impl Core {
             stalled: None,
             unsaved: None,
             watches: Watches::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -202,6 +205,11 @@ impl Core {
     /// A wait for the next beginning or end of a turn in that thread.
     pub fn watch_turns(&mut self, thread_id: &str) -> TurnWatch {
         self.watches.add(thread_id)
+    }
+
+    /// The events of this life.
+    pub fn tally(&self) -> Tally {
+        self.tally
     }
 
     /// How many subscribers there are.
@@ -300,6 +308,7 @@ impl Core {
                 entries.push(Entry {
                     seq: self.next_seq,
                     kind: draft.kind,
+                    level: draft.level,
                     subject: draft.subject,
                     frame: start..text.len(),
                 });
@@ -354,6 +363,9 @@ impl Core {
             if self.journal.sync() == Sync::Interval {
                 // Full means that a sync is already due: it will cover this batch or the next one will ask again.
                 let _ = self.log_sync.try_send(self.journal.file());
+            }
+            for entry in rendered.batch.entries() {
+                self.tally.count(entry.kind, entry.level);
             }
             for change in rendered.changes {
                 self.watches.wake(&change);

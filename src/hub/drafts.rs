@@ -15,6 +15,8 @@ use crate::model::event::{EventType, Level};
 pub struct Draft {
     /// The event's type.
     pub kind: EventType,
+    /// How much it matters.
+    pub level: Level,
     /// What it is about.
     pub subject: Subject,
     /// What it does to the state.
@@ -41,9 +43,13 @@ impl Drafts {
         Self { known_threads: true, ..Self::default() }
     }
 
-    /// No drafts yet, treated as these are.
+    /// No drafts yet, treated as these are, with room for as many.
     pub fn successor(&self) -> Self {
-        Self { known_threads: self.known_threads, ..Self::default() }
+        Self {
+            text: Vec::with_capacity(self.text.len().min(MAX_ROOM)),
+            items: Vec::with_capacity(self.items.len().min(MAX_ROOM / size_of::<Draft>())),
+            known_threads: self.known_threads,
+        }
     }
 
     /// Whether what is about a thread without a session is to be dropped.
@@ -128,7 +134,7 @@ impl Drafts {
             detail += at;
             self.text[detail] = b' ';
         }
-        self.items.push(Draft { kind, subject, change, text: start..self.text.len() });
+        self.items.push(Draft { kind, level, subject, change, text: start..self.text.len() });
     }
 }
 
@@ -138,6 +144,9 @@ impl Draft {
         all.get(self.text.clone()).unwrap_or_default()
     }
 }
+
+/// Bytes that are kept ready for the next drafts at most: those of a read from the child, rendered.
+const MAX_ROOM: usize = 256 * 1024;
 
 /// Bytes of a message as text: whatever is quoted in it, it stays a line for a person.
 const MAX_MESSAGE: usize = 1024;

@@ -18,6 +18,7 @@ pub mod recover;
 pub mod replay;
 pub mod state;
 pub mod subscription;
+pub mod tally;
 pub mod watch;
 
 use std::sync::Arc;
@@ -90,6 +91,17 @@ pub struct Hub {
     /// What waits in `events`, in bytes.
     waiting: Arc<Budget>,
     control: Sender<Message>,
+}
+
+/// How full the hub's inboxes are.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// Messages of the child, of 32 at most.
+    pub events: usize,
+    /// Their size in bytes.
+    pub event_bytes: usize,
+    /// Questions and transactions, of 256 at most.
+    pub control: usize,
 }
 
 /// The hub's threads.
@@ -233,6 +245,11 @@ impl Hub {
     pub fn closing(&self) {
         // A hub that is already gone waits for nothing.
         let _ = self.control.send(Message::Closing);
+    }
+
+    /// What waits for the hub now.
+    pub fn waiting(&self) -> Waiting {
+        Waiting { events: self.events.len(), event_bytes: self.waiting.used(), control: self.control.len() }
     }
 
     fn post(&self, work: Work, until: Instant) -> Result<(), HubError> {

@@ -16,6 +16,9 @@ pub enum Level {
 }
 
 impl Level {
+    /// Every level, the least first.
+    pub const ALL: &'static [Self] = &[Self::Info, Self::Warn, Self::Error];
+
     /// As it stands in the JSON.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,7 +1,22 @@
 //! JSON text as text: what must not go through a decoded value, because numbers and order are to stay as they came.
 
-/// Indents compact or any other valid JSON by two spaces, as `JSON.stringify(value, null, 2)` does. Only white space
-/// between tokens changes: a number such as `1e400` or a 30-digit integer stays what it was.
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+/// A JSON string that is borrowed where it holds no escape. In an `Option`, a plain [`Cow`] is copied each time: serde's
+/// `borrow` does not reach through.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+/// Levels that are indented. Were it all of them, a value nested ten thousand levels deep, which a line of 20 kB can hold,
+/// would fill 200 MB.
+const INDENTED: usize = 100;
+
+/// Indents compact or any other valid JSON by two spaces, as `JSON.stringify(value, null, 2)` does; what is nested deeper
+/// than [`INDENTED`] levels stays on one line. Only white space between tokens changes: a number such as `1e400` or a
+/// 30-digit integer stays what it was.
 pub fn pretty(json: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(json.len() + json.len() / 2);
     let mut depth = 0_usize;
@@ -31,8 +46,11 @@ pub fn pretty(json: &[u8]) -> Vec<u8> {
                 }
             }
             b'}' | b']' => {
+                // Where its inside has no lines of its own, it has none either.
+                if depth <= INDENTED {
+                    break_line(&mut out, depth.saturating_sub(1));
+                }
                 depth = depth.saturating_sub(1);
-                break_line(&mut out, depth);
                 out.push(byte);
             }
             b',' => {
@@ -47,6 +65,9 @@ pub fn pretty(json: &[u8]) -> Vec<u8> {
 }
 
 fn break_line(out: &mut Vec<u8>, depth: usize) {
+    if depth > INDENTED {
+        return;
+    }
     out.push(b'\n');
     out.resize(out.len() + 2 * depth, b' ');
 }
@@ -134,6 +155,11 @@ mod tests {
             pretty(b"[1e400,123456789012345678901234567890]"),
             b"[\n  1e400,\n  123456789012345678901234567890\n]"
         );
+        let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
+        let shown = String::from_utf8(pretty(deep.as_bytes())).unwrap();
+        assert!(shown.len() < 50_000, "{}", shown.len());
+        assert_eq!(shown.lines().count(), 2 * INDENTED + 1);
+        assert_eq!(shown.split_whitespace().collect::<String>(), deep);
         for nonsense in ["\"open", "{\"a\":", "}}]]", "\"\\", "{"] {
             pretty(nonsense.as_bytes());
         }

@@ -2,6 +2,7 @@
 
 pub mod event;
 pub mod json;
+pub mod members;
 pub mod record;
 pub mod view;
 
@@ -18,7 +19,7 @@ pub const PREVIEW_CHARS: usize = 160;
 
 /// As [`preview`], reading no more of `chars` than it needs.
 pub fn preview_chars(chars: impl Iterator<Item = char>) -> String {
-    let mut line = String::new();
+    let mut line = String::with_capacity(chars.size_hint().1.unwrap_or(PREVIEW_CHARS).min(PREVIEW_CHARS) + 4);
     let mut count = 0;
     let mut gap = false;
     for char in chars {

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
+use super::fields::Field;
 use super::{OpError, readable};
 
 /// What a field may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Kind {
     /// A string; trimmed, blank counts as absent.
     Text,
@@ -18,16 +19,39 @@ pub enum Kind {
     Object,
     /// A string or an object: the app-server knows both forms.
     TextOrObject,
+    /// A whole number, at least this one.
+    Number(u64),
+    /// One of these words.
+    OneOf(fn() -> Vec<&'static str>),
+    /// An array of strings.
+    List,
+    /// An object of strings.
+    Texts,
+    /// An object of strings, or null in the place of one.
+    TextsOrNulls,
+    /// A turn's input: a non-empty string, or a non-empty array of objects.
+    Input,
 }
 
 impl Kind {
     /// For people: `a string`.
-    pub fn describe(self) -> &'static str {
+    pub fn describe(self) -> String {
         match self {
-            Self::Text => "a string",
-            Self::Flag => "true or false",
-            Self::Object => "an object",
-            Self::TextOrObject => "a string or an object",
+            Self::Text => "a string".to_owned(),
+            Self::Flag => "true or false".to_owned(),
+            Self::Object => "an object".to_owned(),
+            Self::TextOrObject => "a string or an object".to_owned(),
+            Self::Number(least) => format!("a whole number of at least {least}"),
+            Self::OneOf(words) => {
+                let words: Vec<String> = words().iter().map(|word| format!("\"{word}\"")).collect();
+                format!("one of {}", words.join(", "))
+            }
+            Self::List => "an array of strings".to_owned(),
+            Self::Texts => "an object whose values are strings".to_owned(),
+            Self::TextsOrNulls => {
+                "an object whose values are strings, or null to remove a variable".to_owned()
+            }
+            Self::Input => "a non-empty string or a non-empty array of input items".to_owned(),
         }
     }
 }
@@ -36,6 +60,8 @@ impl Kind {
 #[derive(Debug, Default)]
 pub struct Body {
     fields: BTreeMap<String, Box<RawValue>>,
+    /// The tables of the fields that may be asked for, if that is watched.
+    declared: Option<&'static [&'static [Field]]>,
 }
 
 impl Body {
@@ -60,7 +86,14 @@ impl Body {
             .map_err(|error| OpError::BadRequest(format!("The body is not JSON: {error}.")))?;
         let fields =
             fields.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect();
-        Ok(Self { fields })
+        Ok(Self { fields, declared: None })
+    }
+
+    /// From here on (in debug builds) only these fields are given out: a verb that reads another has an undocumented one.
+    #[must_use]
+    pub fn declared(mut self, tables: &'static [&'static [Field]]) -> Self {
+        self.declared = Some(tables);
+        self
     }
 
     /// Reads the body of an action without required fields: it may be missing.
@@ -73,6 +106,14 @@ impl Body {
 
     /// A field as it came.
     pub fn raw(&self, name: &str) -> Option<&RawValue> {
+        debug_assert!(
+            self.declared.is_none_or(|tables| tables
+                .iter()
+                .copied()
+                .flatten()
+                .any(|field| field.name == name)),
+            "`{name}` stands in no table of fields"
+        );
         self.fields.get(name).map(AsRef::as_ref)
     }
 
@@ -82,7 +123,8 @@ impl Body {
     /// When it is no string.
     pub fn text(&self, name: &str) -> Result<Option<String>, OpError> {
         let Some(raw) = self.raw(name) else { return Ok(None) };
-        let text: String = serde_json::from_str(raw.get()).map_err(|_| wrong(name, Kind::Text.describe()))?;
+        let text: String =
+            serde_json::from_str(raw.get()).map_err(|_| wrong(name, &Kind::Text.describe()))?;
         let text = text.trim();
         Ok((!text.is_empty()).then(|| text.to_owned()))
     }
@@ -102,7 +144,7 @@ impl Body {
     /// When it is something else.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, OpError> {
         self.raw(name)
-            .map(|raw| serde_json::from_str(raw.get()).map_err(|_| wrong(name, Kind::Flag.describe())))
+            .map(|raw| serde_json::from_str(raw.get()).map_err(|_| wrong(name, &Kind::Flag.describe())))
             .transpose()
     }
 
@@ -114,7 +156,7 @@ impl Body {
         let Some(raw) = self.raw(name) else { return Ok(None) };
         match serde_json::from_str(raw.get()) {
             Ok(number) if number >= least => Ok(Some(number)),
-            _ => Err(wrong(name, &format!("a whole number of at least {least}"))),
+            _ => Err(wrong(name, &Kind::Number(least).describe())),
         }
     }
 
@@ -125,7 +167,7 @@ impl Body {
     pub fn texts(&self, name: &str) -> Result<Vec<String>, OpError> {
         let Some(raw) = self.raw(name) else { return Ok(Vec::new()) };
         let texts: Vec<String> =
-            serde_json::from_str(raw.get()).map_err(|_| wrong(name, "an array of strings"))?;
+            serde_json::from_str(raw.get()).map_err(|_| wrong(name, &Kind::List.describe()))?;
         Ok(texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).map(str::to_owned).collect())
     }
 
@@ -147,8 +189,8 @@ impl Body {
     /// When it is no object of strings.
     pub fn metadata(&self) -> Result<BTreeMap<String, String>, OpError> {
         let Some(raw) = self.raw("metadata") else { return Ok(BTreeMap::new()) };
-        let given: BTreeMap<String, Option<String>> = serde_json::from_str(raw.get())
-            .map_err(|_| wrong("metadata", "an object whose values are strings"))?;
+        let given: BTreeMap<String, Option<String>> =
+            serde_json::from_str(raw.get()).map_err(|_| wrong("metadata", &Kind::Texts.describe()))?;
         Ok(given
             .into_iter()
             .filter_map(|(key, value)| Some((key.trim().to_owned(), value?.trim().to_owned())))
@@ -168,9 +210,16 @@ impl Body {
             Kind::Flag => matches!(raw.get(), "true" | "false"),
             Kind::Object => first == Some(&b'{'),
             Kind::TextOrObject => matches!(first, Some(b'"' | b'{')),
+            // Of what codexd reads itself nothing is passed on.
+            Kind::Number(_)
+            | Kind::OneOf(_)
+            | Kind::List
+            | Kind::Texts
+            | Kind::TextsOrNulls
+            | Kind::Input => false,
         };
         if !fits {
-            return Err(wrong(name, kind.describe()));
+            return Err(wrong(name, &kind.describe()));
         }
         if first != Some(&b'"') {
             check_readable(name, raw)?;

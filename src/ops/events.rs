@@ -14,7 +14,7 @@ use crate::model;
 /// Events of a page unless the client says otherwise.
 const DEFAULT_LIMIT: usize = 500;
 /// Events of a page at most.
-const MAX_LIMIT: usize = 10_000;
+pub const MAX_LIMIT: usize = 10_000;
 /// Bytes of a page's events after which it ends early; one event longer than this still makes a page.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// Times that retention may remove what a page is just reading.

@@ -3,10 +3,12 @@
 
 pub mod body;
 mod catch_up;
+pub mod drift;
 pub mod ending;
 pub mod events;
 pub mod fields;
 pub mod idempotency;
+pub mod metrics;
 pub mod query;
 mod readable;
 pub mod ready;
@@ -30,6 +32,7 @@ use crate::config::{Config, Mode};
 use crate::exec::pool::Pool;
 use crate::hub::{Hub, HubError};
 use crate::model::record::Request;
+use crate::ops::metrics::Counters;
 use crate::ops::service::Service;
 
 /// Why a verb did not do what it was asked.
@@ -96,8 +99,10 @@ impl From<CallError> for OpError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Unavailable { reason, retry_after } => Self::Unavailable { reason, retry_after },
-            CallError::Timeout { .. } => Self::Timeout(error.to_string()),
-            CallError::Refused { .. } | CallError::Unreadable { .. } => Self::AppServer(error.to_string()),
+            CallError::Timeout { .. } | CallError::Mute(_) => Self::Timeout(error.to_string()),
+            CallError::Refused { .. } | CallError::Unreadable { .. } | CallError::Unfit(_) => {
+                Self::AppServer(error.to_string())
+            }
             CallError::Hub(error) => error.into(),
         }
     }
@@ -117,6 +122,8 @@ pub struct Ops {
     pub service: Arc<Service>,
     /// The runs' queue.
     pub runs: Pool,
+    /// What is counted on the way.
+    pub counters: Counters,
     /// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
     loading: Mutex<HashSet<String>>,
     loaded: Condvar,
@@ -144,6 +151,7 @@ impl Ops {
             inbox,
             service,
             runs,
+            counters: Counters::default(),
             loading: Mutex::new(HashSet::new()),
             loaded: Condvar::new(),
             draining: AtomicBool::new(false),

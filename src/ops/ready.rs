@@ -115,8 +115,11 @@ impl Ops {
         match self.client.present() {
             Some(connection) => match connection.closed() {
                 Some(reason) => Check::bad(reason),
-                None if connection.was_used() => Check::good(),
-                None => Check::note("not connected yet"),
+                None => match connection.impression().trouble() {
+                    Some(trouble) => Check::bad(trouble),
+                    None if connection.was_used() => Check::good(),
+                    None => Check::note("not connected yet"),
+                },
             },
             None => match self.client.absence() {
                 Some(reason) => Check::bad(reason),

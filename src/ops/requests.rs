@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::body::{Body, wrong};
+use super::fields;
 use super::query::Query;
 use super::{OpError, Ops};
 use crate::app_server::answer::Proposal;
@@ -21,9 +22,6 @@ pub const STATUSES: &[(&str, RequestStatus)] = &[
     ("cancelled", RequestStatus::Cancelled),
     ("orphaned", RequestStatus::Orphaned),
 ];
-
-/// The ways to answer; a body has exactly one of these fields.
-const FORMS: [&str; 4] = ["decision", "answers", "result", "error"];
 
 impl Ops {
     /// The requests that fit `status`, `limit` and `after`, in order of creation.
@@ -86,7 +84,7 @@ fn closed(request: Arc<Request>) -> OpError {
 }
 
 fn proposal(body: &Body) -> Result<Proposal, OpError> {
-    let mut given = FORMS.iter().filter_map(|&name| Some((name, body.raw(name)?)));
+    let mut given = fields::ANSWER.iter().filter_map(|field| Some((field.name, body.raw(field.name)?)));
     let (Some((name, raw)), None) = (given.next(), given.next()) else {
         return Err(OpError::BadRequest(
             "Exactly one of `decision`, `answers`, `result` and `error` is required.".to_owned(),

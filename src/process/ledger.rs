@@ -75,6 +75,26 @@ pub struct DaemonProcess {
     pub start_time: String,
 }
 
+impl Entry {
+    /// Whether the process itself still runs: same pid, same start, same boot of the system.
+    pub fn is_alive(&self) -> bool {
+        let process = DaemonProcess { pid: self.pid, start_time: self.start_time.clone() };
+        self.boot == os::boot() && process.is_alive()
+    }
+}
+
+/// What stands in the file, which is not changed; nothing when there is none.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn entries(path: &Path) -> Result<Vec<Entry>, String> {
+    match files::peek::<File>(path).map_err(|error| error.to_string())? {
+        files::Peeked::Missing => Ok(Vec::new()),
+        files::Peeked::Whole(file) => Ok(file.processes),
+        files::Peeked::Damaged(problem) => Err(problem),
+    }
+}
+
 impl DaemonProcess {
     fn own() -> Self {
         let pid = getpid();

@@ -120,14 +120,23 @@ fn damaged_name(path: &Path) -> PathBuf {
 /// # Errors
 /// What the first failing step says; the file is then the old one, whole.
 pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
     let write = || StoreError::at("cannot write", path);
     let compact = serde_json::to_vec(value).map_err(|error| write()(error.into()))?;
     let mut text = json::pretty(&compact);
     text.push(b'\n');
+    replace_text(path, &text)
+}
+
+/// Replaces a file with this text; mode 0600.
+///
+/// # Errors
+/// What the first failing step says; the file is then the old one, whole.
+pub fn replace_text(path: &Path, text: &[u8]) -> Result<(), StoreError> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let write = || StoreError::at("cannot write", path);
     fault::point(Point::StateOpen).map_err(write())?;
     let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder).map_err(write())?;
-    fault::writing(Point::StateWrite, &text, |text| temporary.write_all(text)).map_err(write())?;
+    fault::writing(Point::StateWrite, text, |text| temporary.write_all(text)).map_err(write())?;
     fault::point(Point::StateSync).and_then(|()| temporary.as_file().sync_all()).map_err(write())?;
     fault::point(Point::StateRename).map_err(write())?;
     temporary.persist(path).map_err(|error| write()(error.error))?;

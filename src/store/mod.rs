@@ -8,6 +8,7 @@ pub mod raw_log;
 pub mod reader;
 pub mod segments;
 pub mod token;
+pub mod usage;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -14,6 +14,7 @@ use crate::hub::replay::Replay;
 use crate::hub::subscription::Subscription;
 use crate::model::view::{EventList, ServiceView, Snapshot};
 use crate::ops::events::EventQuery;
+use crate::ops::metrics::Protocol;
 use crate::ops::status::{Moment, Status};
 use crate::ops::{OpError, Ops};
 
@@ -47,11 +48,27 @@ impl HubSource {
         Ok((self.origin(after, live), filter))
     }
 
+    /// Counts a client of Server-Sent Events, and its answer, until the guard is dropped.
+    pub(super) fn sse_client(&self) -> SseClient<'_> {
+        self.ops.counters.answered(200);
+        self.ops.counters.stream_opened(Protocol::Sse);
+        SseClient(self)
+    }
+
     fn origin(&self, after: Option<u64>, live: Option<(u64, Subscription)>) -> Origin {
         match live {
             Some((seq, queue)) => Origin::Live(seq, queue),
             None => Origin::Past(Box::new(Replay::new(self.ops.hub.clone(), after.unwrap_or(0)))),
         }
+    }
+}
+
+/// See [`HubSource::sse_client`].
+pub(super) struct SseClient<'a>(&'a HubSource);
+
+impl Drop for SseClient<'_> {
+    fn drop(&mut self) {
+        self.0.ops.counters.stream_closed(Protocol::Sse);
     }
 }
 
@@ -110,9 +127,15 @@ impl EventSource for HubSource {
 
     fn client_opened(&self) {
         self.ops.service.client_opened();
+        self.ops.counters.stream_opened(Protocol::WebSocket);
+    }
+
+    fn client_accepted(&self) {
+        self.ops.counters.answered(101);
     }
 
     fn client_closed(&self) {
         self.ops.service.client_closed();
+        self.ops.counters.stream_closed(Protocol::WebSocket);
     }
 }

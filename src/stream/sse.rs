@@ -33,6 +33,7 @@ pub fn serve(source: &HubSource, request: EventStream<'_>) -> Result<bool, Reply
     if request.head.is_head() {
         return Ok(client.flush().is_ok());
     }
+    let _present = source.sse_client();
     // The head goes out at once: the client is to know that it is connected.
     if client.flush().is_err() {
         return Ok(false);

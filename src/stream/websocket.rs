@@ -59,6 +59,9 @@ pub trait EventSource: Send + Sync {
     /// A client is here; called before [`EventSource::subscribe`], so that hello counts it.
     fn client_opened(&self);
 
+    /// The handshake is answered with 101.
+    fn client_accepted(&self) {}
+
     /// It is gone; called once for every [`EventSource::client_opened`].
     fn client_closed(&self);
 }
@@ -77,6 +80,7 @@ pub fn serve(source: &dyn EventSource, upgrade: Upgrade<'_>) -> Result<(), Reply
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {}\r\n{chosen}\r\n",
         derive_accept_key(key.as_bytes())
     );
+    source.client_accepted();
     // From here on there is nobody to tell anything but over the WebSocket.
     if std::io::Write::write_all(&mut &*upgrade.stream, accepted.as_bytes()).is_err() {
         return Ok(());

@@ -19,6 +19,10 @@ pub struct Behaviour {
     pub refuse_resume: u32,
     /// `no-thread-start`: `thread/start` is an unknown method, as in an older or newer Codex.
     pub no_thread_start: bool,
+    /// `refuse-initialize`: `initialize` is refused.
+    pub refuse_initialize: bool,
+    /// `version=VERSION`: it says that it is this version of Codex.
+    pub version: Option<String>,
 }
 
 impl Behaviour {
@@ -36,6 +40,8 @@ impl Behaviour {
                 "overload" => behaviour.overload = value.parse().unwrap_or(1),
                 "refuse-resume" => behaviour.refuse_resume = value.parse().unwrap_or(1),
                 "no-thread-start" => behaviour.no_thread_start = true,
+                "refuse-initialize" => behaviour.refuse_initialize = true,
+                "version" => behaviour.version = Some(value.to_owned()),
                 _ => {}
             }
         }

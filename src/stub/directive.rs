@@ -42,6 +42,8 @@ pub(super) enum Directive {
     Stdout(u64, String),
     /// `garbage: TEXT`: a raw line between the messages.
     Garbage(String),
+    /// `play: FILE`: the lines of a file between the messages, as they are.
+    Play(String),
     /// `half: TEXT`: an unfinished line, then the end of the process.
     Half(String),
     /// `deaf:`: standard input is not read any more.
@@ -99,6 +101,7 @@ impl Directive {
             "stderr" => Self::Stderr(first.parse().ok()?, tail),
             "stdout" => Self::Stdout(first.parse().ok()?, tail),
             "garbage" => Self::Garbage(rest.to_owned()),
+            "play" => Self::Play(rest.to_owned()),
             "half" => Self::Half(rest.to_owned()),
             "deaf" => Self::Deaf,
             "mute" => Self::Mute,

@@ -92,6 +92,9 @@ impl Dispatcher {
         if self.initialized {
             return out.refuse(id, &invalid("Already initialized"));
         }
+        if self.behaviour.refuse_initialize {
+            return out.refuse(id, &invalid("this client is not welcome"));
+        }
         if !params["clientInfo"].is_object() {
             return out.refuse(id, &invalid("Invalid request: missing field `clientInfo`"));
         }
@@ -103,8 +106,9 @@ impl Dispatcher {
         self.initialized = true;
         let (name, version) = (&params["clientInfo"]["name"], &params["clientInfo"]["version"]);
         let (name, version) = (name.as_str().unwrap_or_default(), version.as_str().unwrap_or_default());
+        let codex = self.behaviour.version.as_deref().unwrap_or(VERSION);
         let result = json!({
-            "userAgent": format!("{name}/{VERSION} (codexd stub) ({name}; {version})"),
+            "userAgent": format!("{name}/{codex} (codexd stub) ({name}; {version})"),
             "codexHome": self.shared.rollouts.to_string_lossy(), "platformFamily": "unix", "platformOs": std::env::consts::OS,
         });
         out.respond(id, &result);

@@ -8,7 +8,8 @@ use super::state::{Control, Input, Shared, Thread, ThreadState, lock};
 use crossbeam_channel::{Receiver, Sender};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -155,6 +156,7 @@ impl Turn {
                 self.shared.out.notify_raw(&method, &self.fill_in(&params))?
             }
             Directive::Garbage(text) => self.shared.out.raw(format!("{text}\n"))?,
+            Directive::Play(file) => self.play(&file)?,
             Directive::Stderr(count, text) => {
                 let mut stderr = io::stderr().lock();
                 for _ in 0..count {
@@ -166,6 +168,15 @@ impl Turn {
             Directive::Stdout(..) | Directive::Fork | Directive::Echo => {}
         }
         self.say_done(prompt)
+    }
+
+    fn play(&self, file: &str) -> Result<(), Stop> {
+        let lines = BufReader::new(File::open(file).map_err(|error| Stop::Failed(unreadable(file, &error)))?);
+        for line in lines.lines() {
+            let line = line.map_err(|error| Stop::Failed(unreadable(file, &error)))?;
+            self.shared.out.raw(line + "\n")?;
+        }
+        Ok(())
     }
 
     /// Text with `$THREAD` and `$TURN` replaced: a test cannot know the ids before it writes the prompt.
@@ -331,4 +342,8 @@ impl Turn {
         }
         Ok(())
     }
+}
+
+fn unreadable(file: &str, error: &io::Error) -> Value {
+    json!({"message": format!("{file}: {error}"), "codexErrorInfo": "other", "additionalDetails": null})
 }

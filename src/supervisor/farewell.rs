@@ -70,6 +70,13 @@ fn draft(core: &mut Core, drafts: &mut Drafts, ending: &Ending, asked: bool) {
         (None, None, Some(signal)) => Some(format!("The child was ended by {signal}.")),
         (None, None, None) => Some("The child ended.".to_owned()),
     };
+    // What it was given up for says as much.
+    let unasked = !asked && given_up.is_none();
+    let problem = match (problem, ending.stillborn.as_ref().filter(|_| unasked)) {
+        (Some(problem), Some(stillborn)) => Some(format!("{problem} {stillborn}.")),
+        (None, Some(stillborn)) => Some(format!("The child ended with code 0. {stillborn}.")),
+        (problem, None) => problem,
+    };
     core.update_child(|child| {
         child.status = status;
         child.pid = None;

@@ -9,9 +9,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use log::warn;
 
-use super::output::{self, Stream};
+use super::output::{self, LastWords, Stream};
 use super::{Parts, StartError};
 use crate::app_server::connection::Connection;
+use crate::app_server::impression;
 use crate::app_server::reader::{End, Reader};
 use crate::config::{Mode, Server};
 use crate::hub::HubError;
@@ -58,6 +59,8 @@ pub(super) struct Ending {
     pub(super) connected: bool,
     /// Why codexd itself ended it, when it did so unasked.
     pub(super) given_up: Option<String>,
+    /// What to say of a program that ended before it had answered anything.
+    pub(super) stillborn: Option<String>,
     /// Whether it could not be killed.
     pub(super) survived: bool,
 }
@@ -71,6 +74,7 @@ pub(super) struct Life {
     output_end_sender: Option<Sender<End>>,
     /// How its output ended, once that was heard.
     output: Option<End>,
+    last_words: Arc<LastWords>,
     /// Dropping these ends the readers.
     cancel: Vec<OwnedFd>,
     threads: Vec<Thread>,
@@ -112,6 +116,7 @@ impl Life {
             output_end,
             output_end_sender: Some(sender),
             output: None,
+            last_words: Arc::default(),
             cancel: Vec::new(),
             threads: Vec::new(),
         })
@@ -153,9 +158,9 @@ impl Life {
         let generation = self.connection.as_ref().map_or(0, |connection| connection.generation());
 
         let cancelled = self.cancellation()?;
-        let to_hub = hub.clone();
+        let (to_hub, last_words) = (hub.clone(), Arc::clone(&self.last_words));
         self.threads.push(threads::spawn(format!("child-{generation}-err"), move || {
-            output::run(stderr, &cancelled, stderr_log, Stream::Stderr, &to_hub);
+            output::run(stderr, &cancelled, stderr_log, Stream::Stderr, &last_words, &to_hub);
         })?);
 
         let cancelled = self.cancellation()?;
@@ -163,7 +168,7 @@ impl Life {
         let Some(connection) = self.connection.clone() else {
             let done = self.output_end_sender.take();
             self.threads.push(threads::spawn("child-out", move || {
-                output::run(stdout, &cancelled, stdout_log, Stream::Stdout, &to_hub);
+                output::run(stdout, &cancelled, stdout_log, Stream::Stdout, &LastWords::default(), &to_hub);
                 // In exec mode the output's end means nothing; the channel stays open until the process has ended.
                 drop(done);
             })?);
@@ -242,11 +247,22 @@ impl Life {
             thread.wait(AFTER_EXIT);
         }
         self.cancel.clear();
+        let stillborn = self.stillborn(&exit);
         if let Some(connection) = &self.connection {
-            connection.close("the app-server has ended");
+            let more = stillborn.as_ref().map_or_else(String::new, |text| format!(". {text}"));
+            connection.close(&format!("the app-server has ended{more}"));
         }
         self.threads.clear();
-        Ending { pid: self.pid, exit, output, connected, given_up, survived: self.process.survived() }
+        let survived = self.process.survived();
+        Ending { pid: self.pid, exit, output, connected, given_up, stillborn, survived }
+    }
+
+    /// A program that ends by itself before it has answered anything may be no app-server at all.
+    fn stillborn(&self, exit: &Exit) -> Option<String> {
+        let connection = self.connection.as_ref().filter(|connection| !connection.was_met())?;
+        exit.code?;
+        let said = self.last_words.get().or_else(|| connection.impression().strange());
+        Some(impression::stillborn(said.as_deref()))
     }
 
     fn end_of_output(&mut self) -> End {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | does not answer `initialize` | 504 at the deadline, `child.error`; it is ended and started again |
 //! | answers three calls in a row with nothing, and says nothing else | the same (it reads nothing, or hangs) |
+//! | ends before it has answered anything | `lastError` and whoever waits are told what it wrote, and what to do |
 //! | closes its input | the next line to it fails: 503, `child.error`; ended and started again |
 //! | closes its output | `child.error`; it has a second to end, is ended, and started again |
 //! | ignores SIGTERM | SIGKILL after `--stop-timeout-ms` |
@@ -23,6 +24,7 @@ mod external;
 mod farewell;
 mod life;
 mod output;
+pub mod probe;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -265,6 +267,11 @@ impl Actor {
         let ending =
             if asked { life.stop(&config.server) } else { life.ended_unasked(&config.server, given_up) };
         let clean = ending.exit.code == Some(0);
+        if let Some(stillborn) = ending.stillborn.as_ref().filter(|_| restart) {
+            self.parts
+                .client
+                .down(format!("the app-server has ended and is being started again. {stillborn}"));
+        }
         farewell::tell(&self.parts, ending, asked);
         if asked {
             return LifeEnd::Asked;

@@ -27,6 +27,11 @@ impl Budget {
         Arc::new(Self { limit, used: Mutex::new(0), freed: Condvar::new() })
     }
 
+    /// Bytes that are taken now.
+    pub fn used(&self) -> usize {
+        *lock(&self.used)
+    }
+
     /// Takes `bytes`, waiting until there is room. Shares that wait in a queue must be dropped with it.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Share {
         let mut used = lock(&self.used);

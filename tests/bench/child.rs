@@ -20,46 +20,69 @@ pub fn run(words: &[String]) {
     let mut out = std::io::stdout().lock();
     if !words.is_empty() {
         // For the relay: the stream alone, without a protocol around it.
-        return stream(&mut out, &words.join(" "), "t", "u");
+        return stream(&mut out, &words.join(" "), "t", "u", &mut |_| ());
     }
-    let mut threads = 0;
-    for line in std::io::stdin().lock().lines() {
-        let Ok(line) = line else { return };
-        let request: Value = serde_json::from_str(&line).unwrap();
-        let id = &request["id"];
-        let params = &request["params"];
-        let mut answer = |result: Value| {
-            writeln!(out, "{}", json!({ "id": id, "result": result })).unwrap();
-            out.flush().unwrap();
-        };
-        match request["method"].as_str().unwrap_or_default() {
-            "initialize" => {
-                answer(json!({ "userAgent": "bench", "platformFamily": "unix", "platformOs": "x" }))
+    let (sender, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            if sender.send(serde_json::from_str::<Value>(&line).unwrap()).is_err() {
+                return;
             }
-            "thread/start" => {
-                threads += 1;
-                let thread = format!("thread-{threads}");
-                answer(json!({ "thread": { "id": thread }, "cwd": "/", "model": "m", "modelProvider": "p" }));
-            }
-            "turn/start" => {
-                let thread = params["threadId"].as_str().unwrap().to_owned();
-                let prompt = params["input"][0]["text"].as_str().unwrap().to_owned();
-                answer(json!({ "turn": { "id": "turn-1", "status": "inProgress" } }));
-                let turn = json!({ "threadId": thread, "turn": { "id": "turn-1", "status": "inProgress" } });
-                writeln!(out, "{}", json!({ "method": "turn/started", "params": turn })).unwrap();
-                out.flush().unwrap();
-                stream(&mut out, &prompt, &thread, "turn-1");
-                let turn = json!({ "threadId": thread, "turn": { "id": "turn-1", "status": "completed" } });
-                writeln!(out, "{}", json!({ "method": "turn/completed", "params": turn })).unwrap();
-                out.flush().unwrap();
-            }
-            _ if id.is_null() => {}
-            _ => answer(json!({})),
         }
+    });
+    let mut threads = 0;
+    while let Ok(request) = lines.recv() {
+        if request["method"] != "turn/start" {
+            answer(&mut out, &request, &mut threads);
+            continue;
+        }
+        let params = &request["params"];
+        let thread = params["threadId"].as_str().unwrap().to_owned();
+        let prompt = params["input"][0]["text"].as_str().unwrap().to_owned();
+        let tell = |out: &mut dyn Write, message: Value| writeln!(out, "{message}").unwrap();
+        tell(
+            &mut out,
+            json!({ "id": request["id"], "result": { "turn": { "id": "turn-1", "status": "inProgress" } } }),
+        );
+        let turn = json!({ "threadId": thread, "turn": { "id": "turn-1", "status": "inProgress" } });
+        tell(&mut out, json!({ "method": "turn/started", "params": turn }));
+        out.flush().unwrap();
+        // Other requests are answered between the writes of a burst, as Codex does.
+        stream(&mut out, &prompt, &thread, "turn-1", &mut |out| {
+            while let Ok(request) = lines.try_recv() {
+                answer(out, &request, &mut threads);
+            }
+        });
+        let turn = json!({ "threadId": thread, "turn": { "id": "turn-1", "status": "completed" } });
+        tell(&mut out, json!({ "method": "turn/completed", "params": turn }));
+        out.flush().unwrap();
     }
 }
 
-fn stream(out: &mut impl Write, prompt: &str, thread: &str, turn: &str) {
+/// Answers anything but a turn.
+fn answer(out: &mut dyn Write, request: &Value, threads: &mut usize) {
+    let result = match request["method"].as_str().unwrap_or_default() {
+        "initialize" => json!({ "userAgent": "bench", "platformFamily": "unix", "platformOs": "x" }),
+        "thread/start" => {
+            *threads += 1;
+            let thread = format!("thread-{}-{threads}", std::process::id());
+            json!({ "thread": { "id": thread }, "cwd": "/", "model": "m", "modelProvider": "p" })
+        }
+        _ if request["id"].is_null() => return,
+        _ => json!({}),
+    };
+    writeln!(out, "{}", json!({ "id": request["id"], "result": result })).unwrap();
+    out.flush().unwrap();
+}
+
+fn stream(
+    out: &mut dyn Write,
+    prompt: &str,
+    thread: &str,
+    turn: &str,
+    between: &mut dyn FnMut(&mut dyn Write),
+) {
     let words: Vec<&str> = prompt.split(' ').collect();
     let number = |at: usize| words[at].parse::<usize>().unwrap();
     let (count, size) = (number(1), number(2));
@@ -80,6 +103,7 @@ fn stream(out: &mut impl Write, prompt: &str, thread: &str, turn: &str) {
             if buffer.len() >= WRITE {
                 out.write_all(&buffer).unwrap();
                 buffer.clear();
+                between(out);
             }
         }
         out.write_all(&buffer).unwrap();

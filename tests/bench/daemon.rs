@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,26 @@ impl Daemon {
         Self::start_in(tempfile::tempdir().unwrap(), flags)
     }
 
+    /// One whose child is the real Codex.
+    pub fn start_codex(codex: &Path, env: &[(String, String)], cwd: &Path) -> Self {
+        let flags = ["--server-command", codex.to_str().unwrap(), "--server-arg=app-server"];
+        Self::start_with(tempfile::tempdir().unwrap(), &flags, env, Some(cwd))
+    }
+
     pub fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Self {
+        let this = std::env::current_exe().unwrap();
+        let mut all = vec!["--server-command", this.to_str().unwrap(), "--server-arg=--child"];
+        all.extend(["--codex-command", "/nonexistent/codex"]);
+        all.extend(flags);
+        Self::start_with(folder, &all, &[], None)
+    }
+
+    fn start_with(
+        folder: tempfile::TempDir,
+        flags: &[&str],
+        env: &[(String, String)],
+        cwd: Option<&Path>,
+    ) -> Self {
         let began = Instant::now();
         let built = env!("CARGO_BIN_EXE_codexd");
         let mut child = Command::new(std::env::var("CODEXD_BENCH_BIN").as_deref().unwrap_or(built))
@@ -28,10 +48,9 @@ impl Daemon {
             .arg("--repo-root")
             .arg(folder.path())
             .args(["--local-api-base", "http://127.0.0.1:0", "--log-level", "warn"])
-            .arg("--server-command")
-            .arg(std::env::current_exe().unwrap())
-            .arg("--server-arg=--child")
             .args(flags)
+            .envs(env.iter().map(|(name, value)| (name, value)))
+            .current_dir(cwd.unwrap_or(folder.path()))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -68,8 +87,35 @@ impl Daemon {
 
     /// Resident memory now, in KiB (`VmRSS` of proc_pid_status(5)).
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// Bytes it had written to storage so far (`write_bytes` of proc_pid_io(5)).
+    pub fn written(&self) -> u64 {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap();
+        let line = io.lines().find(|line| line.starts_with("write_bytes:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// How often its threads have waited for something so far (`voluntary_ctxt_switches` of proc_pid_status(5)).
+    pub fn wake_ups(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of_thread = |path: std::path::PathBuf| {
+            let status = std::fs::read_to_string(path.join("status")).unwrap();
+            let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        tasks.map(|task| of_thread(task.unwrap().path())).sum()
+    }
+
+    /// The most it ever was.
+    pub fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 

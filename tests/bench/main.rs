@@ -10,10 +10,21 @@
     reason = "no daemon here: threads end with the process, files are scratch"
 )]
 #![allow(missing_docs, unreachable_pub, reason = "a program, not a library")]
+#![allow(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    reason = "what it shares with the tests has more than it needs"
+)]
 
 mod child;
 mod clients;
+mod crowded;
 mod daemon;
+mod model_server;
+mod real;
+#[path = "../it/real_codex.rs"]
+mod real_codex;
 mod relay;
 mod report;
 mod scenarios;

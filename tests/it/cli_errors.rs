@@ -22,9 +22,12 @@ fn wrong_words() {
         (&["-3"], "unknown flag -3 (codexd --help lists all)"),
         (
             &["run\naway"],
-            "unknown action \"run away\"; the actions are start, status, config, smoke, run, help",
+            "unknown action \"run away\"; the actions are start, status, config, smoke, run, doctor, service, help",
         ),
-        (&[""], "unknown action \"\"; the actions are start, status, config, smoke, run, help"),
+        (
+            &[""],
+            "unknown action \"\"; the actions are start, status, config, smoke, run, doctor, service, help",
+        ),
         (&["start", "status"], "a second action, status, after start: there can be only one"),
         (&["config", "config"], "a second action, config, after config: there can be only one"),
         (&["run"], "run needs one more word: codexd run PROMPT"),

@@ -57,6 +57,13 @@ fn story(daemon: &Daemon, turn: &str) -> Vec<String> {
     kinds.filter(|kind| !kind.contains("delta") && kind != "app-server.notification").collect()
 }
 
+/// The end of that turn, with the turn as the app-server gave it beside the event's own fields.
+fn assert_completed(event: &Value, thread: &str, turn: &str) {
+    let detail = &event["detail"];
+    assert_eq!((&detail["status"], &detail["threadId"]), (&json!("completed"), &json!(thread)), "{event}");
+    assert_eq!((&detail["turnId"], &detail["turn"]["id"]), (&json!(turn), &json!(turn)), "{event}");
+}
+
 #[test]
 fn a_session_and_its_turns_over_websocket() {
     let codex = real_codex_or_skip!("a_session_and_its_turns_over_websocket");
@@ -75,7 +82,7 @@ fn a_session_and_its_turns_over_websocket() {
     assert_eq!(connected["detail"]["endpoint"], format!("{}/any/path?x=1", relay.url()));
     let turn = turn(&daemon, &session, "say 500 words");
     let ended = stream.wait_for(of_turn("app-server.turn.completed", &turn), DEADLINE);
-    assert_eq!(ended["detail"], json!({"status": "completed", "threadId": thread, "turnId": turn}));
+    assert_completed(&ended, &thread, &turn);
     let deltas = stream.events();
     let deltas = deltas.iter().filter(|event| event["type"] == "app-server.turn.message.delta");
     let said: String = deltas.map(|event| event["detail"]["delta"].as_str().unwrap()).collect();
@@ -162,7 +169,7 @@ fn a_turn_that_ended_without_us_is_told_after_the_reconnect() {
     assert_eq!(record(&daemon, &session_id)["lastTurnStatus"], "failed");
     relay.set_target(Some(listener.authority()));
     let ended = stream.wait_for(of_turn("app-server.turn.completed", &turn), DEADLINE);
-    assert_eq!(ended["detail"], json!({"status": "completed", "threadId": thread, "turnId": turn}));
+    assert_completed(&ended, &thread, &turn);
     assert_eq!(record(&daemon, &session_id)["lastTurnStatus"], "completed");
     assert_eq!(story(&daemon, &turn).iter().filter(|kind| *kind == "app-server.turn.completed").count(), 1);
 }

@@ -28,12 +28,22 @@ impl RealCodex {
             Some(path) => PathBuf::from(path),
             None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/codex/node_modules/.bin/codex"),
         };
+        RealCodex::at(wrapper)
+    }
+
+    /// The one whose `codex` is that file.
+    pub(crate) fn at(wrapper: PathBuf) -> Result<RealCodex, String> {
         if !wrapper.is_file() {
             return Err(format!("no file {}", wrapper.display()));
         }
         let native = native_of(&wrapper)
             .ok_or_else(|| format!("{} has no native binary beside it", wrapper.display()))?;
         Ok(RealCodex { wrapper, native })
+    }
+
+    /// A `codex` of which only the one on the PATH is known.
+    pub(crate) fn only(wrapper: PathBuf) -> RealCodex {
+        RealCodex { native: wrapper.clone(), wrapper }
     }
 
     /// What `codex` on a PATH is: with npm a node script that starts the native binary.
@@ -62,7 +72,16 @@ fn native_of(wrapper: &Path) -> Option<PathBuf> {
     packages.extend(below(&package.join("node_modules/@openai")));
     packages.push(package.to_owned());
     let triples = packages.iter().flat_map(|package| below(&package.join("vendor")));
-    triples.map(|triple| triple.join("bin/codex")).find(|binary| binary.is_file())
+    // Older packages have the binaries of all platforms.
+    let system = if cfg!(target_os = "macos") { "apple-darwin" } else { std::env::consts::OS };
+    let ours = |triple: &PathBuf| {
+        let name = triple.to_string_lossy();
+        name.contains(std::env::consts::ARCH) && name.contains(system)
+    };
+    let triples = triples.filter(ours);
+    // The second is where older versions have it.
+    let places = |triple: PathBuf| ["bin/codex", "codex/codex"].map(|place| triple.join(place));
+    triples.flat_map(places).find(|binary| binary.is_file())
 }
 
 /// Says that a test is skipped, or fails it when it may not be.

@@ -8,8 +8,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use codexd::cli::flags::{FLAGS, Group};
+use codexd::http::reply::ErrorCode;
 use codexd::http::routes::ROUTES;
 use codexd::model::event::EventType;
+use codexd::ops::metrics::{METRICS, PREFIX};
 
 /// The layers, lowest first. A module imports from the layers below its own and from itself. `main` is `src/main.rs`.
 const LAYERS: &[&[&str]] = &[
@@ -453,6 +455,33 @@ fn routes_table() -> String {
     table
 }
 
+fn bodies_table() -> String {
+    let mut text = String::new();
+    for route in ROUTES.iter().filter(|route| !route.spec.body.is_empty()) {
+        write!(
+            text,
+            "\n**{}**\n\n| field | what | |\n|---|---|---|\n",
+            code(&format!("{} {}", route.method, route.path))
+        )
+        .unwrap();
+        for field in route.spec.body.iter().copied().flatten() {
+            let required = if field.required { " (required)" } else { "" };
+            let kind = cell(&field.kind.describe());
+            writeln!(text, "| {}{required} | {kind} | {} |", code(field.name), cell(field.doc)).unwrap();
+        }
+    }
+    text.push('\n');
+    text
+}
+
+fn errors_table() -> String {
+    let mut table = String::from("| status | `error` | when |\n|---|---|---|\n");
+    for error in ErrorCode::ALL {
+        writeln!(table, "| {} | {} | {} |", error.status(), code(error.name()), cell(error.doc())).unwrap();
+    }
+    table
+}
+
 /// The code outside the command line and the configuration, and outside the smoke test, which only sets what others read.
 fn working_code() -> String {
     let setting =
@@ -516,6 +545,16 @@ fn events_table() -> String {
     table
 }
 
+fn metrics_table() -> String {
+    let mut table = String::from("| metric | type | what |\n|---|---|---|\n");
+    for metric in METRICS {
+        let label = metric.label.map(|label| format!("{{{label}}}")).unwrap_or_default();
+        let name = format!("{PREFIX}{}{label}", metric.name);
+        writeln!(table, "| {} | {} | {} |", code(&name), metric.kind.as_str(), cell(metric.help)).unwrap();
+    }
+    table
+}
+
 /// The text with what is between `<!-- name -->` and `<!-- /name -->` replaced.
 fn with_section(text: &str, name: &str, content: &str) -> String {
     let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
@@ -528,8 +567,12 @@ fn with_section(text: &str, name: &str, content: &str) -> String {
 fn the_readme_has_the_tables_of_the_code() {
     let old = read("README.md");
     let mut new = with_section(&old, "routes", &routes_table());
+    new = with_section(&new, "bodies", &bodies_table());
+    new = with_section(&new, "errors", &errors_table());
     new = with_section(&new, "flags", &flags_table());
     new = with_section(&new, "events", &events_table());
+    new = with_section(&new, "metrics", &metrics_table());
+    new = with_section(&new, "matrix", &crate::matrix::table(&codexd::app_server::needs::tried()));
     if old != new && std::env::var_os("CODEXD_BLESS").is_some_and(|value| value == "1") {
         #[expect(clippy::disallowed_methods, reason = "a file of the repository, on request")]
         std::fs::write(root().join("README.md"), &new).unwrap();
@@ -595,7 +638,7 @@ fn elements(xml: &str) -> Result<Vec<(String, String)>, String> {
 fn the_launchd_template_is_whole() {
     let label = "so.makefile.baa-codexd";
     let template = read(&format!("ops/launchd/{label}.plist"));
-    let filled = ["HOME", "REPO_ROOT", "CODEXD"].iter().fold(template, |text, name| {
+    let filled = ["HOME", "REPO_ROOT", "CODEXD", "STOP_SECONDS"].iter().fold(template, |text, name| {
         assert!(text.contains(&format!("__{name}__")), "the template has __{name}__");
         text.replace(&format!("__{name}__"), &format!("/tmp/{}", name.to_lowercase()))
     });

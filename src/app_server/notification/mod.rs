@@ -1,25 +1,32 @@
 //! What each notification of the protocol becomes: one event, and what it does to sessions.
+//!
+//! Nothing of the params is lost. A method without an event type of its own has them whole in `params`. In the detail of
+//! the others stand the fields of the type, and beside them, under its own name and as it came, every other member of the
+//! params; should one of a later version have the name of a field that codexd takes from elsewhere, all are in `params`.
 
 mod describe;
 mod params;
 
-use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
 use crate::model::event::{EventType, Level};
+use crate::model::members::{Members, is_name};
 use crate::model::{self, json};
 
 use self::params::{
-    Delta, DiffDetail, DiffParams, ErrorDetail, ErrorParams, Names, OutputParams, PlanDetail, PlanParams,
-    StatusDetail, StatusParams, ThreadParams, TurnParams,
+    Delta, DiffDetail, DiffParams, ErrorDetail, ErrorParams, OutputDetail, OutputParams, PlanDetail,
+    PlanParams, StatusDetail, StatusParams, ThreadParams, TurnParams,
 };
+
+/// The params of a delta without their values, and without any white space.
+const DELTA_FRAME: &str = r#"{"threadId":,"turnId":,"itemId":,"delta":}"#;
 
 /// Turns notifications into drafts. It remembers the last thread's name, so that the thousands of deltas of one turn
 /// share it.
@@ -40,8 +47,8 @@ impl Translator {
     fn known(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) -> Option<()> {
         let text = params.get();
         match method {
-            "item/agentMessage/delta" => self.delta(drafts, EventType::MessageDelta, "delta", text),
-            "item/plan/delta" => self.delta(drafts, EventType::PlanDelta, "plan delta", text),
+            "item/agentMessage/delta" => self.delta(drafts, EventType::MessageDelta, "delta", params),
+            "item/plan/delta" => self.delta(drafts, EventType::PlanDelta, "plan delta", params),
             "thread/started" => {
                 let ThreadParams { thread } = serde_json::from_str(text).ok()?;
                 let id = &thread.id;
@@ -52,6 +59,7 @@ impl Translator {
                     id,
                     None,
                     &detail,
+                    params,
                     format_args!("App-server thread {id} started."),
                 )
             }
@@ -65,6 +73,7 @@ impl Translator {
                     &thread_id,
                     Some(change),
                     &StatusDetail { status, thread_id: &thread_id },
+                    params,
                     format_args!("App-server thread {thread_id} status changed to {shown}."),
                 )
             }
@@ -78,6 +87,7 @@ impl Translator {
                     &thread_id,
                     Some(change),
                     &detail,
+                    params,
                     format_args!("App-server turn {} started.", turn.id),
                 )
             }
@@ -97,6 +107,7 @@ impl Translator {
                     &thread_id,
                     Some(change),
                     &detail,
+                    params,
                     format_args!("App-server turn {} {}.", turn.id, model::preview(&status)),
                 )
             }
@@ -109,6 +120,7 @@ impl Translator {
                     &thread_id,
                     None,
                     &DiffDetail { diff, thread_id: &thread_id, turn_id: &turn_id },
+                    params,
                     message,
                 )
             }
@@ -116,17 +128,19 @@ impl Translator {
                 let PlanParams { thread_id, turn_id, explanation, plan } = serde_json::from_str(text).ok()?;
                 let detail = PlanDetail { explanation, plan, thread_id: &thread_id, turn_id: &turn_id };
                 let message = format_args!("App-server updated plan for turn {turn_id}.");
-                self.push(drafts, EventType::TurnPlanUpdated, &thread_id, None, &detail, message)
+                self.push(drafts, EventType::TurnPlanUpdated, &thread_id, None, &detail, params, message)
             }
-            "error" => self.error(drafts, text),
-            "command/exec/outputDelta" => command_output(drafts, text),
+            "error" => self.error(drafts, params),
+            "command/exec/outputDelta" => command_output(drafts, params),
             _ => None,
         }
     }
 
     /// The hot path: the texts of the params are copied as they are; only the preview is decoded.
-    fn delta(&mut self, drafts: &mut Drafts, kind: EventType, what: &str, text: &str) -> Option<()> {
+    fn delta(&mut self, drafts: &mut Drafts, kind: EventType, what: &str, params: &RawValue) -> Option<()> {
+        let text = params.get();
         let Delta { delta, item_id, thread_id, turn_id } = serde_json::from_str(text).ok()?;
+        let known = [delta, item_id, thread_id, turn_id].map(|raw| raw.get().len()).iter().sum::<usize>();
         if ![delta, item_id, thread_id, turn_id].iter().all(|raw| raw.get().starts_with('"')) {
             return None;
         }
@@ -149,18 +163,22 @@ impl Translator {
                 out.extend_from_slice(b",\"turnId\":");
                 out.extend_from_slice(turn_id.get().as_bytes());
                 out.push(b'}');
+                if text.len() > known + DELTA_FRAME.len() {
+                    write_rest(out, kind, params);
+                }
             },
         );
         Some(())
     }
 
-    fn error(&mut self, drafts: &mut Drafts, text: &str) -> Option<()> {
+    fn error(&mut self, drafts: &mut Drafts, params: &RawValue) -> Option<()> {
         #[derive(Deserialize, Default)]
         #[serde(default)]
         struct Message {
             message: String,
         }
-        let ErrorParams { thread_id, turn_id, will_retry, error } = serde_json::from_str(text).ok()?;
+        let ErrorParams { thread_id, turn_id, will_retry, error } =
+            serde_json::from_str(params.get()).ok()?;
         let shown: Message = serde_json::from_str(error.get()).unwrap_or_default();
         let change = Change::TurnError { thread_id: thread_id.clone(), turn_id: turn_id.clone(), will_retry };
         let detail = ErrorDetail { error, thread_id: &thread_id, turn_id: &turn_id, will_retry };
@@ -170,15 +188,25 @@ impl Translator {
             &thread_id,
             Some(change),
             &detail,
+            params,
             format_args!("App-server turn {turn_id} failed: {}", model::preview(&shown.message)),
         )
     }
 
     fn unknown(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) {
-        let names = Names::of(params);
-        let thread = names.thread_id.as_deref().map(|id| self.thread(id));
+        let members = Members::of(params).unwrap_or_default();
+        // An object's own id counts as the id of what it is.
+        let id_of = |name: &str, object: &str| {
+            members.text(name).or_else(|| members.object(object).and_then(|object| object.text("id")))
+        };
+        let ids = [
+            ("itemId", id_of("itemId", "item")),
+            ("threadId", id_of("threadId", "thread")),
+            ("turnId", id_of("turnId", "turn")),
+        ];
+        let thread = ids[1].1.as_deref().map(|id| self.thread(id));
         let kind = EventType::Notification;
-        let message = describe::describe(method, params);
+        let message = describe::describe(method, &members);
         drafts.push_raw(
             kind,
             kind.level(),
@@ -187,15 +215,12 @@ impl Translator {
             format_args!("{message}"),
             |out| {
                 out.push(b'{');
-                let mut id = |name: &str, value: &Option<Cow<'_, str>>| {
+                for (name, value) in &ids {
                     if let Some(value) = value {
                         let _ = write_member(out, name, value);
                         out.push(b',');
                     }
-                };
-                id("itemId", &names.item_id);
-                id("threadId", &names.thread_id);
-                id("turnId", &names.turn_id);
+                }
                 let _ = write_member(out, "notificationMethod", method);
                 out.extend_from_slice(b",\"params\":");
                 out.extend_from_slice(params.get().as_bytes());
@@ -204,17 +229,20 @@ impl Translator {
         );
     }
 
+    #[allow(clippy::too_many_arguments, reason = "an event is that much")]
     fn push(
         &mut self,
         drafts: &mut Drafts,
         kind: EventType,
         thread_id: &str,
         change: Option<Change>,
-        detail: &impl serde::Serialize,
+        detail: &impl Serialize,
+        params: &RawValue,
         message: std::fmt::Arguments<'_>,
     ) -> Option<()> {
         let subject = Subject { thread: Some(self.thread(thread_id)), ..Subject::default() };
-        drafts.push(kind, message, Some(detail), subject, change);
+        let write = |out: &mut Vec<u8>| write_detail(out, kind, detail, params);
+        drafts.push_raw(kind, kind.level(), subject, change, message, write);
         Some(())
     }
 
@@ -244,26 +272,55 @@ fn write_member(out: &mut Vec<u8>, name: &str, value: &str) -> serde_json::Resul
     serde_json::to_writer(out, value)
 }
 
-fn command_output(drafts: &mut Drafts, text: &str) -> Option<()> {
-    #[derive(serde::Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct OutputDetail<'a> {
-        cap_reached: bool,
-        delta_base64: &'a RawValue,
-        process_id: &'a RawValue,
-        stream: &'a str,
+/// The fields of an event's type, and what the params have besides.
+fn write_detail(out: &mut Vec<u8>, kind: EventType, detail: &impl Serialize, params: &RawValue) {
+    // The details are our own types and always serialise.
+    match serde_json::to_writer(&mut *out, detail) {
+        Ok(()) => write_rest(out, kind, params),
+        Err(_) => out.extend_from_slice(b"null"),
     }
-    let OutputParams { process_id, stream, delta_base64, cap_reached } = serde_json::from_str(text).ok()?;
-    let level = if stream == "stderr" { Level::Warn } else { Level::Info };
+}
+
+/// Adds to a finished detail what of the params is not in it yet.
+fn write_rest(out: &mut Vec<u8>, kind: EventType, params: &RawValue) {
+    // Fields that are not the member of that name in the params, but taken from within one.
+    let from_within: &[&str] = match kind {
+        EventType::ThreadStarted => &["threadId"],
+        EventType::TurnStarted => &["turnId"],
+        EventType::TurnCompleted => &["status", "turnId"],
+        _ => &[],
+    };
+    let Some(members) = Members::of(params) else { return };
+    let is_one_of = |name: &RawValue, fields: &[&str]| fields.iter().any(|field| is_name(name, field));
+    out.pop();
+    for (name, value) in members.iter().filter(|(name, _)| !is_one_of(name, kind.fields())) {
+        out.push(b',');
+        out.extend_from_slice(name.get().as_bytes());
+        out.push(b':');
+        out.extend_from_slice(value.get().as_bytes());
+    }
+    if members.iter().any(|(name, _)| is_one_of(name, from_within)) {
+        out.extend_from_slice(b",\"params\":");
+        out.extend_from_slice(params.get().as_bytes());
+    }
+    out.push(b'}');
+}
+
+fn command_output(drafts: &mut Drafts, params: &RawValue) -> Option<()> {
+    let OutputParams { process_id, stream, delta_base64, cap_reached } =
+        serde_json::from_str(params.get()).ok()?;
+    let kind = EventType::CommandOutputDelta;
+    let level = if stream == "stderr" { Level::Warn } else { kind.level() };
     let shown = model::preview(&stream);
     let process = model::preview_chars(json::string_chars(process_id.get()));
-    drafts.push_at(
-        EventType::CommandOutputDelta,
+    let detail = OutputDetail { cap_reached, delta_base64, process_id, stream: &stream };
+    drafts.push_raw(
+        kind,
         level,
-        format_args!("App-server emitted {shown} output for command {process}."),
-        Some(&OutputDetail { cap_reached, delta_base64, process_id, stream: &stream }),
         Subject::default(),
         None,
+        format_args!("App-server emitted {shown} output for command {process}."),
+        |out| write_detail(out, kind, &detail, params),
     );
     Some(())
 }
@@ -300,75 +357,4 @@ impl std::fmt::Display for RawString<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn translate(method: &str, params: &str) -> (serde_json::Value, Option<Change>, Subject) {
-        let mut drafts = Drafts::new();
-        let params = RawValue::from_string(params.to_owned()).unwrap();
-        Translator::default().translate(&mut drafts, method, &params);
-        let (text, mut items) = drafts.into_parts();
-        assert_eq!(items.len(), 1);
-        let item = items.remove(0);
-        let inside = std::str::from_utf8(item.text(&text)).unwrap();
-        (serde_json::from_str(&format!("{{{inside}}}")).unwrap(), item.change, item.subject)
-    }
-
-    #[test]
-    fn a_delta_keeps_its_text() {
-        let (event, change, subject) = translate(
-            "item/agentMessage/delta",
-            r#"{"threadId":"t","turnId":"u","itemId":"i","delta":"a\u00e4\n  \"b\""}"#,
-        );
-        assert_eq!(event["type"], "app-server.turn.message.delta");
-        assert_eq!(event["message"], "App-server emitted delta for turn u: aä \"b\"");
-        assert_eq!(
-            event["detail"],
-            serde_json::json!({"delta":"aä\n  \"b\"","itemId":"i","threadId":"t","turnId":"u"})
-        );
-        assert!(change.is_none());
-        assert_eq!(subject.thread.as_deref(), Some("t"));
-    }
-
-    #[test]
-    fn every_event_has_the_fields_of_its_type() {
-        let cases = [
-            ("thread/started", r#"{"thread":{"id":"t"}}"#),
-            ("thread/status/changed", r#"{"threadId":"t","status":{"type":"active","activeFlags":[]}}"#),
-            ("turn/started", r#"{"threadId":"t","turn":{"id":"u","status":"inProgress"}}"#),
-            ("turn/completed", r#"{"threadId":"t","turn":{"id":"u","status":"completed"}}"#),
-            ("turn/diff/updated", r#"{"threadId":"t","turnId":"u","diff":"-a"}"#),
-            ("turn/plan/updated", r#"{"threadId":"t","turnId":"u","plan":[]}"#),
-            ("item/plan/delta", r#"{"threadId":"t","turnId":"u","itemId":"i","delta":"x"}"#),
-            ("error", r#"{"threadId":"t","turnId":"u","willRetry":false,"error":{"message":"m"}}"#),
-            (
-                "command/exec/outputDelta",
-                r#"{"processId":"p","stream":"stderr","deltaBase64":"eA==","capReached":true}"#,
-            ),
-            ("brand/new", r#"{"huge":123456789012345678901234567890}"#),
-        ];
-        for (method, params) in cases {
-            let (event, _, _) = translate(method, params);
-            let kind = EventType::from_name(event["type"].as_str().unwrap()).unwrap();
-            let fields: Vec<&str> = event["detail"].as_object().unwrap().keys().map(String::as_str).collect();
-            assert_eq!(fields, kind.fields(), "{method}");
-            assert_eq!(kind == EventType::Notification, method == "brand/new");
-        }
-    }
-
-    #[test]
-    fn params_of_another_shape_are_passed_on_whole() {
-        for (method, params) in [
-            ("item/agentMessage/delta", r#"{"threadId":7,"turnId":"u","itemId":"i","delta":"x"}"#),
-            ("item/agentMessage/delta", "null"),
-            ("turn/completed", r#"{"threadId":"t","turn":{"id":"u"}}"#),
-            ("turn/started", "[1,2]"),
-        ] {
-            let (event, change, _) = translate(method, params);
-            assert_eq!(event["type"], "app-server.notification", "{method}");
-            assert_eq!(event["detail"]["notificationMethod"], method);
-            assert_eq!(event["detail"]["params"], serde_json::from_str::<serde_json::Value>(params).unwrap());
-            assert!(change.is_none());
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,6 @@
 //! The params of the notifications that become events of their own, and those events' details. Texts that are passed on
 //! stay raw.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -95,43 +93,20 @@ pub(super) struct OutputParams<'a> {
     pub(super) cap_reached: bool,
 }
 
-/// The ids by which any notification can be filtered, where its params have them.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Names<'a> {
-    #[serde(borrow)]
-    pub(super) thread_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(super) turn_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(super) item_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub(super) item: Option<&'a RawValue>,
-}
-
-impl<'a> Names<'a> {
-    /// The ids that the params have; an item's own id counts as its `itemId`.
-    pub(super) fn of(params: &'a RawValue) -> Self {
-        #[derive(Deserialize)]
-        struct Item<'a> {
-            #[serde(borrow)]
-            id: Cow<'a, str>,
-        }
-        let mut names: Self = serde_json::from_str(params.get()).unwrap_or_default();
-        if names.item_id.is_none()
-            && let Some(item) = names.item
-        {
-            names.item_id = serde_json::from_str::<Item<'a>>(item.get()).ok().map(|item| item.id);
-        }
-        names
-    }
-}
-
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct StatusDetail<'a> {
     pub(super) status: &'a RawValue,
     pub(super) thread_id: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OutputDetail<'a> {
+    pub(super) cap_reached: bool,
+    pub(super) delta_base64: &'a RawValue,
+    pub(super) process_id: &'a RawValue,
+    pub(super) stream: &'a str,
 }
 
 #[derive(Serialize)]

@@ -165,7 +165,13 @@ fn batch(seqs: std::ops::RangeInclusive<u64>, padding: usize) -> Arc<Batch> {
             "x".repeat(padding)
         ));
         let kind = EventType::ALL[0];
-        entries.push(Entry { seq, kind, subject: Subject::default(), frame: start..text.len() });
+        entries.push(Entry {
+            seq,
+            kind,
+            level: kind.level(),
+            subject: Subject::default(),
+            frame: start..text.len(),
+        });
     }
     Arc::new(Batch::new(text.into(), entries))
 }

@@ -1,0 +1,122 @@
+//! External commands, each with a deadline: what they start ends with them.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::ids;
+use crate::process::{Process, Spec};
+use crate::threads;
+
+/// How long a command may take; `codex --version` of the npm wrapper needs about a second on a small machine.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes of each output that are looked at.
+const MOST: u64 = 64 * 1024;
+
+/// What a command said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// The beginning of its standard output.
+    pub stdout: String,
+    /// The beginning of its standard error.
+    pub stderr: String,
+}
+
+impl Asked {
+    /// The last line it said that is not blank, on whichever output: what comes before may be warnings.
+    pub fn last_line(&self) -> &str {
+        let mut lines = self.stderr.lines().rev().chain(self.stdout.lines().rev()).map(str::trim);
+        lines.find(|line| !line.is_empty()).unwrap_or("nothing")
+    }
+
+    /// The first line it said that is not blank, on whichever output.
+    pub fn first_line(&self) -> &str {
+        let mut lines = self.stdout.lines().chain(self.stderr.lines()).map(str::trim);
+        lines.find(|line| !line.is_empty()).unwrap_or("nothing")
+    }
+}
+
+/// Runs a command to its end or the deadline, and ends all that it has started.
+///
+/// # Errors
+/// That it cannot be started, or does not end in time, for a person.
+pub(super) fn ask(spec: &Spec, deadline: Duration) -> Result<Asked, String> {
+    let shown = spec.command.display();
+    let mut process =
+        Process::spawn(spec, ids::daemon_id()).map_err(|error| format!("{shown} does not start: {error}"))?;
+    let stdout = process.take_stdout().map(collect);
+    let stderr = process.take_stderr().map(collect);
+    let in_time = process.ended().recv_timeout(deadline) != Err(crossbeam_channel::RecvTimeoutError::Timeout);
+    // Whatever holds the pipes open ends here, and with it the threads that read them.
+    let exit = process.finish();
+    let text = |reader: Option<Reader>| reader.map(Reader::text).unwrap_or_default();
+    let (stdout, stderr) = (text(stdout), text(stderr));
+    if !in_time {
+        return Err(format!("{shown} did not answer within {} s", deadline.as_secs()));
+    }
+    Ok(Asked { code: exit.code, stdout, stderr })
+}
+
+/// Whether a command can be run at all is for the caller to find out; this only makes the [`Spec`].
+pub(super) fn spec(command: &Path, args: &[&str], cwd: &Path) -> Spec {
+    Spec {
+        command: command.to_owned(),
+        args: args.iter().map(Into::into).collect(),
+        cwd: cwd.to_owned(),
+        ..Spec::default()
+    }
+}
+
+struct Reader {
+    thread: std::io::Result<threads::Thread>,
+    text: crossbeam_channel::Receiver<Vec<u8>>,
+}
+
+/// Reads a pipe to its end in a thread of its own; the owner ends the process that writes.
+fn collect(mut pipe: impl Read + Send + 'static) -> Reader {
+    let (sender, text) = crossbeam_channel::bounded(1);
+    let thread = threads::spawn_contained("doctor-out", move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.by_ref().take(MOST).read_to_end(&mut bytes);
+        // Taken, not kept: a command that writes on must not wait for us.
+        let _ = std::io::copy(&mut pipe, &mut std::io::sink());
+        let _ = sender.send(bytes);
+    });
+    Reader { thread, text }
+}
+
+impl Reader {
+    fn text(self) -> String {
+        let bytes = self.text.recv().unwrap_or_default();
+        drop(self.thread);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, deadline: Duration) -> Result<Asked, String> {
+        ask(&spec(Path::new("/bin/sh"), &["-c", script], Path::new("/")), deadline)
+    }
+
+    #[test]
+    fn what_a_command_says() {
+        let asked = shell("echo; echo out; echo err >&2; exit 3", DEADLINE).unwrap();
+        assert_eq!(asked, Asked { code: Some(3), stdout: "\nout\n".to_owned(), stderr: "err\n".to_owned() });
+        assert_eq!(asked.first_line(), "out");
+        let flood = shell("head -c 1000000 /dev/zero", DEADLINE).unwrap();
+        assert_eq!((flood.code, flood.stdout.len() as u64), (Some(0), MOST));
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_ended_with_all_it_started() {
+        let refusal = shell("sleep 300 & sleep 300", Duration::from_secs(1)).unwrap_err();
+        assert_eq!(refusal, "/bin/sh did not answer within 1 s");
+        let missing = ask(&spec(Path::new("/nowhere/codex"), &[], Path::new("/")), DEADLINE).unwrap_err();
+        assert!(missing.starts_with("/nowhere/codex does not start: "), "{missing}");
+    }
+}

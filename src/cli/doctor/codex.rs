@@ -1,0 +1,89 @@
+//! Codex itself: is it there, does it run, which one is it.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::{Check, Host};
+use crate::config::Strategy;
+
+const NAME: &str = "codex";
+const INSTALL: &str = "install it with `npm install -g @openai/codex`, or name it with --server-command PATH";
+
+/// The command of the app-server: its path and version, and the node of the npm package.
+pub(super) fn found(host: &Host) -> Vec<Check> {
+    let server = &host.config.server;
+    if server.strategy == Strategy::External {
+        let what = format!("the app-server runs elsewhere ({})", server.endpoint);
+        return vec![Check::ok(NAME, what)];
+    }
+    let path = match command(host) {
+        Ok(path) => path,
+        Err(problem) => return vec![Check::fail(NAME, problem, INSTALL)],
+    };
+    let mut checks = node(host, &path).into_iter().collect::<Vec<_>>();
+    let shown = path.display();
+    checks.insert(
+        0,
+        match host.ask(&path, &["--version"]) {
+            Ok(said) if said.code == Some(0) => Check::ok(NAME, format!("{} at {shown}", said.first_line())),
+            Ok(said) => Check::fail(NAME, format!("{shown} --version fails: {}", said.first_line()), INSTALL),
+            Err(problem) => Check::fail(NAME, problem, INSTALL),
+        },
+    );
+    checks
+}
+
+/// The Codex of one-shot runs, where it is not that of the app-server.
+pub(super) fn of_runs(host: &Host) -> Vec<Check> {
+    const NAME: &str = "codex-runs";
+    let config = &host.config;
+    let found = host.find(&config.runs.command, &config.paths.repo_root);
+    if config.server.strategy == Strategy::Spawn && command(host).ok() == found.as_ref().ok().cloned() {
+        return Vec::new();
+    }
+    vec![match found {
+        Ok(path) => Check::ok(NAME, format!("one-shot runs use {}", path.display())),
+        Err(problem) => {
+            let what = format!("one-shot runs will fail: {problem}");
+            Check::warn(NAME, what, "install Codex, or name it with --codex-command PATH")
+        }
+    }]
+}
+
+/// The file that the app-server's command stands for in the daemon's environment.
+///
+/// # Errors
+/// Where it was looked for.
+pub(super) fn command(host: &Host) -> Result<PathBuf, String> {
+    let server = &host.config.server;
+    host.find(&server.command, &server.cwd)
+}
+
+/// The npm package's `codex` is a script for `/usr/bin/env node`: without a node on the daemon's PATH it cannot run.
+fn node(host: &Host, codex: &Path) -> Option<Check> {
+    if !is_node_script(codex) {
+        return None;
+    }
+    const NAME: &str = "node";
+    let Some(node) = host.which("node") else {
+        let what = format!("{} needs node, which is not on PATH={}", codex.display(), host.path().display());
+        let todo = "put the folder of node on the PATH of the service (`codexd service install` from a shell that \
+                    has it), or name the native binary with --server-command";
+        return Some(Check::fail(NAME, what, todo));
+    };
+    let shown = node.display();
+    Some(match host.ask(&node, &["--version"]) {
+        Ok(said) if said.code == Some(0) => Check::ok(NAME, format!("{} at {shown}", said.first_line())),
+        Ok(said) => Check::fail(NAME, format!("{shown} fails: {}", said.first_line()), "install node anew"),
+        Err(problem) => Check::fail(NAME, problem, "install node anew"),
+    })
+}
+
+fn is_node_script(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(128).read_to_end(&mut start));
+    read.is_ok()
+        && start.starts_with(b"#!")
+        && start.split(|&byte| byte == b'\n').next().is_some_and(|line| line.ends_with(b"node"))
+}

@@ -1,0 +1,312 @@
+//! What each route takes and answers, beyond its path: the other half of [`ROUTES`](crate::http::routes::ROUTES).
+
+use super::shape::{Member, Shape};
+use crate::http::page;
+use crate::http::reply::ErrorCode;
+use crate::ops::events;
+use crate::ops::fields::{self, Field};
+use Shape::{Count, Flag, List, Or, Ref, Text, Words};
+
+/// A parameter in the query.
+#[derive(Debug)]
+pub struct Param {
+    /// Its name.
+    pub name: &'static str,
+    /// Its shape, as text.
+    pub shape: Shape,
+    /// Its least and its largest value, for a number.
+    pub bounds: Option<(u64, u64)>,
+    /// What it is.
+    pub doc: &'static str,
+}
+
+/// What an answer holds.
+#[derive(Debug, Clone, Copy)]
+pub enum Payload {
+    /// The success envelope, its `data` with these members.
+    Data(&'static [Member]),
+    /// A component, without an envelope.
+    Whole(&'static str),
+    /// Any JSON object, without an envelope.
+    Json,
+    /// Text of this type.
+    Text(&'static str),
+}
+
+/// What a route takes and answers.
+#[derive(Debug)]
+pub struct Spec {
+    /// Its name in the document and in clients made of it.
+    pub name: &'static str,
+    /// What stands in the query.
+    pub query: &'static [Param],
+    /// Whether `Idempotency-Key` is looked at.
+    pub idempotent: bool,
+    /// The fields of its body, in several tables; none for a GET.
+    pub body: &'static [&'static [Field]],
+    /// Whether there must be a body.
+    pub body_required: bool,
+    /// Fields of which the body needs one; exactly one, or at least one.
+    pub choice: Choice,
+    /// Answers that are no error, by status.
+    pub ok: &'static [(u16, Payload)],
+    /// Errors beyond those of every route.
+    pub errors: &'static [ErrorCode],
+    /// Routes whose `{id}` stands in a success: their names, and where it stands.
+    pub links: &'static [(&'static str, &'static str)],
+}
+
+/// Fields of a body of which some must be there.
+#[derive(Debug, Clone, Copy)]
+pub enum Choice {
+    /// None.
+    Free,
+    /// One of these or several.
+    AnyOf(&'static [&'static str]),
+    /// One of these and no other of them.
+    OneOf(&'static [&'static str]),
+}
+
+/// Errors that any route may answer with, most of them from the front door.
+pub const COMMON: &[ErrorCode] = &[
+    ErrorCode::BadRequest,
+    ErrorCode::Unauthorized,
+    ErrorCode::ForbiddenOrigin,
+    ErrorCode::ForbiddenHost,
+    ErrorCode::ForbiddenPeer,
+    ErrorCode::RequestTimeout,
+    ErrorCode::LengthRequired,
+    ErrorCode::PayloadTooLarge,
+    ErrorCode::UriTooLong,
+    ErrorCode::UnsupportedMediaType,
+    ErrorCode::ExpectationFailed,
+    ErrorCode::HeaderFieldsTooLarge,
+    ErrorCode::InternalError,
+    ErrorCode::NotImplemented,
+    ErrorCode::Unavailable,
+    ErrorCode::HttpVersionNotSupported,
+];
+
+const GET: Spec = Spec {
+    name: "",
+    query: &[],
+    idempotent: false,
+    body: &[],
+    body_required: false,
+    ok: &[],
+    errors: &[],
+    choice: Choice::Free,
+    links: &[],
+};
+
+const LIMIT: Param =
+    Param { name: "limit", shape: Count, bounds: Some((1, 10_000)), doc: "how many at most" };
+const AFTER: Param =
+    Param { name: "after", shape: Text, bounds: None, doc: "those behind the one with this id" };
+
+const fn words(name: &'static str, words: &'static [&'static str]) -> Param {
+    Param { name, shape: Words(words), bounds: None, doc: "those only" }
+}
+
+const fn filter(name: &'static str, doc: &'static str) -> Param {
+    Param { name, shape: Text, bounds: None, doc }
+}
+
+const SESSION: Payload = Payload::Data(&[("session", Ref("Session"), "")]);
+const RUN: Payload = Payload::Data(&[("run", Ref("Run"), "")]);
+const REQUEST: Payload = Payload::Data(&[("request", Ref("Request"), "")]);
+const SESSION_ID: &str = "/data/session/sessionId";
+const OF_SESSION: &[(&str, &str)] =
+    &[("getSession", SESSION_ID), ("interruptTurn", SESSION_ID), ("closeSession", SESSION_ID)];
+const RUN_ID: &str = "/data/run/runId";
+const OF_RUN: &[(&str, &str)] = &[("getRun", RUN_ID), ("cancelRun", RUN_ID)];
+const APP_SERVER: [ErrorCode; 2] = [ErrorCode::AppServerError, ErrorCode::Timeout];
+const OF_ID: &[ErrorCode] = &[ErrorCode::NotFound];
+
+/// `GET /healthz`.
+pub const HEALTH: Spec = Spec { name: "getHealth", ok: &[(200, Payload::Whole("Health"))], ..GET };
+/// `GET /`.
+pub const PAGE: Spec = Spec { name: "getPage", ok: &[(200, Payload::Text(page::HTML))], ..GET };
+/// `GET /page/{id}`.
+pub const PAGE_FILE: Spec = Spec {
+    name: "getPageFile",
+    ok: &[
+        (200, Payload::Text(page::SCRIPT)),
+        (200, Payload::Text(page::STYLE)),
+        (200, Payload::Text(page::IMAGE)),
+    ],
+    errors: OF_ID,
+    ..GET
+};
+/// `GET /readyz`.
+pub const READY: Spec = Spec {
+    name: "getReadiness",
+    ok: &[(200, Payload::Whole("Readiness")), (503, Payload::Whole("Readiness"))],
+    ..GET
+};
+/// `GET /metrics`.
+pub const METRICS: Spec =
+    Spec { name: "getMetrics", ok: &[(200, Payload::Text(crate::ops::metrics::CONTENT_TYPE))], ..GET };
+/// `GET /v1/codexd/openapi.json`.
+pub const OPENAPI: Spec = Spec { name: "getOpenApi", ok: &[(200, Payload::Json)], ..GET };
+/// `GET /v1/codexd/status`.
+pub const STATUS: Spec = Spec {
+    name: "getStatus",
+    ok: &[(200, Payload::Data(&[("service", Ref("Service"), ""), ("snapshot", Ref("Snapshot"), "")]))],
+    ..GET
+};
+/// `GET /v1/codexd/sessions`.
+pub const LIST_SESSIONS: Spec = Spec {
+    name: "listSessions",
+    query: &[
+        words("status", &["active", "closed"]),
+        words("purpose", &["duplex", "smoke", "worker"]),
+        LIMIT,
+        AFTER,
+    ],
+    ok: &[(200, Payload::Data(&[("sessions", List(&Ref("Session")), "in order of creation")]))],
+    ..GET
+};
+/// `POST /v1/codexd/sessions`.
+pub const CREATE_SESSION: Spec = Spec {
+    name: "createSession",
+    idempotent: true,
+    body: &[fields::SESSION, fields::THREAD],
+    body_required: true,
+    ok: &[(201, SESSION), (200, SESSION)],
+    links: OF_SESSION,
+    errors: &[ErrorCode::Conflict, ErrorCode::IdempotencyMismatch, APP_SERVER[0], APP_SERVER[1]],
+    ..GET
+};
+/// `GET /v1/codexd/sessions/{id}`.
+pub const GET_SESSION: Spec = Spec {
+    name: "getSession",
+    ok: &[(
+        200,
+        Payload::Data(&[
+            ("session", Ref("Session"), ""),
+            ("recentEvents", List(&Ref("Event")), "cached events about it"),
+        ]),
+    )],
+    errors: OF_ID,
+    ..GET
+};
+/// `POST /v1/codexd/sessions/{id}/interrupt`.
+pub const INTERRUPT: Spec = Spec {
+    name: "interruptTurn",
+    body: &[fields::INTERRUPT],
+    ok: &[(202, Payload::Data(&[("session", Ref("Session"), ""), ("turnId", Text, "")]))],
+    errors: &[ErrorCode::NotFound, ErrorCode::Conflict, APP_SERVER[0], APP_SERVER[1]],
+    ..GET
+};
+/// `POST /v1/codexd/sessions/{id}/close`.
+pub const CLOSE: Spec = Spec {
+    name: "closeSession",
+    ok: &[(200, SESSION)],
+    errors: &[ErrorCode::NotFound, ErrorCode::Conflict, APP_SERVER[0], APP_SERVER[1]],
+    ..GET
+};
+/// `GET /v1/codexd/runs`.
+pub const LIST_RUNS: Spec = Spec {
+    name: "listRuns",
+    ok: &[(200, Payload::Data(&[("runs", List(&Ref("Run")), "in order of creation")]))],
+    ..GET
+};
+/// `POST /v1/codexd/runs`.
+pub const CREATE_RUN: Spec = Spec {
+    name: "createRun",
+    idempotent: true,
+    body: &[fields::RUN],
+    body_required: true,
+    ok: &[(202, RUN), (200, RUN)],
+    links: OF_RUN,
+    errors: &[ErrorCode::NotFound, ErrorCode::IdempotencyMismatch, ErrorCode::TooManyRuns],
+    ..GET
+};
+/// `GET /v1/codexd/runs/{id}`.
+pub const GET_RUN: Spec = Spec { name: "getRun", ok: &[(200, RUN)], errors: OF_ID, ..GET };
+/// `POST /v1/codexd/runs/{id}/cancel`.
+pub const CANCEL_RUN: Spec = Spec { name: "cancelRun", ok: &[(202, RUN), (200, RUN)], errors: OF_ID, ..GET };
+/// `GET /v1/codexd/requests`.
+pub const LIST_REQUESTS: Spec = Spec {
+    name: "listRequests",
+    query: &[words("status", &["pending", "answered", "expired", "cancelled", "orphaned"]), LIMIT, AFTER],
+    ok: &[(200, Payload::Data(&[("requests", List(&Ref("Request")), "in order of creation")]))],
+    ..GET
+};
+/// `GET /v1/codexd/requests/{id}`.
+pub const GET_REQUEST: Spec = Spec { name: "getRequest", ok: &[(200, REQUEST)], errors: OF_ID, ..GET };
+/// `POST /v1/codexd/requests/{id}/answer`.
+pub const ANSWER: Spec = Spec {
+    name: "answerRequest",
+    body: &[fields::ANSWER],
+    body_required: true,
+    choice: Choice::OneOf(&["decision", "answers", "result", "error"]),
+    ok: &[(200, REQUEST)],
+    errors: &[ErrorCode::NotFound, ErrorCode::Conflict],
+    ..GET
+};
+/// `POST /v1/codexd/turn`.
+pub const CREATE_TURN: Spec = Spec {
+    name: "createTurn",
+    body: &[fields::INPUT, fields::TURN],
+    body_required: true,
+    choice: Choice::AnyOf(&["input", "prompt"]),
+    links: OF_SESSION,
+    ok: &[(
+        202,
+        Payload::Data(&[
+            ("accepted", Flag, ""),
+            ("session", Ref("Session"), ""),
+            ("turnId", Text, ""),
+            ("steered", Flag, "whether the input went to a turn that was already running"),
+        ]),
+    )],
+    errors: &[ErrorCode::NotFound, ErrorCode::Conflict, APP_SERVER[0], APP_SERVER[1]],
+    ..GET
+};
+/// The event stream's path, without an upgrade.
+pub const EVENTS: Spec = Spec {
+    name: "getEvents",
+    query: &[
+        Param {
+            name: "after",
+            shape: Count,
+            bounds: Some((0, u64::MAX)),
+            doc: "the cursor: events after this seq",
+        },
+        Param {
+            name: "limit",
+            shape: Count,
+            bounds: Some((1, events::MAX_LIMIT as u64)),
+            doc: "events of a page at most; 500 unless given",
+        },
+        Param { name: "type", shape: List(&Text), bounds: None, doc: "beginnings of types: any of them" },
+        filter("sessionId", "events of the session and of its thread"),
+        filter("threadId", "events of the thread and of the sessions on it"),
+        filter("runId", "events of the run"),
+    ],
+    ok: &[
+        (
+            200,
+            Payload::Data(&[
+                ("events", List(&Ref("Event")), "in order of seq"),
+                ("oldestSeq", Count, "the oldest still in the log"),
+                ("latestSeq", Count, "the last one"),
+                ("more", Flag, "whether there are more after these"),
+                ("gap", Or(&Ref("Gap")), "what was asked for, but is not there any more"),
+            ]),
+        ),
+        (200, Payload::Text("text/event-stream")),
+    ],
+    errors: &[ErrorCode::UpgradeRequired],
+    ..GET
+};
+
+impl Spec {
+    /// Whether the route may answer with this status.
+    pub fn has_status(&self, status: u16) -> bool {
+        self.ok.iter().any(|(ok, _)| *ok == status)
+            || self.errors.iter().chain(COMMON).any(|code| code.status() == status)
+    }
+}

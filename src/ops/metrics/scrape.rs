@@ -1,0 +1,128 @@
+//! What the metrics are made of, gathered once an answer.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::counters::Streams;
+use crate::hub::tally::Tally;
+use crate::hub::{Core, Waiting};
+use crate::model::record::{ChildStatus, RequestStatus, RunStatus, SessionStatus};
+use crate::ops::Ops;
+use crate::store::usage::{self, Usage};
+use crate::threads;
+
+/// The hub's deadline; without its answer there is a scrape all the same.
+const HUB_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Everything that an answer says.
+#[derive(Debug)]
+pub struct Scrape {
+    pub(super) started_seconds: f64,
+    pub(super) ready: [(&'static str, bool); 5],
+    /// Nothing when the hub does not answer.
+    pub(super) hub: Option<Hub>,
+    /// Nothing when the folder cannot be read.
+    pub(super) logs: Option<Usage>,
+    pub(super) free: [(&'static str, Option<u64>); 2],
+    pub(super) waiting: Waiting,
+    pub(super) streams: [(&'static str, Streams); 2],
+    pub(super) answers: [(&'static str, u64); 5],
+    pub(super) panics: u64,
+}
+
+/// What the hub knows.
+#[derive(Debug)]
+pub(super) struct Hub {
+    pub(super) tally: Tally,
+    pub(super) seq: u64,
+    pub(super) oldest_seq: u64,
+    pub(super) stalled: bool,
+    pub(super) child_up: bool,
+    pub(super) child_generation: u64,
+    pub(super) child_restarts: u64,
+    pub(super) sessions: [(&'static str, u64); 2],
+    pub(super) turns: u64,
+    pub(super) runs: [(&'static str, u64); 4],
+    pub(super) requests: [(&'static str, u64); 5],
+}
+
+impl Scrape {
+    /// Now.
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 do not come near 2^53")]
+    pub fn take(ops: &Ops) -> Self {
+        let checks = ops.readiness().checks;
+        let ready = [
+            ("hub", checks.hub.ok),
+            ("log", checks.log.ok),
+            ("disk", checks.disk.ok),
+            ("child", checks.child.ok),
+            ("appServer", checks.app_server.ok),
+        ];
+        // One that has just kept us waiting is not asked again.
+        let hub = checks.hub.ok.then(|| ops.hub.ask_within(HUB_DEADLINE, |core| Hub::take(core)));
+        let paths = &ops.config.paths;
+        let free = |folder: &Path| usage::free(folder).ok();
+        Self {
+            started_seconds: ops.counters.started() as f64 / 1000.0,
+            ready,
+            hub: hub.and_then(Result::ok),
+            logs: Usage::of(&paths.logs_dir).ok(),
+            free: [("logs", free(&paths.logs_dir)), ("state", free(&paths.state_dir))],
+            waiting: ops.hub.waiting(),
+            streams: ops.counters.streams(),
+            answers: ops.counters.answers(),
+            panics: threads::contained_panics(),
+        }
+    }
+}
+
+impl Hub {
+    /// In the hub's thread: one look at each record, nothing is copied but numbers.
+    fn take(core: &Core) -> Self {
+        let state = core.state();
+        let child = &state.daemon.child;
+        let (mut active, mut closed, mut turns) = (0, 0, 0);
+        for session in state.sessions.all() {
+            match session.status {
+                SessionStatus::Active => active += 1,
+                SessionStatus::Closed => closed += 1,
+            }
+            turns += u64::from(session.current_turn_id.is_some());
+        }
+        let mut runs = [("queued", 0), ("running", 0), ("completed", 0), ("failed", 0)];
+        for run in state.runs.all() {
+            let at = match run.status {
+                RunStatus::Queued => 0,
+                RunStatus::Running => 1,
+                RunStatus::Completed => 2,
+                RunStatus::Failed => 3,
+            };
+            runs[at].1 += 1;
+        }
+        let mut requests =
+            [("pending", 0), ("answered", 0), ("expired", 0), ("cancelled", 0), ("orphaned", 0)];
+        for request in state.requests.all() {
+            let at = match request.status {
+                RequestStatus::Pending => 0,
+                RequestStatus::Answered => 1,
+                RequestStatus::Expired => 2,
+                RequestStatus::Cancelled => 3,
+                RequestStatus::Orphaned => 4,
+            };
+            requests[at].1 += 1;
+        }
+        Self {
+            tally: core.tally(),
+            seq: core.latest_seq(),
+            oldest_seq: core.oldest_seq().unwrap_or(0),
+            stalled: core.stalled().is_some(),
+            child_up: matches!(child.status, ChildStatus::Running | ChildStatus::External),
+            child_generation: child.generation,
+            child_restarts: child.restarts,
+            sessions: [("active", active), ("closed", closed)],
+            turns,
+            runs,
+            requests,
+        }
+    }
+}
