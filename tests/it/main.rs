@@ -52,6 +52,7 @@ mod mutate;
 mod notify;
 mod openapi;
 mod orphans;
+mod page;
 mod processes;
 mod readme;
 mod readme_operation;
