@@ -17,6 +17,7 @@ Examples:
   codexd start --server-command /opt/codex/bin/codex --server-arg app-server
   codexd status --json | jq .daemon       Ask the files, not the daemon
   codexd run --sandbox read-only 'Explain this repository'
+  codexd ask 'What is this repository for?'
   codexd tail --type app-server.turn      Watch the turns
 ";
 

@@ -2,6 +2,7 @@
 //! [`resolve`] → [`Config`] → an action. The tables in [`flags`] are all there is to know about
 //! flags and actions. Only this module prints, and only through [`print`](mod@print).
 
+pub mod ask;
 pub mod doctor;
 pub mod events;
 pub mod flags;
@@ -23,6 +24,7 @@ pub mod start;
 pub mod status;
 pub mod stub;
 pub mod tail;
+pub mod terminal;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -83,6 +85,12 @@ fn act(command: Command) -> ExitCode {
             smoke::run(config, low.json, keep_files)
         }),
         Action::Run => with_config(&|config, low| run::run(&config, low, &command.words)),
+        Action::Ask => with_config(&|config, low| match low.json {
+            true => {
+                refuse(&UsageError::new("ask prints what Codex says; for JSON there is codexd tail --json"))
+            }
+            false => ask::run(&config, &low.people, &command.words),
+        }),
         Action::Sessions => with_config(&|config, low| list::run(&config, list::SESSIONS, low.json)),
         Action::Runs => with_config(&|config, low| list::run(&config, list::RUNS, low.json)),
         Action::Requests => with_config(&|config, low| {
