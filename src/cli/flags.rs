@@ -4,7 +4,7 @@
 use log::LevelFilter;
 
 use super::low::{Expected, LowArgs, Restart, count, millis, number, one_of};
-use super::service;
+use super::{completions, service};
 use crate::config::{ApiBase, Mode, RequestPolicy, Strategy, Sync};
 use crate::ops::runs::SANDBOXES;
 
@@ -25,6 +25,8 @@ pub enum Action {
     Answer,
     Doctor,
     Service,
+    Completions,
+    Man,
     Help,
     StubAppServer,
     StubExec,
@@ -109,6 +111,13 @@ pub const ACTIONS: &[ActionRow] = &[
         &[service::VERBS],
         "Run codexd under launchd or systemd: write its file (with the settings given here), remove it, or show it",
     ),
+    with_words(
+        Action::Completions,
+        "completions",
+        &[completions::SHELLS],
+        "Print the completions for a shell, to be put where that looks for them",
+    ),
+    action(Action::Man, "man", "Print the manual page (roff)"),
     action(Action::Help, "help", "Show this text"),
     stand_in(Action::StubAppServer, "stub-app-server", "Built-in stand-in for `codex app-server`"),
     stand_in(Action::StubExec, "stub-exec", "Built-in stand-in for `codex exec`"),

@@ -7,7 +7,8 @@ const WIDTH: usize = 100;
 /// Where the explanations begin.
 const COLUMN: usize = 32;
 
-const EXAMPLES: &str = "\
+/// Lines to try, under a heading.
+pub(super) const EXAMPLES: &str = "\
 Examples:
   codexd                                  Run the daemon for this folder; stop it with Ctrl-C
   codexd smoke                            See whether codexd itself works here
@@ -21,7 +22,8 @@ Examples:
   codexd tail --type app-server.turn      Watch the turns
 ";
 
-const FOOTER: &str = "\
+/// What holds for every flag.
+pub(super) const FOOTER: &str = "\
 A flag beats its variable, a variable beats the default; a blank value counts as not given.
 Values are written --flag VALUE or --flag=VALUE.
 Exit codes: 0 done, 1 failed at run time, 2 wrong command line or environment.

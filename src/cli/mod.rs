@@ -3,6 +3,7 @@
 //! flags and actions. Only this module prints, and only through [`print`](mod@print).
 
 pub mod ask;
+pub mod completions;
 pub mod doctor;
 pub mod events;
 pub mod flags;
@@ -11,6 +12,7 @@ pub mod interrupt;
 pub mod list;
 pub mod logging;
 pub mod low;
+pub mod man;
 pub mod parse;
 pub mod print;
 pub mod question;
@@ -107,6 +109,11 @@ fn act(command: Command) -> ExitCode {
             service::run(&config, &command.given, &command.words, &wanted)
                 .unwrap_or_else(|error| refuse(&error))
         }),
+        Action::Completions => {
+            let shell = command.words.first().map(|shell| shell.to_string_lossy()).unwrap_or_default();
+            completions::script(&shell).map_or_else(|error| refuse(&error), |script| print::out(&script))
+        }
+        Action::Man => print::out(&man::page()),
         Action::Help => print::out(&help::help()),
         Action::StubAppServer => stub::app_server(command.words),
         Action::StubExec => stub::exec(command.words),
