@@ -54,6 +54,7 @@ mod mutate;
 mod notify;
 mod openapi;
 mod orphans;
+mod page;
 mod processes;
 mod pty;
 mod readme;
