@@ -15,8 +15,9 @@ help: ## Show this list
 smoke: ## Test the daemon from end to end with the built-in stand-in; needs no Codex
 	$(CARGO) run --locked --quiet -- smoke
 
-test: ## All tests; installs the real Codex into target/codex first, if npm can
+test: ## All tests; installs the real Codex and what drives a browser into target first, if npm can
 	sh tests/install-codex.sh
+	sh tests/install-browser.sh
 	$(CARGO) test --locked
 
 # The versions of @openai/codex that `make matrix` tries, the newest first

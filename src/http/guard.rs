@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::head::Head;
+use super::page;
 use super::reply::ApiError;
 
 /// Names under which this host's loopback interface may be addressed.
@@ -47,7 +48,7 @@ impl Guard {
         Self { port, token: None, peer: None }
     }
 
-    /// Every path but `/healthz` and `/readyz` needs what `check` asks for.
+    /// Every path but `/healthz`, `/readyz` and the files of the [`page`] needs what `check` asks for.
     #[must_use]
     pub fn with_token(mut self, check: TokenCheck) -> Self {
         self.token = Some(check);
@@ -71,7 +72,7 @@ impl Guard {
         let host = self.check_host(head)?;
         self.check_origin(head, host)?;
         match &self.token {
-            Some(check) if !OPEN_PATHS.contains(&head.path()) => check(head, parameter),
+            Some(check) if !is_open(head) => check(head, parameter),
             _ => Ok(()),
         }
     }
@@ -116,6 +117,12 @@ impl Guard {
         };
         ours.then_some(name)
     }
+}
+
+/// Whether a request needs no token, whatever is configured.
+fn is_open(head: &Head) -> bool {
+    let reads = matches!(head.method(), "GET" | "HEAD") && !head.wants_websocket();
+    OPEN_PATHS.contains(&head.path()) || reads && page::has(head.path())
 }
 
 /// Whether a request with a body declares it as JSON (RFC 8259 section 11); a charset may stand there if it is UTF-8.
@@ -235,6 +242,18 @@ mod tests {
         assert_eq!(status("GET /v1 HTTP/1.1", "Host: localhost:2"), 403);
         assert_eq!(status("GET /healthz HTTP/1.1", "Host: localhost:1"), 200);
         assert_eq!(status("GET /healthz/ HTTP/1.1", "Host: localhost:1"), 200);
+        for open in ["GET / HTTP/1.1", "HEAD /?x HTTP/1.1", "GET /page/app.mjs HTTP/1.1"] {
+            assert_eq!(status(open, "Host: localhost:1"), 200, "{open}");
+            assert_eq!(status(open, "Host: evil.example:1"), 403, "{open}");
+        }
+        for closed in [
+            "POST / HTTP/1.1",
+            "GET /page HTTP/1.1",
+            "GET /page/../v1 HTTP/1.1",
+            "GET /page/app.mjsx HTTP/1.1",
+        ] {
+            assert_eq!(status(closed, "Host: localhost:1"), 401, "{closed}");
+        }
     }
 
     #[test]

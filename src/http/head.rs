@@ -157,11 +157,14 @@ impl Head {
         self.all(name).next()
     }
 
-    /// Whether a comma-separated list of that name has the token, in whatever case (RFC 9110 section 5.6.1).
+    /// The items of a comma-separated list of that name (RFC 9110 section 5.6.1), in order.
+    pub fn items<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.all(name).flat_map(|value| value.split(',')).map(|item| item.trim_matches([' ', '\t']))
+    }
+
+    /// Whether such a list has the token, in whatever case.
     pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.all(name)
-            .flat_map(|value| value.split(','))
-            .any(|item| item.trim_matches([' ', '\t']).eq_ignore_ascii_case(token))
+        self.items(name).any(|item| item.eq_ignore_ascii_case(token))
     }
 
     /// Whether the client wants a WebSocket. Any other `Upgrade` may be ignored (RFC 9110 section 7.8).

@@ -15,6 +15,7 @@ pub mod guard;
 pub mod head;
 mod inner;
 pub mod openapi;
+pub mod page;
 pub mod peer;
 mod permits;
 pub mod reply;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::api::{Request, Route as Way};
 use super::openapi;
 use super::openapi::spec::{self, Spec};
+use super::page;
 use super::reply::{ApiError, ErrorCode, Reply};
 use crate::model::record::{Request as CodexRequest, Run, Session};
 use crate::ops::body::Body;
@@ -109,6 +110,22 @@ pub fn events(ops: &Ops, request: &Request) -> Reply {
 
 /// Every route but the event stream, whose path is configured, and /healthz, which the front door answers itself.
 pub const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/",
+        pool: Pool::Read,
+        doc: "a page to look at, for browsers",
+        spec: &spec::PAGE,
+        handle: |_, call| call.page(),
+    },
+    Route {
+        method: "GET",
+        path: "/page/{id}",
+        pool: Pool::Read,
+        doc: "what it consists of",
+        spec: &spec::PAGE_FILE,
+        handle: |_, call| call.page(),
+    },
     Route {
         method: "GET",
         path: "/readyz",
@@ -273,6 +290,13 @@ impl Call<'_> {
 
     fn optional_body(&self) -> Result<Body, OpError> {
         Ok(Body::parse_optional(&self.request.body)?.declared(self.spec.body))
+    }
+
+    fn page(&self) -> Answer {
+        let path = if self.id.is_empty() { "/".to_owned() } else { format!("/page/{}", self.id) };
+        page::reply(&path).ok_or_else(|| {
+            OpError::NotFound(format!("The page has no file {}.", crate::model::preview(&self.id)))
+        })
     }
 
     fn query(&self) -> Query {

@@ -1,6 +1,7 @@
-//! The bearer token of a request (RFC 6750 section 2.1), and for browsers' WebSockets, which can set no header,
-//! `?token=` on the upgrade alone.
+//! The bearer token of a request (RFC 6750 section 2.1), and for browsers' WebSockets, which can set no header, a
+//! subprotocol that carries it ([`SUBPROTOCOL`]), or `?token=` on the upgrade alone.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::guard::TokenCheck;
@@ -11,6 +12,11 @@ use crate::store::token::TokenFile;
 /// The query parameter, taken out of every head before anything else sees it (see `Head::take_parameter`).
 pub(super) const PARAMETER: &str = "token";
 
+/// What a subprotocol begins with that is no protocol but the token, in base64url without padding (RFC 4648 section
+/// 5): `new WebSocket(url, ["codexd.v1", "codexd.bearer.…"])`. Unlike a URL it is kept in no history and no log. It is
+/// never named as the protocol chosen.
+pub const SUBPROTOCOL: &str = "codexd.bearer.";
+
 /// Demands the token that stands in the file at the moment of the request.
 pub fn check(file: TokenFile) -> TokenCheck {
     Arc::new(move |head, parameter| {
@@ -19,7 +25,7 @@ pub fn check(file: TokenFile) -> TokenCheck {
             ApiError::unavailable("The token file cannot be used; the daemon's log says why.")
                 .with_retry_after(5)
         })?;
-        if secret.matches(given) {
+        if secret.matches(&given) {
             Ok(())
         } else {
             Err(ApiError::unauthorized("The token is not the right one."))
@@ -27,26 +33,65 @@ pub fn check(file: TokenFile) -> TokenCheck {
     })
 }
 
-/// The token as the client gave it.
-fn given<'a>(head: &'a Head, parameter: Option<&'a str>) -> Result<&'a str, ApiError> {
+/// The token as the client gave it: the header goes before the subprotocol, and that before the query.
+fn given<'a>(head: &'a Head, parameter: Option<&'a str>) -> Result<Cow<'a, str>, ApiError> {
     let mut fields = head.all("authorization");
-    match (fields.next(), fields.next(), parameter) {
-        (Some(field), None, _) => {
+    match (fields.next(), fields.next()) {
+        (Some(field), None) => {
             let (scheme, token) = field.split_once(' ').unwrap_or((field, ""));
             if scheme.eq_ignore_ascii_case("bearer") {
-                return Ok(token.trim_matches(' '));
+                return Ok(token.trim_matches(' ').into());
             }
-            Err(ApiError::unauthorized("The Authorization header must be Bearer and the token."))
+            return Err(ApiError::unauthorized("The Authorization header must be Bearer and the token."));
         }
-        (None, None, Some(token)) if head.wants_websocket() => Ok(token),
-        (None, None, Some(_)) => Err(ApiError::unauthorized(
+        (None, _) => {}
+        _ => return Err(ApiError::unauthorized("There must be one Authorization header.")),
+    }
+    if head.wants_websocket() {
+        let mut protocols =
+            head.items("sec-websocket-protocol").filter_map(|item| item.strip_prefix(SUBPROTOCOL));
+        match (protocols.next(), protocols.next()) {
+            (None, _) => {}
+            (Some(text), None) => return from_base64url(text).map(Cow::Owned).ok_or_else(bad_subprotocol),
+            _ => return Err(bad_subprotocol()),
+        }
+    }
+    match parameter {
+        Some(token) if head.wants_websocket() => Ok(token.into()),
+        Some(_) => Err(ApiError::unauthorized(
             "The token must be sent as `Authorization: Bearer …`; in the URL it is taken for a WebSocket only.",
         )),
-        (None, None, None) => {
-            Err(ApiError::unauthorized("A token is needed: send the header `Authorization: Bearer …`."))
-        }
-        _ => Err(ApiError::unauthorized("There must be one Authorization header.")),
+        None => Err(ApiError::unauthorized("A token is needed: send the header `Authorization: Bearer …`.")),
     }
+}
+
+fn bad_subprotocol() -> ApiError {
+    ApiError::unauthorized(format!("One subprotocol must be {SUBPROTOCOL} and the token in base64url."))
+}
+
+/// Text from base64url without padding; nothing for what is none.
+fn from_base64url(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
+    let (mut bits, mut count) = (0_u32, 0);
+    for byte in text.bytes() {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'-' => 62,
+            b'_' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6 | u32::from(value)) & 0xffff;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from(bits >> count & 0xff).ok()?);
+        }
+    }
+    // What is left over is padding, less than a byte's digit and all zero (section 3.5).
+    let clean = count < 6 && bits & ((1 << count) - 1) == 0;
+    String::from_utf8(bytes).ok().filter(|_| clean)
 }
 
 #[cfg(test)]
@@ -62,7 +107,7 @@ mod tests {
         let given = given(&head, parameter.as_deref());
         let right = given.and_then(|given| {
             let secret = file.current().unwrap();
-            if secret.matches(given) { Ok(()) } else { Err(ApiError::unauthorized("")) }
+            if secret.matches(&given) { Ok(()) } else { Err(ApiError::unauthorized("")) }
         });
         right.map_or_else(|error| error.code.status(), |()| 200)
     }
@@ -74,6 +119,9 @@ mod tests {
         let token = file.current().unwrap().expose().to_owned();
         let bearer = format!("Authorization: Bearer {token}\r\n");
         let query = format!("/x?after=1&token={token}");
+        let protocol =
+            |token: &str| format!("Sec-WebSocket-Protocol: codexd.v1, {SUBPROTOCOL}{}\r\n", base64url(token));
+        let (right, wrong) = (protocol(&token), protocol("nonsense"));
         for (target, fields, expected) in [
             ("/x", "", 401),
             ("/x", bearer.as_str(), 200),
@@ -91,8 +139,40 @@ mod tests {
             ("/x?token=nonsense", UPGRADE, 401),
             ("/x?token=nonsense", &format!("{UPGRADE}{bearer}"), 200),
             (&query, &format!("{UPGRADE}Authorization: Bearer nonsense\r\n"), 401),
+            ("/x", &right, 401),
+            ("/x", &format!("{UPGRADE}{right}"), 200),
+            ("/x", &format!("{UPGRADE}{wrong}"), 401),
+            (&query, &format!("{UPGRADE}{wrong}"), 401),
+            ("/x", &format!("{UPGRADE}{right}{wrong}"), 401),
+            ("/x", &format!("{UPGRADE}{wrong}{bearer}"), 200),
+            ("/x", &format!("{UPGRADE}Sec-WebSocket-Protocol: {SUBPROTOCOL}{token}=\r\n"), 401),
+            ("/x", &format!("{UPGRADE}Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n"), 401),
         ] {
             assert_eq!(status(&file, target, fields), expected, "{target} {fields}");
+        }
+    }
+
+    fn base64url(text: &str) -> String {
+        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut out = String::new();
+        for part in text.as_bytes().chunks(3) {
+            let bits =
+                part.iter().enumerate().fold(0, |bits, (at, &byte)| bits | u32::from(byte) << (16 - 8 * at));
+            for at in 0..=part.len() {
+                out.push(char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize]));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn base64url_both_ways() {
+        for text in ["", "a", "ab", "abc", "~?>/+ =", "é€", "0123456789abcdefghijklmnop"] {
+            assert_eq!(from_base64url(&base64url(text)).as_deref(), Some(text));
+        }
+        assert_eq!(from_base64url("Zm9v-_8").as_deref(), None, "no UTF-8");
+        for bad in ["Z", "Zh", "Zm9=", "Zm9v\n", "Zm+v", "Zm9vZ"] {
+            assert_eq!(from_base64url(bad), None, "{bad}");
         }
     }
 }

@@ -24,6 +24,9 @@ use crate::threads;
 
 /// A payload that is no JSON object (contract, section 6; 4000 to 4999 are for private use).
 const NOT_AN_OBJECT: u16 = 4002;
+/// The one subprotocol there is: what this module speaks. A client need not ask for it; a browser that gives its token
+/// as a subprotocol must offer one that can be chosen.
+pub const SUBPROTOCOL: &str = "codexd.v1";
 /// Time for the client to answer our Close.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// Characters of a client's own text that an answer repeats.
@@ -71,8 +74,10 @@ pub fn serve(source: &dyn EventSource, upgrade: Upgrade<'_>) -> Result<(), Reply
     let key = check_handshake(upgrade.head)?;
     let _present = Present::enter(source);
     let Opening { hello, origin, filter } = source.subscribe(upgrade.head.query())?;
+    let offered = upgrade.head.items("sec-websocket-protocol").any(|name| name == SUBPROTOCOL);
+    let chosen = if offered { format!("sec-websocket-protocol: {SUBPROTOCOL}\r\n") } else { String::new() };
     let accepted = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {}\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {}\r\n{chosen}\r\n",
         derive_accept_key(key.as_bytes())
     );
     source.client_accepted();

@@ -97,6 +97,17 @@ impl Daemon {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// How often its threads have waited for something so far (`voluntary_ctxt_switches` of proc_pid_status(5)).
+    pub fn wake_ups(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of_thread = |path: std::path::PathBuf| {
+            let status = std::fs::read_to_string(path.join("status")).unwrap();
+            let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        tasks.map(|task| of_thread(task.unwrap().path())).sum()
+    }
+
     /// The most it ever was.
     pub fn peak(&self) -> u64 {
         self.memory("VmHWM:")

@@ -200,6 +200,12 @@ fn start_idle_stop(report: &mut Report) {
         report.add("start to serving", "ms", Better::Less, Some(10.0), daemon.started_in.as_secs_f64() * 1e3);
         daemon.http().get("/healthz");
         report.add("idle memory", "MB", Better::Less, Some(5.0), daemon.resident() as f64 / 1024.0);
+        // The state files of the start are written by then.
+        std::thread::sleep(Duration::from_secs(2));
+        let before = daemon.wake_ups();
+        std::thread::sleep(Duration::from_secs(3));
+        let woken = (daemon.wake_ups() - before) as f64;
+        report.add("wake-ups of an idle daemon in 3 s", "", Better::Less, Some(0.0), woken);
         let (took, _folder) = daemon.stop();
         report.add("stop, idle", "ms", Better::Less, Some(50.0), took.as_secs_f64() * 1e3);
     }

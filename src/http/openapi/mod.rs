@@ -58,7 +58,7 @@ pub fn document(config: &Config, base: Option<&str>) -> Value {
             },
         },
     });
-    for open in ["/healthz", "/readyz"] {
+    for open in ["/healthz", "/readyz", "/", "/page/{id}"] {
         document["paths"][open]["get"]["security"] = json!([]);
     }
     document

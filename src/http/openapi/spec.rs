@@ -1,6 +1,7 @@
 //! What each route takes and answers, beyond its path: the other half of [`ROUTES`](crate::http::routes::ROUTES).
 
 use super::shape::{Member, Shape};
+use crate::http::page;
 use crate::http::reply::ErrorCode;
 use crate::ops::events;
 use crate::ops::fields::{self, Field};
@@ -124,6 +125,19 @@ const OF_ID: &[ErrorCode] = &[ErrorCode::NotFound];
 
 /// `GET /healthz`.
 pub const HEALTH: Spec = Spec { name: "getHealth", ok: &[(200, Payload::Whole("Health"))], ..GET };
+/// `GET /`.
+pub const PAGE: Spec = Spec { name: "getPage", ok: &[(200, Payload::Text(page::HTML))], ..GET };
+/// `GET /page/{id}`.
+pub const PAGE_FILE: Spec = Spec {
+    name: "getPageFile",
+    ok: &[
+        (200, Payload::Text(page::SCRIPT)),
+        (200, Payload::Text(page::STYLE)),
+        (200, Payload::Text(page::IMAGE)),
+    ],
+    errors: OF_ID,
+    ..GET
+};
 /// `GET /readyz`.
 pub const READY: Spec = Spec {
     name: "getReadiness",

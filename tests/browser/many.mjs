@@ -1,0 +1,61 @@
+// 10,000 events come as fast as they can, and are scrolled through: the document stays small and frames stay short.
+
+import { ask, assert, live, scenario } from "./drive.mjs";
+
+/** Milliseconds of script in a frame and between two frames: of 99 in 100, and of every one, with room for a busy machine. */
+const [SCRIPT, BETWEEN] = [{ p99: 50, longest: 250 }, { p99: 200, longest: 1000 }];
+
+scenario(async ({ page, context }) => {
+  await live(page);
+  await page.evaluate(() => {
+    const seen = (window.frames_ = { script: [], between: [], nodes: 0 });
+    const real = window.requestAnimationFrame.bind(window);
+    window.requestAnimationFrame = (callback) => real((at) => {
+      const begin = performance.now();
+      callback(at);
+      seen.script.push(performance.now() - begin);
+    });
+    let last = performance.now();
+    const tick = (at) => {
+      seen.between.push(at - last);
+      last = at;
+      seen.nodes = Math.max(seen.nodes, document.querySelectorAll("*").length);
+      real(tick);
+    };
+    real(tick);
+  });
+  const metrics = await context.newCDPSession(page);
+  await metrics.send("Performance.enable");
+  const scripting = async () => (await metrics.send("Performance.getMetrics")).metrics.find(({ name }) => name === "ScriptDuration").value;
+  const before = await scripting();
+  const begin = Date.now();
+  await ask("turn", { prompt: "say 10200 words" });
+  await page.waitForFunction(() => document.querySelector("#sessions-list .badge")?.textContent === "idle", null, { timeout: 120000 });
+  const took = Date.now() - begin;
+  const coming = (await scripting()) - before;
+  const count = Number((await page.textContent("#events-count")).split(" ")[0].replace(",", ""));
+  assert(count > 10200, `${count} events`);
+  // From the end to the beginning and back, a screen at a time.
+  await page.evaluate(async () => {
+    const list = document.getElementById("events-list");
+    for (const [to, steps] of [[0, 80], [list.scrollHeight, 80]]) {
+      const from = list.scrollTop;
+      for (let i = 1; i <= steps; i += 1) {
+        list.scrollTop = from + ((to - from) * i) / steps;
+        await new Promise((done) => requestAnimationFrame(done));
+      }
+    }
+  });
+  const seen = await page.evaluate(() => window.frames_);
+  const of = (numbers, part) => [...numbers].sort((a, b) => a - b)[Math.min(numbers.length - 1, Math.floor(numbers.length * part))].toFixed(1);
+  const report = {
+    events: count, took, scriptSeconds: coming.toFixed(2), frames: seen.between.length, elements: seen.nodes,
+    script: { median: of(seen.script, 0.5), p99: of(seen.script, 0.99), longest: of(seen.script, 1) },
+    between: { median: of(seen.between, 0.5), p99: of(seen.between, 0.99), longest: of(seen.between, 1) },
+  };
+  assert(seen.nodes < 1000, `${seen.nodes} elements in the document`);
+  for (const [bound, of] of [[SCRIPT, report.script], [BETWEEN, report.between]]) {
+    assert(Number(of.p99) < bound.p99 && Number(of.longest) < bound.longest, JSON.stringify(report));
+  }
+  return report;
+});
