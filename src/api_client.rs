@@ -10,7 +10,7 @@ use tungstenite::client::{IntoClientRequest, client_with_config};
 use tungstenite::handshake::HandshakeError;
 use tungstenite::http::HeaderValue;
 use tungstenite::protocol::WebSocketConfig;
-use tungstenite::{Message, WebSocket};
+use tungstenite::{Message, Utf8Bytes, WebSocket};
 
 /// How long a request may take: longer than the daemon's own deadline for a call to the app-server.
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -222,6 +222,20 @@ impl EventStream {
     /// [`ClientError::Closed`] at the stream's end, [`ClientError::Io`] with `WouldBlock` or `TimedOut` past the
     /// deadline.
     pub fn next(&mut self, deadline: Instant) -> Result<Value, ClientError> {
+        let text = self.next_text(deadline)?;
+        serde_json::from_str(&text).map_err(|error| self.not_codexd(&error))
+    }
+
+    /// A message that is none of codexd's.
+    pub fn not_codexd(&self, problem: &dyn std::fmt::Display) -> ClientError {
+        ClientError::NotCodexd { address: self.address, problem: problem.to_string() }
+    }
+
+    /// As [`EventStream::next`], but the message's text as it came.
+    ///
+    /// # Errors
+    /// See [`EventStream::next`].
+    pub fn next_text(&mut self, deadline: Instant) -> Result<Utf8Bytes, ClientError> {
         let io = |source| ClientError::Io { address: self.address, source };
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -230,12 +244,7 @@ impl EventStream {
             }
             self.socket.get_ref().set_read_timeout(Some(left)).map_err(io)?;
             match self.socket.read() {
-                Ok(Message::Text(text)) => {
-                    return serde_json::from_str(&text).map_err(|error| ClientError::NotCodexd {
-                        address: self.address,
-                        problem: error.to_string(),
-                    });
-                }
+                Ok(Message::Text(text)) => return Ok(text),
                 Ok(Message::Close(frame)) => {
                     let reason = frame.map_or_else(String::new, |frame| {
                         format!("{} {}", u16::from(frame.code), frame.reason)

@@ -63,7 +63,7 @@
 //! | 7 | [`daemon`] (the only place that knows all parts: start and stop order), [`smoke`], [`stub`] (the built-in stand-in for Codex) |
 //! | 6 | [`http`] (front door, guard, routes, replies, the OpenAPI document, the page at `/`), [`stream`] (WebSocket, Server-Sent Events, what feeds both) |
 //! | 5 | [`ops`]: the verbs and the metrics; they know no HTTP |
-//! | 4 | [`app_server`] (client, connection, reader, wire, inbox; dial, upgrade, tls and websocket for an external one), [`supervisor`] (the child's life, the external connection), [`exec`] (one-shot runs) |
+//! | 4 | [`app_server`] (client, connection, reader, wire, inbox, needs, impression; dial, upgrade, tls and websocket for an external one), [`supervisor`] (the child's life, the external connection), [`exec`] (one-shot runs) |
 //! | 3 | [`hub`] (core, state, change, drafts, batch, subscription, filter, replay, persister, recover) |
 //! | 2 | [`store`] (journal, segments, reader, files, lock), [`config`], [`duplex`] (two-thread WebSocket), [`process`], [`api_client`] |
 //! | 1 | [`model`]: records, events, views, JSON text |

@@ -316,6 +316,13 @@ pub fn readable(input: &impl AsFd) -> io::Result<bool> {
     Ok(!fds[0].revents().is_empty())
 }
 
+/// Whether this is a pipe or a socket that nobody reads any more.
+pub fn reader_is_gone(output: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(output, PollFlags::empty())];
+    poll(&mut fds, Some(&rustix::event::Timespec::default())).is_ok()
+        && fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

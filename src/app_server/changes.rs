@@ -45,9 +45,28 @@ struct Started<'a> {
     changes: Option<&'a RawValue>,
 }
 
+/// `item/fileChange/patchUpdated`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Updated<'a> {
+    #[serde(borrow)]
+    thread_id: Cow<'a, str>,
+    #[serde(borrow)]
+    item_id: Cow<'a, str>,
+    #[serde(borrow)]
+    changes: &'a RawValue,
+}
+
 impl Changes {
     /// Looks at a notification.
     pub(super) fn note(&mut self, method: &str, params: &RawValue) {
+        if method == "item/fileChange/patchUpdated" {
+            let Ok(Updated { thread_id, item_id, changes }) = serde_json::from_str(params.get()) else {
+                return;
+            };
+            self.forget(&thread_id, &item_id);
+            return self.remember(&thread_id, &item_id, changes);
+        }
         if !matches!(method, "item/started" | "item/completed") || !params.get().contains("fileChange") {
             return;
         }
@@ -57,15 +76,19 @@ impl Changes {
         }
         self.forget(&thread_id, &item.id);
         if let (true, Some(changes)) = (method == "item/started", item.changes) {
-            self.bytes += changes.get().len();
-            self.items.push_back(Item {
-                thread: thread_id.into_owned(),
-                id: item.id.into_owned(),
-                changes: changes.to_owned(),
-            });
-            while self.items.len() > MOST || self.bytes > MOST_BYTES {
-                self.drop_at(0);
-            }
+            self.remember(&thread_id, &item.id, changes);
+        }
+    }
+
+    fn remember(&mut self, thread: &str, id: &str, changes: &RawValue) {
+        self.bytes += changes.get().len();
+        self.items.push_back(Item {
+            thread: thread.to_owned(),
+            id: id.to_owned(),
+            changes: changes.to_owned(),
+        });
+        while self.items.len() > MOST || self.bytes > MOST_BYTES {
+            self.drop_at(0);
         }
     }
 
@@ -134,6 +157,10 @@ mod tests {
         assert_eq!(complete(&changes, &json!({"threadId": "u", "itemId": "a"}))["changes"], Value::Null);
         let newer = json!({"threadId": "t", "itemId": "a", "changes": []});
         assert_eq!(complete(&changes, &newer), newer);
+        let updated =
+            json!({"threadId": "t", "itemId": "a", "changes": [{"path": "p", "diff": "+2"}]}).to_string();
+        changes.note("item/fileChange/patchUpdated", &RawValue::from_string(updated).unwrap());
+        assert_eq!(complete(&changes, &asked)["changes"], json!([{"path": "p", "diff": "+2"}]));
         note(&mut changes, "item/completed", "a", "+1");
         assert_eq!(complete(&changes, &asked), asked);
         assert_eq!((changes.items.len(), changes.bytes), (0, 0));

@@ -307,8 +307,8 @@ impl Connection {
             return;
         };
         respond(outcome.map_err(|error| match self.impression.refused(&method, &error) {
-            Some(reason) if error.code != OVERLOADED => CallError::Unfit(reason),
-            _ => CallError::Refused { method, error },
+            Some(reason) => CallError::Unfit(reason),
+            None => CallError::Refused { method, error },
         }));
     }
 

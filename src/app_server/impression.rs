@@ -4,9 +4,12 @@
 use std::sync::Mutex;
 
 use super::needs;
-use super::wire::{METHOD_NOT_FOUND, RpcError};
+use super::wire::{METHOD_NOT_FOUND, OVERLOADED, RpcError};
 use crate::model;
 use crate::threads::lock;
+
+/// How advice ends that is not given by `codexd doctor` itself.
+pub const LOOK_CLOSER: &str = "; `codexd doctor` looks closer";
 
 /// One life's impression.
 #[derive(Debug, Default)]
@@ -47,6 +50,9 @@ impl Impression {
 
     /// What a refusal shows of it: `Some` when it is not the request that is wrong, but the app-server that is no use.
     pub fn refused(&self, method: &str, error: &RpcError) -> Option<String> {
+        if error.code == OVERLOADED {
+            return None;
+        }
         let shown = format!("JSON-RPC error {}: {}", error.code, model::preview(&error.message));
         let mut own = lock(&self.0);
         let text = if is_unknown(method, error) {
@@ -114,7 +120,7 @@ pub fn advice(version: Option<&str>) -> String {
 fn start_advice() -> String {
     format!(
         "codexd starts --server-command with --server-arg, as in `codex app-server`, and needs codex {} or newer (npm \
-         install -g @openai/codex@latest); `codexd doctor` looks closer",
+         install -g @openai/codex@latest){LOOK_CLOSER}",
         needs::OLDEST
     )
 }
@@ -163,6 +169,7 @@ mod tests {
                 .starts_with("the app-server refused initialize (JSON")
         );
         assert_eq!(refused("x/1.0", "thread/start", -32600, "unknown variant `x`, expected `y`"), None);
+        assert_eq!(refused("x/1.0", "initialize", OVERLOADED, "later"), None);
         assert_eq!(version("nothing"), None);
         assert_eq!(version("a/b"), None);
     }

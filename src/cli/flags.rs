@@ -17,6 +17,11 @@ pub enum Action {
     Config,
     Smoke,
     Run,
+    Tail,
+    Sessions,
+    Runs,
+    Requests,
+    Answer,
     Doctor,
     Service,
     Help,
@@ -29,8 +34,8 @@ pub enum Action {
 pub enum Operands {
     /// Flags only.
     None,
-    /// Flags, and one word that must be there; the text is its placeholder.
-    One(&'static str),
+    /// Flags, and these words, which must all be there; each text is a word's placeholder.
+    Words(&'static [&'static str]),
     /// Anything, passed on as it is: none of it is a flag of codexd.
     Raw,
 }
@@ -54,8 +59,13 @@ const fn action(action: Action, name: &'static str, doc: &'static str) -> Action
     ActionRow { action, name, doc, operands: Operands::None, internal: false }
 }
 
-const fn with_word(action: Action, name: &'static str, word: &'static str, doc: &'static str) -> ActionRow {
-    ActionRow { action, name, doc, operands: Operands::One(word), internal: false }
+const fn with_words(
+    action: Action,
+    name: &'static str,
+    words: &'static [&'static str],
+    doc: &'static str,
+) -> ActionRow {
+    ActionRow { action, name, doc, operands: Operands::Words(words), internal: false }
 }
 
 const fn stand_in(action: Action, name: &'static str, doc: &'static str) -> ActionRow {
@@ -68,17 +78,27 @@ pub const ACTIONS: &[ActionRow] = &[
     action(Action::Status, "status", "Show the daemon of this state folder; only reads its files"),
     action(Action::Config, "config", "Show the configuration that flags and variables amount to"),
     action(Action::Smoke, "smoke", "Test codexd itself with a built-in child; needs no Codex"),
-    with_word(
+    with_words(
         Action::Run,
         "run",
-        "PROMPT",
+        &["PROMPT"],
         "Have the running daemon do a one-shot run and print its last message; - reads PROMPT from standard input",
     ),
+    action(Action::Tail, "tail", "Show the running daemon's events as they happen, or from --after on"),
+    action(Action::Sessions, "sessions", "List the running daemon's sessions"),
+    action(Action::Runs, "runs", "List its one-shot runs"),
+    action(Action::Requests, "requests", "List what Codex asks and nobody has answered yet"),
+    with_words(
+        Action::Answer,
+        "answer",
+        &["ID", "accept|acceptForSession|decline|cancel"],
+        "Answer such a request; instead of the decision, a JSON object is the body of the answer as the API takes it",
+    ),
     action(Action::Doctor, "doctor", "Check what codexd needs on this host, and say what to do"),
-    with_word(
+    with_words(
         Action::Service,
         "service",
-        service::VERBS,
+        &[service::VERBS],
         "Run codexd under launchd or systemd: write its file (with the settings given here), remove it, or show it",
     ),
     action(Action::Help, "help", "Show this text"),
@@ -97,6 +117,7 @@ pub enum Group {
     Runs,
     Logs,
     OneRun,
+    Client,
     Unit,
     Output,
 }
@@ -111,6 +132,7 @@ impl Group {
         Self::Runs,
         Self::Logs,
         Self::OneRun,
+        Self::Client,
         Self::Unit,
         Self::Output,
     ];
@@ -125,6 +147,7 @@ impl Group {
             Self::Runs => "One-shot runs (codex exec)",
             Self::Logs => "Logs on disk",
             Self::OneRun => "The run of codexd run",
+            Self::Client => "What codexd tail, run and requests are about",
             Self::Unit => "The service of codexd service",
             Self::Output => "This call",
         }
@@ -295,8 +318,6 @@ pub const FLAGS: &[Flag] = &[
         "When the event log is forced to the disk: once a second, before each announcement, or never",
         one!("interval|always|never", sync, |value| one_of(Sync::NAMES, Sync::from_name, value))),
 
-    flag!(for Run; OneRun, "cwd", [], "the daemon's repo root",
-        "Where Codex works", one!("PATH", run.cwd)),
     flag!(for Run; OneRun, "model", [], "", "The model", one!("NAME", run.model)),
     flag!(for Run; OneRun, "profile", [], "", "The profile of Codex's configuration", one!("NAME", run.profile)),
     flag!(for Run; OneRun, "sandbox", [], "",
@@ -314,6 +335,18 @@ pub const FLAGS: &[Flag] = &[
     flag!(for Run; OneRun, "ephemeral", [], "off", "Keep nothing of the thread", switch!(run.ephemeral)),
     flag!(for Run; OneRun, "timeout-ms", [], "300000",
         "The time limit, 1 or more", one!("N", run.timeout_ms, |value| number(1, value))),
+
+    flag!(for Tail; Client, "after", [], "now",
+        "Begin with the first event after this seq; 0 is all there is",
+        one!("SEQ", people.after, |value| number(0, value))),
+    flag!(for Tail; Client, "type", [], "all",
+        "Only events whose type begins so, repeatable",
+        Update::Many("PREFIX", |low, prefixes| low.people.types = prefixes)),
+    flag!(for Tail; Client, "session", [], "",
+        "Only the events of this session", one!("ID", people.session)),
+    flag!(for Run; Client, "cwd", [], "the daemon's repo root",
+        "Where Codex works", one!("PATH", people.cwd)),
+    flag!(for Requests; Client, "all", [], "off", "Those that are settled too", switch!(people.all)),
 
     flag!(for Service; Unit, "launchd", [], "off", "The service of macOS, which is the default there", switch!(launchd)),
     flag!(for Service; Unit, "systemd", [], "off", "The user unit of systemd, the default elsewhere", switch!(systemd)),

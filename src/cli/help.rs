@@ -17,6 +17,7 @@ Examples:
   codexd start --server-command /opt/codex/bin/codex --server-arg app-server
   codexd status --json | jq .daemon       Ask the files, not the daemon
   codexd run --sandbox read-only 'Explain this repository'
+  codexd tail --type app-server.turn      Watch the turns
 ";
 
 const FOOTER: &str = "\
@@ -34,7 +35,7 @@ pub fn help() -> String {
     for internal in [false, true] {
         for action in ACTIONS.iter().filter(|action| action.internal == internal) {
             let name = match action.operands {
-                Operands::One(word) => format!("{} {word}", action.name),
+                Operands::Words(words) => format!("{} {}", action.name, words.join(" ")),
                 Operands::None | Operands::Raw => action.name.to_owned(),
             };
             entry(&mut text, &name, &[action.doc.to_owned()]);

@@ -71,13 +71,24 @@ pub struct LowArgs {
     pub launchd: bool,
     pub systemd: bool,
     pub run: RunArgs,
+    pub people: PeopleArgs,
+}
+
+/// What the actions that talk to the running daemon are about.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[expect(missing_docs, reason = "each field is what its flag's row in the table says")]
+pub struct PeopleArgs {
+    pub after: Option<u64>,
+    pub types: Vec<String>,
+    pub session: Option<String>,
+    pub cwd: Option<String>,
+    pub all: bool,
 }
 
 /// The flags of `codexd run`.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[expect(missing_docs, reason = "each field is what its flag's row in the table says")]
 pub struct RunArgs {
-    pub cwd: Option<String>,
     pub model: Option<String>,
     pub profile: Option<String>,
     pub sandbox: Option<String>,

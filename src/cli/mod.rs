@@ -3,12 +3,18 @@
 //! flags and actions. Only this module prints, and only through [`print`](mod@print).
 
 pub mod doctor;
+pub mod events;
 pub mod flags;
 pub mod help;
+pub mod interrupt;
+pub mod list;
 pub mod logging;
 pub mod low;
 pub mod parse;
 pub mod print;
+pub mod question;
+pub mod reach;
+pub mod render;
 pub mod resolve;
 pub mod run;
 pub mod service;
@@ -16,6 +22,7 @@ pub mod smoke;
 pub mod start;
 pub mod status;
 pub mod stub;
+pub mod tail;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -76,6 +83,13 @@ fn act(command: Command) -> ExitCode {
             smoke::run(config, low.json, keep_files)
         }),
         Action::Run => with_config(&|config, low| run::run(&config, low, &command.words)),
+        Action::Sessions => with_config(&|config, low| list::run(&config, list::SESSIONS, low.json)),
+        Action::Runs => with_config(&|config, low| list::run(&config, list::RUNS, low.json)),
+        Action::Requests => with_config(&|config, low| {
+            list::run(&config, if low.people.all { list::REQUESTS } else { list::PENDING }, low.json)
+        }),
+        Action::Answer => with_config(&|config, low| list::answer(&config, &command.words, low.json)),
+        Action::Tail => with_config(&|config, low| tail::run(&config, &low.people, low.json)),
         Action::Doctor => doctor(&command),
         Action::Service => with_config(&|config, low| {
             use service::Manager;

@@ -67,11 +67,12 @@ pub fn parse(words: Vec<OsString>) -> Result<Parsed, UsageError> {
             }
             Arg::Short(letter) => return Err(unknown_flag(&format!("-{letter}"))),
             Arg::Value(word) => {
-                if let Some(ActionRow { operands: Operands::One(placeholder), name, .. }) = chosen {
-                    if !rest.is_empty() {
-                        let more = shown(&word);
+                if let Some(ActionRow { operands: Operands::Words(placeholders), name, .. }) = chosen {
+                    if rest.len() == placeholders.len() {
                         return Err(UsageError::new(format!(
-                            "{name} takes one {placeholder}, and \"{more}\" is a second one: put it in quotes"
+                            "{name} takes {}, and \"{}\" is one word too many: put what belongs together in quotes",
+                            placeholders.join(" "),
+                            shown(&word)
                         )));
                     }
                     rest.push(word);
@@ -98,10 +99,13 @@ pub fn parse(words: Vec<OsString>) -> Result<Parsed, UsageError> {
     {
         return Err(out_of_place(flag));
     }
-    if let Some(ActionRow { operands: Operands::One(placeholder), name, .. }) = chosen
-        && rest.is_empty()
+    if let Some(ActionRow { operands: Operands::Words(placeholders), name, .. }) = chosen
+        && let Some(missing) = placeholders.get(rest.len())
     {
-        return Err(UsageError::new(format!("{name} needs one more word: codexd {name} {placeholder}")));
+        return Err(UsageError::new(format!(
+            "{name} needs {missing}: codexd {name} {}",
+            placeholders.join(" ")
+        )));
     }
     Ok(if action == Action::Help {
         Parsed::Help
@@ -116,7 +120,7 @@ fn asks_for_help(words: &[OsString]) -> bool {
     for word in words {
         match ACTIONS.iter().find(|row| row.name == word).map(|row| row.operands) {
             Some(Operands::Raw) => return false,
-            Some(Operands::One(_)) => takes_word = true,
+            Some(Operands::Words(_)) => takes_word = true,
             Some(Operands::None) | None => {}
         }
         match word.to_str() {
@@ -274,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_takes_one_word_and_flags_of_its_own() {
+    fn some_actions_take_words_and_flags_of_their_own() {
         for line in [
             &["run", "--cwd", "/x", "status"][..],
             &["--cwd=/x", "run", "status"],
@@ -283,15 +287,24 @@ mod tests {
             let command = act(line);
             assert_eq!((command.action, command.words), (Action::Run, vec!["status".into()]), "{line:?}");
         }
+        assert_eq!(act(&["answer", "request-1", "accept"]).words, ["request-1", "accept"]);
         for word in ["--help", "-h", "--json", "run", "-"] {
             assert_eq!(act(&["run", "--", word]).words, [word]);
         }
         assert!(matches!(words(&["run", "--help"]), Ok(Parsed::Help)));
         for (line, expected) in [
-            (&["run"][..], "run needs one more word: codexd run PROMPT"),
-            (&["run", "a", "b"], "run takes one PROMPT, and \"b\" is a second one: put it in quotes"),
+            (&["run"][..], "run needs PROMPT: codexd run PROMPT"),
+            (
+                &["run", "a", "b"],
+                "run takes PROMPT, and \"b\" is one word too many: put what belongs together in quotes",
+            ),
+            (
+                &["answer", "request-1"],
+                "answer needs accept|acceptForSession|decline|cancel: \
+                 codexd answer ID accept|acceptForSession|decline|cancel",
+            ),
             (&["status", "--cwd", "/x"], "--cwd is for codexd run only"),
-            (&["--cwd", "/x"], "--cwd is for codexd run only"),
+            (&["--model", "x"], "--model is for codexd run only"),
         ] {
             assert_eq!(words(line).unwrap_err(), expected);
         }

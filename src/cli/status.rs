@@ -37,16 +37,20 @@ pub fn run(config: &Config, json: bool) -> ExitCode {
 /// A configuration that cannot be JSON.
 pub fn snapshot(config: &Config, complain: &mut dyn FnMut(String)) -> serde_json::Result<Snapshot> {
     let paths = &config.paths;
-    let alive = lock::holder(&paths.lock())
-        .unwrap_or_else(|error| {
-            complain(format!("cannot tell whether a daemon runs: {}: {error}", paths.lock().display()));
-            None
-        })
-        .is_some();
+    let holder = lock::holder(&paths.lock()).unwrap_or_else(|error| {
+        complain(format!("cannot tell whether a daemon runs: {}: {error}", paths.lock().display()));
+        None
+    });
     let mut daemon = read(&paths.daemon_state(), complain).unwrap_or_else(|| never_started(config));
     config.refresh_child(&mut daemon.child);
-    if !alive {
-        bury(&mut daemon);
+    match holder {
+        None => bury(&mut daemon),
+        // It has started, or is about to end: the file is a moment behind, the lock is not.
+        Some(pid) if !daemon.started => {
+            daemon.started = true;
+            daemon.pid = u32::try_from(pid.as_raw_pid()).ok();
+        }
+        Some(_) => {}
     }
     Ok(Snapshot {
         config: Arc::from(to_raw_value(&config.view())?),

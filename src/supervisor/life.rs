@@ -209,15 +209,21 @@ impl Life {
             connection.close("codexd is stopping");
         }
         let exit = self.process.terminate(server.stop_timeout);
-        self.bury(exit, None)
+        self.bury(exit, None, &|_| ())
     }
 
-    /// It has ended, or is of no use any more: `given_up` says why, or it has closed its output.
-    pub(super) fn ended_unasked(mut self, server: &Server, given_up: Option<String>) -> Ending {
+    /// It has ended, or is of no use any more: `given_up` says why, or it has closed its output. `stillborn` is told, before
+    /// anybody who waits for an answer is, whether this may be no app-server at all.
+    pub(super) fn ended_unasked(
+        mut self,
+        server: &Server,
+        given_up: Option<String>,
+        stillborn: &dyn Fn(Option<&str>),
+    ) -> Ending {
         if let Some(reason) = &given_up {
             if self.ends_within(AFTER_INPUT) {
                 let exit = self.process.finish();
-                return self.bury(exit, None);
+                return self.bury(exit, None, stillborn);
             }
             if let Some(connection) = &self.connection {
                 // The end of its input, which the real one takes for a farewell.
@@ -226,12 +232,12 @@ impl Life {
         }
         if self.ends_within(AFTER_OUTPUT) {
             let exit = self.process.finish();
-            return self.bury(exit, given_up);
+            return self.bury(exit, given_up, stillborn);
         }
         let reason = given_up.unwrap_or_else(|| "the app-server closed its standard output".to_owned());
         warn!("{reason}: it is ended");
         let exit = self.process.terminate(server.stop_timeout);
-        self.bury(exit, Some(reason))
+        self.bury(exit, Some(reason), stillborn)
     }
 
     fn ends_within(&self, time: Duration) -> bool {
@@ -239,7 +245,7 @@ impl Life {
         self.process.ended().recv_timeout(time) != Err(RecvTimeoutError::Timeout)
     }
 
-    fn bury(mut self, exit: Exit, given_up: Option<String>) -> Ending {
+    fn bury(mut self, exit: Exit, given_up: Option<String>, tell: &dyn Fn(Option<&str>)) -> Ending {
         let connected = self.connection.as_ref().is_some_and(|connection| connection.was_used());
         let output = self.connection.is_some().then(|| self.end_of_output());
         // What the process left in its pipes was read; a stranger that still holds them is not waited for.
@@ -248,6 +254,7 @@ impl Life {
         }
         self.cancel.clear();
         let stillborn = self.stillborn(&exit);
+        tell(stillborn.as_deref());
         if let Some(connection) = &self.connection {
             let more = stillborn.as_ref().map_or_else(String::new, |text| format!(". {text}"));
             connection.close(&format!("the app-server has ended{more}"));

@@ -26,6 +26,7 @@ mod life;
 mod output;
 pub mod probe;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -97,7 +98,9 @@ impl Supervisor {
         let (stop, stops) = bounded(1);
         let (first, started) = bounded(1);
         let thread = threads::spawn("child", move || match parts.config.server.strategy {
-            Strategy::Spawn => Actor { parts, stops, generation: 0, restarts: 0 }.run(&first),
+            Strategy::Spawn => {
+                Actor { parts, stops, generation: 0, restarts: 0, stillborn: RefCell::default() }.run(&first)
+            }
             Strategy::External => External::new(parts, stops).run(&first),
         })?;
         // A supervisor that ends without a word has panicked, and the daemon with it.
@@ -124,6 +127,8 @@ struct Actor {
     stops: Receiver<()>,
     generation: u64,
     restarts: u64,
+    /// Why the last life may have been no app-server at all, for whoever asks while the next one dies.
+    stillborn: RefCell<Option<String>>,
 }
 
 impl Actor {
@@ -260,24 +265,33 @@ impl Actor {
         if asked {
             self.parts.client.gone("codexd is stopping");
         } else if restart {
-            self.parts.client.down("the app-server has ended and is being started again");
+            self.down();
         } else {
             self.parts.client.gone("the app-server has ended and is not started again");
         }
-        let ending =
-            if asked { life.stop(&config.server) } else { life.ended_unasked(&config.server, given_up) };
+        let stillborn = |why: Option<&str>| {
+            self.stillborn.replace(why.map(str::to_owned));
+            if restart {
+                self.down();
+            }
+        };
+        let ending = if asked {
+            life.stop(&config.server)
+        } else {
+            life.ended_unasked(&config.server, given_up, &stillborn)
+        };
         let clean = ending.exit.code == Some(0);
-        if let Some(stillborn) = ending.stillborn.as_ref().filter(|_| restart) {
-            self.parts
-                .client
-                .down(format!("the app-server has ended and is being started again. {stillborn}"));
-        }
         farewell::tell(&self.parts, ending, asked);
         if asked {
             return LifeEnd::Asked;
         }
         // In exec mode a child that ended well has done its work.
         LifeEnd::Ended { restart: restart && (config.server.mode == Mode::AppServer || !clean) }
+    }
+
+    fn down(&self) {
+        let why = self.stillborn.borrow().as_ref().map_or_else(String::new, |why| format!(". {why}"));
+        self.parts.client.down(format!("the app-server has ended and is being started again{why}"));
     }
 
     fn update(&self, change: impl FnOnce(&mut crate::model::record::Child) + Send + 'static) {

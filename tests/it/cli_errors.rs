@@ -22,16 +22,19 @@ fn wrong_words() {
         (&["-3"], "unknown flag -3 (codexd --help lists all)"),
         (
             &["run\naway"],
-            "unknown action \"run away\"; the actions are start, status, config, smoke, run, doctor, service, help",
+            "unknown action \"run away\"; the actions are start, status, config, smoke, run, tail, sessions, runs, requests, answer, doctor, service, help",
         ),
         (
             &[""],
-            "unknown action \"\"; the actions are start, status, config, smoke, run, doctor, service, help",
+            "unknown action \"\"; the actions are start, status, config, smoke, run, tail, sessions, runs, requests, answer, doctor, service, help",
         ),
         (&["start", "status"], "a second action, status, after start: there can be only one"),
         (&["config", "config"], "a second action, config, after config: there can be only one"),
-        (&["run"], "run needs one more word: codexd run PROMPT"),
-        (&["run", "fix", "it"], "run takes one PROMPT, and \"it\" is a second one: put it in quotes"),
+        (&["run"], "run needs PROMPT: codexd run PROMPT"),
+        (
+            &["run", "fix", "it"],
+            "run takes PROMPT, and \"it\" is one word too many: put what belongs together in quotes",
+        ),
         (&["status", "--sandbox", "read-only"], "--sandbox is for codexd run only"),
         (
             &["run", "x", "--sandbox", "none"],

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use codexd::cli::flags::{ACTIONS, FLAGS, Flag, Group, Operands, Update};
+use codexd::cli::flags::{ACTIONS, ActionRow, FLAGS, Flag, Group, Operands, Update};
 use codexd::cli::help::help;
 use codexd::cli::low::LowArgs;
 use codexd::cli::parse::{Parsed, parse};
@@ -12,9 +12,9 @@ use codexd::cli::resolve::resolve;
 /// Two different values of a flag. A new flag without a row of its own takes numbers, words or paths.
 fn samples(flag: &Flag) -> (&'static str, &'static str) {
     match flag.value() {
-        Some("N") => ("17", "18"),
+        Some("N" | "SEQ") => ("17", "18"),
         Some("PATH") => ("/one", "/two"),
-        Some("ID" | "STRING" | "CMD" | "ARG" | "NAME" | "KEY=VALUE") => ("one", "two"),
+        Some("ID" | "STRING" | "CMD" | "ARG" | "NAME" | "KEY=VALUE" | "PREFIX") => ("one", "two"),
         Some("URL") => ("http://127.0.0.1:1", "http://localhost:2"),
         Some("LEVEL") => ("error", "off"),
         Some(words) => words.split_once('|').map_or_else(
@@ -37,9 +37,9 @@ fn low(words: &[String], env: &[(&str, &str)]) -> Result<LowArgs, String> {
     let action = words.iter().filter_map(own).find_map(|flag| flag.actions.first());
     let row = action.and_then(|action| ACTIONS.iter().find(|row| row.action == *action));
     let mut line: Vec<OsString> = row.into_iter().map(|row| row.name.into()).collect();
-    line.extend(
-        row.into_iter().filter(|row| matches!(row.operands, Operands::One(_))).map(|_| "word".into()),
-    );
+    if let Some(ActionRow { operands: Operands::Words(placeholders), .. }) = row {
+        line.extend(placeholders.iter().map(OsString::from));
+    }
     line.extend(words.iter().filter(|word| row.is_none() || *word != "status").map(OsString::from));
     match parse(line) {
         Ok(Parsed::Act(command)) => {
@@ -230,7 +230,8 @@ fn help_mentions_everything_within_100_columns() {
         assert!(shown || flag.default.is_empty() || flag.value().is_none(), "{synopsis}");
     }
     for action in ACTIONS {
-        assert!(help.contains(&format!("\n  {} ", action.name)), "{}", action.name);
+        let line = |end: &str| help.contains(&format!("\n  {}{end}", action.name));
+        assert!(line(" ") || line("\n"), "{}", action.name);
     }
     for group in Group::ALL {
         assert!(help.contains(&format!("\n{}:\n", group.title())), "{group:?}");

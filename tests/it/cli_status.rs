@@ -98,6 +98,17 @@ fn the_holder_of_the_lock_runs() {
 }
 
 #[test]
+fn a_daemon_whose_state_file_is_a_moment_behind_runs_all_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("codexd")).unwrap();
+    let _lock = lock::acquire(&root.path().join("codexd/lock")).unwrap();
+    let ran = status(root.path(), &["--json"]);
+    let json: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(json["daemon"]["started"], true, "{json}");
+    assert_eq!(json["daemon"]["pid"], std::process::id());
+}
+
+#[test]
 fn the_child_is_shown_by_the_present_configuration() {
     let root = recorded_state();
     let ran = status(

@@ -14,6 +14,8 @@ pub(crate) enum Step {
     Message { deltas: Vec<String>, pause: Duration },
     /// A message that breaks off: deltas, and then the connection is cut.
     Cut(Vec<String>),
+    /// A summary of the model's reasoning, in these deltas.
+    Reasoning(Vec<String>),
     /// A tool call: a whole output item without `call_id`.
     Call(Value),
     /// An HTTP status with a JSON error instead of a stream.
@@ -118,6 +120,7 @@ fn scripted(prompt: &str, tools: &Value) -> Option<Vec<Step>> {
             let question = json!({"id": "q1", "header": "Choice", "question": rest, "options": options});
             vec![function(tools, "request_user_input", json!({"questions": [question]}))]
         }
+        "think" => vec![Step::Reasoning(vec![rest.to_owned(), " indeed".to_owned()]), done(prompt)],
         "fail" => vec![Step::Fail(rest.parse().ok()?)],
         "cut" => vec![Step::Cut(words(rest.parse().ok()?))],
         "big" => vec![message(vec!["x".repeat(rest.parse().ok()?)], 0)],

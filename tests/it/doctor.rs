@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use codexd::app_server::needs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,10 +23,29 @@ struct Place {
 impl Place {
     fn new() -> Place {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["bin", "home", "repo"] {
+        for name in ["bin", "home", "repo", "schema"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        Place { folder }
+        let place = Place { folder };
+        place.tells(|_| true);
+        place
+    }
+
+    /// A schema with those of the methods that codexd needs.
+    fn tells(&self, has: impl Fn(&str) -> bool) {
+        let form = |method: &str, params: &[&str]| {
+            let members: Value = params.iter().map(|name| ((*name).to_owned(), json!({}))).collect();
+            json!({"properties": {"method": {"enum": [method]}, "params": {"properties": members}}})
+        };
+        let calls = needs::REQUESTS.iter().filter(|need| has(need.method));
+        let calls: Vec<Value> = calls.map(|need| form(need.method, need.always)).collect();
+        let events: Vec<Value> = needs::EVENTS.iter().map(|event| form(event, &[])).collect();
+        for (name, forms) in
+            [("ClientRequest", calls), ("ServerNotification", events), ("ServerRequest", Vec::new())]
+        {
+            let mut file = fs::File::create(self.folder.path().join(format!("schema/{name}.json"))).unwrap();
+            file.write_all(json!({"oneOf": forms}).to_string().as_bytes()).unwrap();
+        }
     }
 
     fn bin(&self) -> PathBuf {
@@ -79,7 +99,13 @@ fn says(check: &Value, status: &str, what: &str) {
     assert_eq!(check["todo"].is_null(), status == "ok", "whatever is wrong has a remedy: {check}");
 }
 
-const CODEX: &str = "#!/bin/sh\necho codex-cli 0.1.2\n";
+/// Speaks the protocol as the stand-in does, and tells the schema in the place's folder.
+const CODEX: &str = concat!(
+    "#!/bin/sh\ncase $2 in generate-json-schema) exec /bin/cp \"${0%/*}\"/../schema/*.json \"$4\";; esac\n",
+    "case $1 in app-server) exec '",
+    env!("CARGO_BIN_EXE_codexd"),
+    "' stub-app-server;; esac\necho codex-cli 0.1.2\n"
+);
 
 #[test]
 fn codex_is_looked_for_on_the_path() {
@@ -125,7 +151,18 @@ fn a_host_without_fault_has_nothing_to_do() {
         .map(|line| line.strip_prefix("ok ").unwrap_or_else(|| panic!("{line}")).split(':').next().unwrap())
         .collect();
     let expected = [
-        "service", "daemon", "port", "others", "orphans", "access", "codex", "login", "folders", "disk",
+        "service",
+        "daemon",
+        "port",
+        "others",
+        "orphans",
+        "access",
+        "codex",
+        "app-server",
+        "protocol",
+        "login",
+        "folders",
+        "disk",
         "logs",
     ];
     assert_eq!(names, expected);
@@ -322,6 +359,51 @@ fn the_real_codex_passes() {
         |name: &str| report["checks"].as_array().unwrap().iter().find(|check| check["name"] == name).cloned();
     says(&check("codex").unwrap(), "ok", "codex-cli ");
     says(&check("node").unwrap(), "ok", "v");
+    says(&check("app-server").unwrap(), "ok", "it answers as baa-conductor-codexd/");
+    says(&check("protocol").unwrap(), "ok", "; it has all that codexd needs");
     // Its home is a test's, with a model provider of its own and without a login.
     says(&check("login").unwrap(), "ok", "Not logged in, but ");
+}
+
+#[test]
+fn what_a_codex_lacks_is_told() {
+    let place = Place::new().with("codex", CODEX);
+    says(&place.check("protocol"), "ok", "codex 0.1.2 was not tried (0.1");
+    says(&place.check("app-server"), "ok", "it answers as baa-conductor-codexd/0.169.0 (codexd stub)");
+    place.tells(|method| method != "turn/steer");
+    let check = place.check("protocol");
+    says(&check, "warn", "were); turn/steer is gone: a running turn cannot be steered");
+    assert_eq!(check["todo"], "codexd needs codex 0.120 or newer: npm install -g @openai/codex@latest");
+    place.tells(|method| method != "thread/start");
+    says(&place.check("protocol"), "fail", "thread/start is gone: sessions and turns do not work");
+    let old = CODEX.replace("exec /bin/cp", "echo unrecognized subcommand >&2; exit 2; exec /bin/cp");
+    says(&place.with("codex", &old).check("protocol"), "warn", "it tells no schema: unrecognized subcommand");
+}
+
+#[test]
+fn a_program_that_is_no_app_server_is_told() {
+    let place = Place::new();
+    let check = |script: &str| {
+        let script =
+            format!("#!/bin/sh\ncase $1 in --version) echo codex-cli 0.1.2; exit;; esac\n{script}\n");
+        let place = Place::new().with("codex", &script);
+        place.check("app-server")
+    };
+    says(&check("exit 0"), "fail", "has ended with code 0. It had answered nothing yet; it wrote nothing");
+    says(&check("echo 'error: no such thing' >&2; exit 2"), "fail", "it wrote `error: no such thing`");
+    says(&check("while read -r line; do echo \"$line\"; done"), "fail", "it sends back what it is sent");
+    let refuses = place.doctor_with(
+        &["--server-command", env!("CARGO_BIN_EXE_codexd"), "--server-arg", "stub-app-server"],
+        &[("CODEXD_STUB", "refuse-initialize")],
+    );
+    assert!(
+        refuses.stdout.contains("\nfail app-server: the app-server refused initialize (JSON-RPC"),
+        "{refuses:?}"
+    );
+    let old = place.doctor_with(
+        &["--server-command", env!("CARGO_BIN_EXE_codexd"), "--server-arg", "stub-app-server"],
+        &[("CODEXD_STUB", "version=0.20.0,no-thread-start")],
+    );
+    assert!(old.stdout.contains("\nfail app-server: codex 0.20.0 does not know thread/start ("), "{old:?}");
+    assert!(!old.stdout.contains("looks closer"), "{old:?}");
 }

@@ -12,8 +12,10 @@ mod bad_input;
 mod cli_errors;
 mod cli_flags;
 mod cli_golden;
+mod cli_lists;
 mod cli_status;
 mod cli_support;
+mod cli_tail;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod client;
 mod conversation;
@@ -52,6 +54,7 @@ mod openapi;
 mod orphans;
 mod page;
 mod processes;
+mod readme;
 mod readme_operation;
 mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]

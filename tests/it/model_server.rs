@@ -252,6 +252,20 @@ fn answer(mut stream: &TcpStream, shared: &Shared, steps: &[Step]) -> io::Result
                 send(json!({"output_index": index, "item": item}), "response.output_item.done")?;
                 continue;
             }
+            Step::Reasoning(deltas) => {
+                let id = format!("rs_{}", shared.next_id());
+                let item = |summary: Value| json!({"type": "reasoning", "id": id, "summary": summary});
+                send(json!({"output_index": index, "item": item(json!([]))}), "response.output_item.added")?;
+                let mut part = json!({"item_id": id, "output_index": index, "summary_index": 0});
+                send(part.clone(), "response.reasoning_summary_part.added")?;
+                for delta in deltas {
+                    part["delta"] = json!(delta);
+                    send(part.clone(), "response.reasoning_summary_text.delta")?;
+                }
+                let summary = json!([{"type": "summary_text", "text": deltas.concat()}]);
+                send(json!({"output_index": index, "item": item(summary)}), "response.output_item.done")?;
+                continue;
+            }
             Step::Fail(_) => continue,
         };
         let id = format!("msg_{}", shared.next_id());

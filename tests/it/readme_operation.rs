@@ -57,7 +57,11 @@ struct Host {
 
 impl Host {
     fn new() -> Host {
-        let daemon = Daemon::builder().start();
+        Host::with(&[])
+    }
+
+    fn with(flags: &[&str]) -> Host {
+        let daemon = Daemon::builder().flags(flags).start();
         let folder = daemon.repo().parent().unwrap().to_owned();
         for name in ["bin", "home", "prefix", "target/release"] {
             fs::create_dir_all(folder.join(name)).unwrap();
@@ -196,6 +200,14 @@ fn session(client: &Client) -> String {
     made.json()["data"]["session"]["sessionId"].as_str().unwrap().to_owned()
 }
 
+/// A daemon on the backup.
+fn copy_of(host: &Host) -> Daemon {
+    let root = host.folder().join("backup");
+    let (logs, state) = (root.join("logs"), root.join("state"));
+    let flags = ["--logs-dir", logs.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
+    Daemon::builder().flags(&flags).start()
+}
+
 #[test]
 fn a_backup_of_a_running_daemon_is_as_good_as_the_original() {
     let host = Host::new();
@@ -209,16 +221,7 @@ fn a_backup_of_a_running_daemon_is_as_good_as_the_original() {
     // The original goes on; the copy knows nothing of it.
     let later = session(&client);
 
-    let root = host.folder().join("backup");
-    let flags = [
-        "--logs-dir",
-        root.join("logs").to_str().unwrap(),
-        "--state-dir",
-        root.join("state").to_str().unwrap(),
-    ]
-    .map(str::to_owned);
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let copy = Daemon::builder().flags(&flags).start();
+    let copy = copy_of(&host);
     let client = copy.client();
     assert_eq!(client.get(&format!("/v1/codexd/sessions/{first}")).status, 200);
     assert_eq!(client.get(&format!("/v1/codexd/sessions/{later}")).status, 404);
@@ -232,12 +235,59 @@ fn a_backup_of_a_running_daemon_is_as_good_as_the_original() {
 }
 
 #[test]
+fn a_backup_taken_while_logs_begin_new_files_lacks_nothing() {
+    let host = Host::with(&["--max-log-bytes", "20000", "--keep-segments", "0"]);
+    let client = host.daemon.client();
+    let before: Vec<String> = (0..60).map(|_| session(&client)).collect();
+    let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+    let writing = std::thread::Builder::new().name("writer".into()).spawn(move || {
+        let mut made = 0;
+        while stopped.try_recv() == Err(crossbeam_channel::TryRecvError::Empty) {
+            session(&client);
+            made += 1;
+        }
+        made
+    });
+    let [backup] = &blocks("### Back up")[..] else { panic!() };
+    for _ in 0..5 {
+        host.run(backup);
+    }
+    drop(stop);
+    assert!(writing.unwrap().join().unwrap() > 0);
+
+    let copy = copy_of(&host);
+    let client = copy.client();
+    for session in before {
+        assert_eq!(client.get(&format!("/v1/codexd/sessions/{session}")).status, 200, "{session}");
+    }
+    let mut next = 1;
+    loop {
+        let page = client.get(&format!("/v1/codexd/events?limit=10000&after={}", next - 1)).json();
+        assert!(page["data"]["gap"].is_null(), "{}", page["data"]["gap"]);
+        for event in page["data"]["events"].as_array().unwrap() {
+            assert_eq!(event["seq"], next);
+            next += 1;
+        }
+        if page["data"]["more"] == false {
+            break;
+        }
+    }
+    let mut segments = 0;
+    for entry in fs::read_dir(host.folder().join("backup/logs/codexd")).unwrap() {
+        segments += usize::from(entry.unwrap().file_name().to_string_lossy().starts_with("events."));
+    }
+    assert!(segments > 3, "there was something to go wrong");
+}
+
+#[test]
 fn moving_it() {
-    let host = Host::new();
+    let mut host = Host::new();
     // As the service's repository is this folder, its logs and state are in it.
     host.run("codexd service install");
     host.called();
     fs::create_dir(host.folder().join("new")).unwrap();
+    // What the systemctl of a reader does.
+    host.daemon.stop();
     let [moving] = &blocks("### Move")[..] else { panic!() };
     let said = host.run(moving);
     assert_eq!(host.called(), "systemctl --user stop codexd.service\n");

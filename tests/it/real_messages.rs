@@ -36,6 +36,12 @@ fn a_person_can_read_what_the_real_codex_does() {
     has_line(&bench, "App-server thread/tokenUsage/updated: 15 tokens in all, 10 in, 5 out", "");
     has_line(&bench, "App-server serverRequest/resolved: request ", " resolved");
 
+    let turn = bench.turn(&session, "think: so it is");
+    assert_eq!(bench.ended(&turn), "completed");
+    has_line(&bench, "App-server item/reasoning/summaryTextDelta: reasoning summary: so it is", "");
+    has_line(&bench, "App-server item/reasoning/summaryPartAdded: reasoning summary, part 0", "");
+    has_line(&bench, "App-server item/completed: reasoning: so it is indeed", "");
+
     let outside = home.outside("a.txt");
     let turn = bench.turn(&session, &format!("patch: {} hello", outside.display()));
     bench.answered(&bench.opened(&turn), json!({"decision": "accept"}));

@@ -24,11 +24,15 @@ const TEXT_ITEMS: &[(&str, &str, &str)] = &[
 const TELLING: &[&str] =
     &["delta", "message", "summary", "text", "reason", "name", "threadName", "status", "error", "path"];
 
-/// `App-server item/completed: command `cargo test` completed, exit 0, 3.2 s`, or the method alone where nothing more is
-/// known. What is missing or of another type is left out.
+/// `App-server item/completed: command `cargo test` completed, exit 0, 3.2 s`; where nothing more is known the turn or
+/// thread that it is about, else the method alone. What is missing or of another type is left out.
 pub(super) fn describe(method: &str, params: &Members<'_>) -> String {
     let method_shown = preview(method);
-    match particulars(method, params) {
+    let about = || {
+        let of = |kind: &str, name: &str| text(params, name).map(|id| format!("{kind} {id}"));
+        of("turn", "turnId").or_else(|| of("thread", "threadId"))
+    };
+    match particulars(method, params).or_else(about) {
         Some(particulars) => format!("App-server {method_shown}: {particulars}"),
         None => format!("App-server notification {method_shown}."),
     }
@@ -73,6 +77,23 @@ fn particulars(method: &str, params: &Members<'_>) -> Option<String> {
             }
             Some(line)
         }
+        "fs/changed" => {
+            let paths = params.list("changedPaths")?;
+            Some(format!("changed: {}", and_more(paths.first().and_then(|path| text_of(path)), paths.len())))
+        }
+        "item/autoApprovalReview/started" | "item/autoApprovalReview/completed" => {
+            let review = params.object("review")?;
+            let mut line = format!("automatic review {}", text(&review, "status")?);
+            if let Some(why) = text(&review, "rationale") {
+                line.push_str(&format!(": {why}"));
+            }
+            Some(line)
+        }
+        "account/updated" => Some(format!(
+            "login by {}, plan {}",
+            text(params, "authMode").unwrap_or_else(|| "none".to_owned()),
+            text(params, "planType").unwrap_or_else(|| "unknown".to_owned())
+        )),
         "thread/goal/updated" => labelled("goal", &params.object("goal")?, "objective"),
         _ => TELLING.iter().find_map(|name| {
             text(params, name).or_else(|| params.object(name).and_then(|error| text(&error, "message")))
@@ -140,11 +161,15 @@ fn first_of(label: &str, list: Option<Vec<&RawValue>>, name: &str) -> String {
 fn changed(of: &Members<'_>) -> Option<String> {
     let changes = of.list("changes")?;
     let first = changes.first().and_then(|first| Members::of(first));
-    let path = first.and_then(|first| text(&first, "path")).unwrap_or_default();
-    Some(match changes.len() {
-        0 | 1 => path,
-        more => format!("{path} and {} more", more - 1),
-    })
+    Some(and_more(first.and_then(|first| text(&first, "path")), changes.len()))
+}
+
+fn and_more(first: Option<String>, count: usize) -> String {
+    let first = first.unwrap_or_else(|| "nothing".to_owned());
+    match count {
+        0 | 1 => first,
+        more => format!("{first} and {} more", more - 1),
+    }
 }
 
 fn token_usage(usage: &Members<'_>) -> Option<String> {
@@ -280,6 +305,23 @@ mod tests {
                 "App-server mcpServer/startupStatus/updated: MCP server n failed: gone",
             ),
             ("thread/realtime/error", r#"{"error":{"message":"m"}}"#, "App-server thread/realtime/error: m"),
+            (
+                "fs/changed",
+                r#"{"changedPaths":["/a","/b"]}"#,
+                "App-server fs/changed: changed: /a and 1 more",
+            ),
+            (
+                "item/autoApprovalReview/completed",
+                r#"{"review":{"status":"denied","rationale":"risky"}}"#,
+                "App-server item/autoApprovalReview/completed: automatic review denied: risky",
+            ),
+            (
+                "account/updated",
+                r#"{"authMode":"chatgpt","planType":null}"#,
+                "App-server account/updated: login by chatgpt, plan unknown",
+            ),
+            ("thread/archived", r#"{"threadId":"t"}"#, "App-server thread/archived: thread t"),
+            ("brand/new", r#"{"x":1,"threadId":"t","turnId":"u"}"#, "App-server brand/new: turn u"),
             ("brand/new", r#"{"summary":"s"}"#, "App-server brand/new: s"),
             ("brand/new", r#"{"x":"s"}"#, "App-server notification brand/new."),
         ];

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{Check, Host};
+use super::{Check, Host, protocol};
 use crate::config::Strategy;
 
 const NAME: &str = "codex";
 const INSTALL: &str = "install it with `npm install -g @openai/codex`, or name it with --server-command PATH";
 
-/// The command of the app-server: its path and version, and the node of the npm package.
+/// The command of the app-server: its path and version, the node of the npm package, and what it makes of the protocol.
 pub(super) fn found(host: &Host) -> Vec<Check> {
     let server = &host.config.server;
     if server.strategy == Strategy::External {
@@ -21,17 +21,28 @@ pub(super) fn found(host: &Host) -> Vec<Check> {
         Ok(path) => path,
         Err(problem) => return vec![Check::fail(NAME, problem, INSTALL)],
     };
-    let mut checks = node(host, &path).into_iter().collect::<Vec<_>>();
     let shown = path.display();
-    checks.insert(
-        0,
-        match host.ask(&path, &["--version"]) {
-            Ok(said) if said.code == Some(0) => Check::ok(NAME, format!("{} at {shown}", said.first_line())),
-            Ok(said) => Check::fail(NAME, format!("{shown} --version fails: {}", said.first_line()), INSTALL),
-            Err(problem) => Check::fail(NAME, problem, INSTALL),
-        },
-    );
-    checks
+    let (check, protocol) = match host.ask(&path, &["--version"]) {
+        Ok(said) if said.code == Some(0) => {
+            let version = said.first_line().split_whitespace().last().unwrap_or_default();
+            let protocol = protocol::checks(host, &path, version);
+            (Check::ok(NAME, format!("{} at {shown}", said.first_line())), protocol)
+        }
+        Ok(said) => {
+            let what = format!("{shown} --version fails: {}", said.first_line());
+            (Check::fail(NAME, what, INSTALL), Vec::new())
+        }
+        Err(problem) => (Check::fail(NAME, problem, INSTALL), Vec::new()),
+    };
+    std::iter::once(check).chain(node(host, &path)).chain(protocol).collect()
+}
+
+/// Whether the app-server is the `codex app-server` of this host.
+pub(super) fn is_app_server(host: &Host) -> bool {
+    let server = &host.config.server;
+    server.strategy == Strategy::Spawn
+        && server.args.first().is_some_and(|arg| arg == "app-server")
+        && Path::new(&server.command).file_name().is_some_and(|name| name == "codex")
 }
 
 /// The Codex of one-shot runs, where it is not that of the app-server.

@@ -14,7 +14,7 @@ use crate::cli::low::{Given, LowArgs};
 use crate::cli::service::{self, Installed, Manager};
 use crate::cli::{config_with, resolve};
 use crate::config::Config;
-use crate::process;
+use crate::process::{self, Spec};
 use crate::store::{lock, token};
 
 /// How long a daemon that runs may take for an answer.
@@ -177,9 +177,12 @@ impl Host {
     /// # Errors
     /// That it cannot be started or does not end in time, for a person.
     pub fn ask(&self, command: &Path, args: &[&str]) -> Result<Asked, String> {
-        let mut spec = ask::spec(command, args, Path::new("/"));
-        spec.env.clone_from(&self.variables);
-        ask::ask(&spec, ask::DEADLINE)
+        ask::ask(&self.spec(command, args, Path::new("/")), ask::DEADLINE)
+    }
+
+    /// A command in the daemon's environment.
+    pub fn spec(&self, command: &Path, args: &[&str], cwd: &Path) -> Spec {
+        Spec { env: self.variables.clone(), ..ask::spec(command, args, cwd) }
     }
 
     /// The first executable of that name on the daemon's PATH.

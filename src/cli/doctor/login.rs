@@ -1,19 +1,15 @@
 //! Whether Codex is logged in.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Check, Host, codex};
-use crate::config::Strategy;
 
 const NAME: &str = "login";
 const TODO: &str = "run `codex login` as the user that codexd runs as";
 
 /// By Codex's own word, in the daemon's environment.
 pub(super) fn status(host: &Host) -> Vec<Check> {
-    let server = &host.config.server;
-    let is_codex = server.args.first().is_some_and(|arg| arg == "app-server")
-        && Path::new(&server.command).file_name().is_some_and(|name| name == "codex");
-    if server.strategy == Strategy::External || !is_codex {
+    if !codex::is_app_server(host) {
         return vec![Check::ok(NAME, "not asked: the app-server is not the `codex app-server` of this host")];
     }
     // That there is none is said by another check.

@@ -7,6 +7,7 @@ mod codex;
 mod host;
 mod login;
 mod place;
+mod protocol;
 mod running;
 mod unit;
 

@@ -1,0 +1,93 @@
+//! The way from an action for people to the daemon that runs.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use super::resolve;
+use crate::api_client::{ApiClient, ClientError};
+use crate::config::Config;
+use crate::store::token;
+
+/// Why an action that talks to the daemon fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// Something on this side.
+    #[error("{0}")]
+    Here(String),
+    /// The daemon is not there, or refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl Problem {
+    /// With that text.
+    pub fn here(text: impl Into<String>) -> Self {
+        Self::Here(text.into())
+    }
+}
+
+/// A client of the daemon of this configuration, with its token if it demands one.
+///
+/// # Errors
+/// When the configuration does not say which port it is, or the token cannot be read.
+pub fn client(config: &Config) -> Result<ApiClient, Problem> {
+    let base = &config.service.local_api_base;
+    if base.address.port() == 0 {
+        return Err(Problem::here(format!(
+            "{} leaves the port open: name the daemon's with --local-api-base http://127.0.0.1:PORT",
+            base.text
+        )));
+    }
+    let client = ApiClient::new(base.address);
+    let Some(file) = &config.service.token_file else { return Ok(client) };
+    match token::read(file) {
+        Ok(token) => Ok(client.with_token(Some(token.expose().to_owned()))),
+        Err(error) => Err(Problem::here(error.to_string())),
+    }
+}
+
+/// The problem, with what can be done about the usual ones.
+pub fn explain(config: &Config, error: ClientError) -> Problem {
+    match error {
+        ClientError::Io { source, .. } => Problem::here(format!(
+            "no codexd answers at {}: {source}; start one with `codexd start`, or name its port with --local-api-base",
+            config.service.local_api_base.text
+        )),
+        ClientError::Refused { status: 401, message, .. } if config.service.token_file.is_none() => {
+            Problem::here(format!("{message} Name the daemon's token file with --token-file."))
+        }
+        other => other.into(),
+    }
+}
+
+/// The first word of an action, or standard input if that is `-`.
+///
+/// # Errors
+/// Text that is not UTF-8 or cannot be read.
+pub fn prompt(words: &[OsString]) -> Result<String, Problem> {
+    let word = words.first().and_then(|word| word.to_str()).unwrap_or_default();
+    match word {
+        "" => Err(Problem::here("PROMPT must be UTF-8 text that is not empty")),
+        "-" => {
+            let mut text = String::new();
+            match io::stdin().read_to_string(&mut text) {
+                Ok(_) => Ok(text),
+                Err(error) => {
+                    Err(Problem::here(format!("cannot read the prompt from standard input: {error}")))
+                }
+            }
+        }
+        word => Ok(word.to_owned()),
+    }
+}
+
+/// A path as it was typed, from the root on: the daemon works elsewhere.
+///
+/// # Errors
+/// When this process's own folder is gone.
+pub fn absolute(path: &str) -> Result<PathBuf, Problem> {
+    let here = std::env::current_dir()
+        .map_err(|error| Problem::here(format!("cannot tell the current directory: {error}")))?;
+    Ok(resolve::absolute(&here, path))
+}

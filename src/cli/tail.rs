@@ -1,0 +1,140 @@
+//! `codexd tail`: the events as they happen.
+
+use std::io::{self, BufWriter, Stdout, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::events::{Events, Heard};
+use super::low::PeopleArgs;
+use super::print;
+use super::reach::Problem;
+use super::render::{Renderer, wants_colour};
+use crate::config::Config;
+use crate::model::event::Event;
+use crate::os;
+
+/// How often a silent stream is left for a look at whether anybody still reads.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why it ends.
+enum End {
+    /// Nobody reads any more: that is how a tail ends.
+    NobodyReads,
+    /// Something to complain of.
+    Failed(String),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::NobodyReads,
+            _ => Self::Failed(format!("cannot write to standard output: {error}")),
+        }
+    }
+}
+
+impl From<Problem> for End {
+    fn from(problem: Problem) -> Self {
+        Self::Failed(problem.to_string())
+    }
+}
+
+/// Shows events until nobody reads them, or until it is interrupted. Fails when the daemon is not there at the
+/// beginning, or refuses; one that goes away later is waited for.
+pub fn run(config: &Config, args: &PeopleArgs, json: bool) -> ExitCode {
+    match tail(config, args, json) {
+        Ok(()) | Err(End::NobodyReads) => ExitCode::SUCCESS,
+        Err(End::Failed(problem)) => {
+            print::complain(&problem);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tail(config: &Config, args: &PeopleArgs, json: bool) -> Result<(), End> {
+    let types = args.types.iter().map(|prefix| ("type", prefix.trim()));
+    let session = args.session.iter().map(|id| ("sessionId", id.as_str()));
+    let filters: Vec<(&str, &str)> = types.chain(session).collect();
+    let mut events = Events::open(config, &filters, args.after)?;
+    let stdout = BufWriter::new(io::stdout());
+    let mut output = if json {
+        Output::Raw(stdout)
+    } else {
+        Output::Lines(Box::new(Renderer::new(stdout, wants_colour())))
+    };
+    // The past is written in large pieces, the present at once.
+    let mut live = false;
+    loop {
+        match events.next(LOOK)? {
+            Heard::Event(event) => output.event(&event)?,
+            Heard::Gap(from, to) => {
+                output.note(&format!("the log no longer has the events {from} to {to}"))?
+            }
+            Heard::Synced => {
+                live = true;
+                output.flush()?;
+            }
+            Heard::Rewound(seq) => {
+                output.note(&format!("the log ends at {seq} now, it is another one; going on from there"))?;
+                live = true;
+            }
+            Heard::Lost(error) => {
+                output.note(&format!("{error}; waiting for codexd to come back"))?;
+                output.flush()?;
+                live = false;
+            }
+            Heard::Back => output.note("codexd is back")?,
+            Heard::Silence => {
+                output.idle()?;
+                if os::reader_is_gone(&io::stdout()) {
+                    return Err(End::NobodyReads);
+                }
+            }
+        }
+        if live {
+            output.flush()?;
+        }
+    }
+}
+
+enum Output {
+    Raw(BufWriter<Stdout>),
+    Lines(Box<Renderer<BufWriter<Stdout>>>),
+}
+
+impl Output {
+    fn event(&mut self, event: &RawValue) -> Result<(), End> {
+        match self {
+            Self::Raw(stdout) => Ok(writeln!(stdout, "{event}")?),
+            Self::Lines(renderer) => match serde_json::from_str::<Event>(event.get()) {
+                Ok(event) => Ok(renderer.event(&event)?),
+                Err(error) => Err(End::Failed(format!("an event that is none: {error}"))),
+            },
+        }
+    }
+
+    /// About the stream itself: between the lines for people, on standard error beside JSON.
+    fn note(&mut self, note: &str) -> Result<(), End> {
+        match self {
+            Self::Raw(_) => print::complain(note),
+            Self::Lines(renderer) => renderer.note(note)?,
+        }
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<(), End> {
+        if let Self::Lines(renderer) = self {
+            renderer.idle()?;
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), End> {
+        match self {
+            Self::Raw(stdout) => Ok(stdout.flush()?),
+            Self::Lines(renderer) => Ok(renderer.flush()?),
+        }
+    }
+}
