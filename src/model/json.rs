@@ -15,7 +15,7 @@ pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 const INDENTED: usize = 100;
 
 /// Indents compact or any other valid JSON by two spaces, as `JSON.stringify(value, null, 2)` does; what is nested deeper
-/// than [`INDENTED`] levels stays on one line. Only white space between tokens changes: a number such as `1e400` or a
+/// than `INDENTED` levels stays on one line. Only white space between tokens changes: a number such as `1e400` or a
 /// 30-digit integer stays what it was.
 pub fn pretty(json: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(json.len() + json.len() / 2);
