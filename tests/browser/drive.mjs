@@ -71,18 +71,30 @@ export const live = (page) => page.waitForFunction(() => document.getElementById
 export async function allRows(page) {
   return page.evaluate(async () => {
     const list = document.getElementById("events-list");
-    const frame = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    const shown = () => [...list.querySelectorAll(".event:not([hidden])")];
+    const row = parseFloat(getComputedStyle(list).getPropertyValue("--row"));
+    // Until the first and the last row of the view are there: how many frames that takes is the browser's affair.
+    const drawn = async () => {
+      for (;;) {
+        const places = shown().map((node) => Number(node.getAttribute("aria-posinset")));
+        const count = Number(shown()[0]?.getAttribute("aria-setsize"));
+        const first = Math.floor(list.scrollTop / row) + 1;
+        const last = Math.min(count, Math.floor((list.scrollTop + list.clientHeight - 1) / row) + 1);
+        if (places.includes(first) && places.includes(last)) return;
+        await new Promise((done) => requestAnimationFrame(done));
+      }
+    };
     const rows = new Map();
     list.scrollTop = 0;
-    await frame();
+    await drawn();
     for (let before = -1; list.scrollTop > before; ) {
       before = list.scrollTop;
-      for (const node of list.querySelectorAll(".event:not([hidden])")) {
+      for (const node of shown()) {
         const [seq, , type, text] = [...node.children].map((child) => child.textContent);
         rows.set(Number(node.getAttribute("aria-posinset")), { seq: Number(seq), type, text });
       }
       list.scrollTop += list.clientHeight / 2;
-      await frame();
+      await drawn();
     }
     return [...rows.entries()].sort(([a], [b]) => a - b).map(([, row]) => row);
   });

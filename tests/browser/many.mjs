@@ -2,8 +2,11 @@
 
 import { ask, assert, live, scenario } from "./drive.mjs";
 
-/** Milliseconds of script in a frame and between two frames: of 99 in 100, and of every one, with room for a busy machine. */
-const [SCRIPT, BETWEEN] = [{ p99: 50, longest: 250 }, { p99: 200, longest: 1000 }];
+/**
+ * Milliseconds of script in a frame (half of them, 99 in 100, every one) and between two frames (half of them), and seconds of
+ * script in all. With room for a busy machine, on which others make the frames late: that is reported, not judged.
+ */
+const [SCRIPT, BETWEEN, ALL] = [{ median: 8, p99: 100, longest: 500 }, { median: 40 }, 3];
 
 scenario(async ({ page, context }) => {
   await live(page);
@@ -54,8 +57,9 @@ scenario(async ({ page, context }) => {
     between: { median: of(seen.between, 0.5), p99: of(seen.between, 0.99), longest: of(seen.between, 1) },
   };
   assert(seen.nodes < 1000, `${seen.nodes} elements in the document`);
-  for (const [bound, of] of [[SCRIPT, report.script], [BETWEEN, report.between]]) {
-    assert(Number(of.p99) < bound.p99 && Number(of.longest) < bound.longest, JSON.stringify(report));
+  assert(coming < ALL, JSON.stringify(report));
+  for (const [bounds, found] of [[SCRIPT, report.script], [BETWEEN, report.between]]) {
+    for (const [name, bound] of Object.entries(bounds)) assert(Number(found[name]) < bound, `${name}: ${JSON.stringify(report)}`);
   }
   return report;
 });

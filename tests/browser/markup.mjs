@@ -30,6 +30,8 @@ scenario(async ({ page }) => {
   assert((await page.textContent("#inbox-list legend")).includes(MARKUP));
   // In the events too: row and detail.
   await page.fill("#events-type", "app-server.turn.message.delta");
+  // Rows are used again and again: not before they are those of the filter.
+  await page.waitForFunction(() => [...document.querySelectorAll(".event:not([hidden]) .type")].every((type) => type.textContent === "app-server.turn.message.delta"));
   await page.locator(".event:not([hidden])").last().click();
   await page.waitForFunction(() => document.getElementById("detail-text").textContent.includes('"delta"'));
   assert.deepEqual(await elements(), before, "elements that were not there before");

@@ -229,7 +229,7 @@ fn routes_and_methods() {
     let client = daemon.client();
     let session = session(&client, &json!({}));
     for (method, path) in [
-        ("GET", "/"),
+        ("GET", "/page"),
         ("GET", "/nope"),
         ("GET", "/v1/codexd"),
         ("GET", "/v1/codexd/sessions/a/b"),

@@ -431,3 +431,31 @@ fn a_subprotocol_is_chosen_only_when_it_is_offered() {
     assert_eq!(handshake(on_two_lines).as_deref(), Some("codexd.v1"));
     assert_eq!(handshake("sec-websocket-protocol: CODEXD.V1\r\n"), None);
 }
+
+#[test]
+fn a_sleep_loses_and_repeats_nothing() {
+    let browser = browser_or_skip!("a_sleep_loses_and_repeats_nothing");
+    let daemon = Daemon::builder().start();
+    let stream = daemon.stream();
+    let told = told(&daemon, &json!({}));
+    Play::begin(&browser, "sleep", &told).run("sleep", |what, said| match what {
+        "turn" => {
+            let begun = begin_turn(&daemon.client(), said);
+            let ended = |event: &Value| {
+                event["type"] == "app-server.turn.completed" && event["detail"]["turnId"] == begun["turn"]
+            };
+            stream.wait_for(ended, crate::DEADLINE);
+            begun
+        }
+        "freeze" => {
+            daemon.signal(rustix::process::Signal::STOP);
+            json!({})
+        }
+        "thaw" => {
+            daemon.signal(rustix::process::Signal::CONT);
+            json!({})
+        }
+        "log" => daemon.log_events().iter().map(|event| event["seq"].clone()).collect(),
+        other => panic!("sleep asks for {other}"),
+    });
+}
