@@ -76,7 +76,7 @@
 //! | main | | signals | SIGTERM, SIGINT |
 //! | signals | the process | signals | the process's end |
 //! | hub | `HubThreads` | its two inboxes | `Message::Stop` |
-//! | persist, log-sync | `HubThreads` | their channel | the hub's end |
+//! | persist, log-sync, voice | `HubThreads` | their channel | the hub's end |
 //! | child | `Supervisor` | the child, its output, the stop | the stop |
 //! | wait-PID | `Process` | waitid(2) | the process's end |
 //! | app-rx-N, child-N-err, child-out | `Life` | a pipe | end of file, or a cancelled poll(2) |

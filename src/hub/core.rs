@@ -23,6 +23,7 @@ use super::persister;
 use super::state::State;
 use super::subscription::{self, Offer, Subscriber, Subscription};
 use super::tally::Tally;
+use super::voice::Voice;
 use super::watch::{TurnWatch, Watches};
 use crate::clock;
 use crate::config::Sync;
@@ -65,6 +66,7 @@ pub struct Core {
     pub(super) unsaved: Option<String>,
     watches: Watches,
     tally: Tally,
+    voice: Voice,
 }
 
 /// A batch on its way to the log.
@@ -108,7 +110,7 @@ pub struct Start {
 }
 
 impl Core {
-    pub(super) fn new(start: Start, log_sync: Sender<Arc<File>>) -> Self {
+    pub(super) fn new(start: Start, log_sync: Sender<Arc<File>>, voice: Voice) -> Self {
         let mut recent = VecDeque::from(start.recent);
         recent.drain(..recent.len().saturating_sub(start.recent_capacity));
         Self {
@@ -127,6 +129,7 @@ impl Core {
             unsaved: None,
             watches: Watches::default(),
             tally: Tally::default(),
+            voice,
         }
     }
 
@@ -367,6 +370,7 @@ impl Core {
             for entry in rendered.batch.entries() {
                 self.tally.count(entry.kind, entry.level);
             }
+            self.voice.tell(&rendered.batch);
             for change in rendered.changes {
                 self.watches.wake(&change);
                 self.state.apply(change, &rendered.at);

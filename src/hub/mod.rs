@@ -19,6 +19,7 @@ pub mod replay;
 pub mod state;
 pub mod subscription;
 pub mod tally;
+mod voice;
 pub mod watch;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use self::core::{Core, Recent, Start};
 use self::drafts::Drafts;
 pub use self::persister::FileExtras;
 use self::persister::Job;
+use self::voice::Voice;
 use crate::config::Paths;
 use crate::threads::budget::{Budget, Share};
 use crate::threads::{self, Thread};
@@ -69,6 +71,9 @@ enum Message {
     /// End.
     Stop,
 }
+
+/// How long the last lines of the daemon's own log get.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Why the hub did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -108,6 +113,7 @@ pub struct Waiting {
 pub struct HubThreads {
     hub: Hub,
     threads: Vec<Thread>,
+    speaker: Thread,
 }
 
 impl Hub {
@@ -125,11 +131,12 @@ impl Hub {
         let persister =
             threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?;
         let syncer = threads::spawn("log-sync", move || sync_log(&sync_inbox))?;
-        let core = Core::new(start, log_sync);
+        let (voice, speaker) = Voice::start()?;
+        let core = Core::new(start, log_sync, voice);
         let actor = Actor::new(core, events_inbox, control_inbox, jobs);
         let thread = threads::spawn("hub", move || actor.run())?;
         // Joined in this order: the hub's end ends the other two.
-        Ok((hub.clone(), HubThreads { hub, threads: vec![thread, persister, syncer] }))
+        Ok((hub.clone(), HubThreads { hub, threads: vec![thread, persister, syncer], speaker }))
     }
 
     /// Events of the child, in order. Waits while the inbox is full: that is how a slow disk holds the child back.
@@ -266,6 +273,10 @@ impl HubThreads {
         let _ = self.hub.control.send(Message::Stop);
         for thread in self.threads {
             thread.join();
+        }
+        // Standard error may be a pipe that nobody reads: that must not keep the daemon from ending.
+        if !self.speaker.wait(LAST_LINES) {
+            std::mem::forget(self.speaker);
         }
     }
 }

@@ -14,6 +14,7 @@ mod cli_errors;
 mod cli_flags;
 mod cli_golden;
 mod cli_lists;
+mod cli_log;
 mod cli_shells;
 mod cli_status;
 mod cli_support;
