@@ -57,7 +57,7 @@ static: ## A static binary for Linux hosts without anything (musl); says how to 
 DIST_BIN ?= $(BIN)
 DIST_TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
 
-dist: ## A tarball with the release binary, man page and ops files; DIST_BIN and DIST_TARGET for another binary
+dist: ## A tarball with the release binary, man page, completions and ops files; DIST_BIN and DIST_TARGET for another binary
 	test -x $(DIST_BIN) || $(MAKE) build
 	@sh ops/dist.sh $(DIST_BIN) $(DIST_TARGET) $(TARGET_DIR)/dist
 

@@ -24,11 +24,19 @@ for file in launchd/so.makefile.baa-codexd.plist systemd/codexd.service promethe
     mkdir -p "$staging/$name/ops/$(dirname "$file")"
     install -m 644 "$root/ops/$file" "$staging/$name/ops/$file"
 done
-# A binary for another system cannot be asked for its man page.
-if "$binary" man >"$staging/man" 2>/dev/null && [ -s "$staging/man" ]; then
-    mkdir -p "$staging/$name/share/man/man1"
-    install -m 644 "$staging/man" "$staging/$name/share/man/man1/codexd.1"
-fi
+# What the binary makes itself: its man page, what shells need to complete its words. One for another system cannot be asked.
+made() {
+    file=$staging/$name/share/$1
+    shift
+    if "$binary" "$@" >"$staging/made" 2>/dev/null && [ -s "$staging/made" ]; then
+        mkdir -p "$(dirname "$file")"
+        install -m 644 "$staging/made" "$file"
+    fi
+}
+made man/man1/codexd.1 man
+made bash-completion/completions/codexd completions bash
+made zsh/site-functions/_codexd completions zsh
+made fish/vendor_completions.d/codexd.fish completions fish
 
 epoch=${SOURCE_DATE_EPOCH:-$(git -C "$root" log -1 --format=%ct 2>/dev/null || echo 0)}
 # GNU's date, or BSD's.

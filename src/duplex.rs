@@ -60,10 +60,16 @@ pub mod code {
     pub const TRY_AGAIN_LATER: u16 = 1013;
 }
 
-/// The connection is of no more use: closed by either side, cut, or too slow.
+/// The connection is of no more use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the WebSocket is closed")]
-pub struct Closed;
+pub enum Closed {
+    /// Closed by either side, or cut.
+    #[error("the WebSocket is closed")]
+    Gone,
+    /// The other side is there but has taken nothing for [`WRITE_TIMEOUT`]; told to the one whose write it was.
+    #[error("the other side of the WebSocket takes nothing")]
+    Stalled,
+}
 
 /// What the other side sent.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::wire::RpcError;
+use crate::model::members::Members;
 use crate::model::record::RequestKind;
 
 /// What a client says.
@@ -284,9 +285,10 @@ fn asked_permissions(params: &RawValue) -> Value {
     }
 }
 
+/// Only that member is looked at: whatever a later version puts beside it is in nobody's way.
 fn field(params: &RawValue, name: &str) -> Value {
-    let mut params: Value = serde_json::from_str(params.get()).unwrap_or_default();
-    params.get_mut(name).map(Value::take).unwrap_or_default()
+    let member = Members::of(params).and_then(|members| members.get(name));
+    member.and_then(|member| serde_json::from_str(member.get()).ok()).unwrap_or_default()
 }
 
 fn is_object(raw: &RawValue) -> bool {

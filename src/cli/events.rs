@@ -54,8 +54,8 @@ struct Numbered {
 enum Connection {
     /// `heard` is whether it brought anything: if it ends, there is no need to wait before the next.
     Open { stream: Box<EventStream>, heard: bool },
-    /// Since when.
-    Lost { since: Instant },
+    /// Since when, and when it is tried again: a time, for whoever has less patience than that must come to it too.
+    Lost { since: Instant, again: Instant },
 }
 
 /// A cursor in the events, and the connection that moves it.
@@ -79,7 +79,8 @@ impl<'a> Events<'a> {
             Some(after) => after,
             None => latest(config)?,
         };
-        let connection = Connection::Lost { since: Instant::now() };
+        let now = Instant::now();
+        let connection = Connection::Lost { since: now, again: now };
         let mut events = Self { config, filters: String::new(), cursor, connection, wait: RETRY.0 };
         filters.iter().for_each(|(name, value)| events.narrow(name, value));
         let stream = events.connect()?;
@@ -97,7 +98,7 @@ impl<'a> Events<'a> {
     pub fn lost_for(&self) -> Option<Duration> {
         match &self.connection {
             Connection::Open { .. } => None,
-            Connection::Lost { since } => Some(since.elapsed()),
+            Connection::Lost { since, .. } => Some(since.elapsed()),
         }
     }
 
@@ -122,11 +123,13 @@ impl<'a> Events<'a> {
                     Err(error) if error.is_timeout() => return Ok(Heard::Silence),
                     Err(error) => error,
                 },
-                Connection::Lost { .. } => {
-                    if !pause_until(Instant::now() + self.wait, until) {
+                Connection::Lost { since, again } => {
+                    if !pause_until(*again, until) {
                         return Ok(Heard::Silence);
                     }
+                    let since = *since;
                     self.wait = (self.wait * 2).min(RETRY.1);
+                    self.connection = Connection::Lost { since, again: Instant::now() + self.wait };
                     match self.connect() {
                         Ok(stream) => {
                             self.connection = Connection::Open { stream, heard: false };
@@ -144,7 +147,8 @@ impl<'a> Events<'a> {
                 self.connection = Connection::Open { stream, heard: false };
                 continue;
             }
-            self.connection = Connection::Lost { since: Instant::now() };
+            let now = Instant::now();
+            self.connection = Connection::Lost { since: now, again: now + self.wait };
             return Ok(Heard::Lost(lost));
         }
     }

@@ -4,7 +4,7 @@
 use log::LevelFilter;
 
 use super::low::{Expected, LowArgs, Restart, count, millis, number, one_of};
-use super::service;
+use super::{completions, service};
 use crate::config::{ApiBase, Mode, RequestPolicy, Strategy, Sync};
 use crate::ops::runs::SANDBOXES;
 
@@ -17,6 +17,7 @@ pub enum Action {
     Config,
     Smoke,
     Run,
+    Ask,
     Tail,
     Sessions,
     Runs,
@@ -24,6 +25,8 @@ pub enum Action {
     Answer,
     Doctor,
     Service,
+    Completions,
+    Man,
     Help,
     StubAppServer,
     StubExec,
@@ -84,6 +87,13 @@ pub const ACTIONS: &[ActionRow] = &[
         &["PROMPT"],
         "Have the running daemon do a one-shot run and print its last message; - reads PROMPT from standard input",
     ),
+    with_words(
+        Action::Ask,
+        "ask",
+        &["PROMPT"],
+        "Ask Codex through the running daemon: the answer goes to standard output, progress to standard error, \
+         approvals are asked here; - reads PROMPT from standard input",
+    ),
     action(Action::Tail, "tail", "Show the running daemon's events as they happen, or from --after on"),
     action(Action::Sessions, "sessions", "List the running daemon's sessions"),
     action(Action::Runs, "runs", "List its one-shot runs"),
@@ -101,6 +111,13 @@ pub const ACTIONS: &[ActionRow] = &[
         &[service::VERBS],
         "Run codexd under launchd or systemd: write its file (with the settings given here), remove it, or show it",
     ),
+    with_words(
+        Action::Completions,
+        "completions",
+        &[completions::SHELLS],
+        "Print the completions for a shell, to be put where that looks for them",
+    ),
+    action(Action::Man, "man", "Print the manual page (roff)"),
     action(Action::Help, "help", "Show this text"),
     stand_in(Action::StubAppServer, "stub-app-server", "Built-in stand-in for `codex app-server`"),
     stand_in(Action::StubExec, "stub-exec", "Built-in stand-in for `codex exec`"),
@@ -147,7 +164,7 @@ impl Group {
             Self::Runs => "One-shot runs (codex exec)",
             Self::Logs => "Logs on disk",
             Self::OneRun => "The run of codexd run",
-            Self::Client => "What codexd tail, run and requests are about",
+            Self::Client => "What codexd tail, ask, run and requests are about",
             Self::Unit => "The service of codexd service",
             Self::Output => "This call",
         }
@@ -342,9 +359,9 @@ pub const FLAGS: &[Flag] = &[
     flag!(for Tail; Client, "type", [], "all",
         "Only events whose type begins so, repeatable",
         Update::Many("PREFIX", |low, prefixes| low.people.types = prefixes)),
-    flag!(for Tail; Client, "session", [], "",
-        "Only the events of this session", one!("ID", people.session)),
-    flag!(for Run; Client, "cwd", [], "the daemon's repo root",
+    flag!(for Tail, Ask; Client, "session", [], "",
+        "tail: only the events of this session; ask: go on with it instead of a new one", one!("ID", people.session)),
+    flag!(for Ask, Run; Client, "cwd", [], "the daemon's repo root",
         "Where Codex works", one!("PATH", people.cwd)),
     flag!(for Requests; Client, "all", [], "off", "Those that are settled too", switch!(people.all)),
 

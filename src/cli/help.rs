@@ -7,7 +7,8 @@ const WIDTH: usize = 100;
 /// Where the explanations begin.
 const COLUMN: usize = 32;
 
-const EXAMPLES: &str = "\
+/// Lines to try, under a heading.
+pub(super) const EXAMPLES: &str = "\
 Examples:
   codexd                                  Run the daemon for this folder; stop it with Ctrl-C
   codexd smoke                            See whether codexd itself works here
@@ -17,10 +18,12 @@ Examples:
   codexd start --server-command /opt/codex/bin/codex --server-arg app-server
   codexd status --json | jq .daemon       Ask the files, not the daemon
   codexd run --sandbox read-only 'Explain this repository'
+  codexd ask 'What is this repository for?'
   codexd tail --type app-server.turn      Watch the turns
 ";
 
-const FOOTER: &str = "\
+/// What holds for every flag.
+pub(super) const FOOTER: &str = "\
 A flag beats its variable, a variable beats the default; a blank value counts as not given.
 Values are written --flag VALUE or --flag=VALUE.
 Exit codes: 0 done, 1 failed at run time, 2 wrong command line or environment.

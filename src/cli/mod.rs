@@ -2,6 +2,8 @@
 //! [`resolve`] → [`Config`] → an action. The tables in [`flags`] are all there is to know about
 //! flags and actions. Only this module prints, and only through [`print`](mod@print).
 
+pub mod ask;
+pub mod completions;
 pub mod doctor;
 pub mod events;
 pub mod flags;
@@ -10,6 +12,7 @@ pub mod interrupt;
 pub mod list;
 pub mod logging;
 pub mod low;
+pub mod man;
 pub mod parse;
 pub mod print;
 pub mod question;
@@ -23,6 +26,7 @@ pub mod start;
 pub mod status;
 pub mod stub;
 pub mod tail;
+pub mod terminal;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -83,6 +87,12 @@ fn act(command: Command) -> ExitCode {
             smoke::run(config, low.json, keep_files)
         }),
         Action::Run => with_config(&|config, low| run::run(&config, low, &command.words)),
+        Action::Ask => with_config(&|config, low| match low.json {
+            true => {
+                refuse(&UsageError::new("ask prints what Codex says; for JSON there is codexd tail --json"))
+            }
+            false => ask::run(&config, &low.people, &command.words),
+        }),
         Action::Sessions => with_config(&|config, low| list::run(&config, list::SESSIONS, low.json)),
         Action::Runs => with_config(&|config, low| list::run(&config, list::RUNS, low.json)),
         Action::Requests => with_config(&|config, low| {
@@ -99,6 +109,11 @@ fn act(command: Command) -> ExitCode {
             service::run(&config, &command.given, &command.words, &wanted)
                 .unwrap_or_else(|error| refuse(&error))
         }),
+        Action::Completions => {
+            let shell = command.words.first().map(|shell| shell.to_string_lossy()).unwrap_or_default();
+            completions::script(&shell).map_or_else(|error| refuse(&error), |script| print::out(&script))
+        }
+        Action::Man => print::out(&man::page()),
         Action::Help => print::out(&help::help()),
         Action::StubAppServer => stub::app_server(command.words),
         Action::StubExec => stub::exec(command.words),

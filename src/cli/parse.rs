@@ -303,7 +303,7 @@ mod tests {
                 "answer needs accept|acceptForSession|decline|cancel: \
                  codexd answer ID accept|acceptForSession|decline|cancel",
             ),
-            (&["status", "--cwd", "/x"], "--cwd is for codexd run only"),
+            (&["status", "--cwd", "/x"], "--cwd is for codexd run and ask only"),
             (&["--model", "x"], "--model is for codexd run only"),
         ] {
             assert_eq!(words(line).unwrap_err(), expected);

@@ -31,6 +31,11 @@ pub fn complain(message: &str) {
     let _ = writeln!(io::stderr().lock(), "codexd: {line}");
 }
 
+/// Writes a line about what is going on to standard error. There is nobody left to tell when that fails.
+pub fn progress(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
 /// A value as JSON indented by two spaces, with a final newline. Raw JSON inside is indented too.
 ///
 /// # Errors

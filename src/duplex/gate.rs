@@ -1,5 +1,6 @@
 //! The one place where a WebSocket is written to.
 
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,7 +57,7 @@ impl Gate {
     pub(super) fn write(&self, frames: &[&[u8]]) -> Result<(), Closed> {
         let mut closed = self.lock();
         if *closed {
-            return Err(Closed);
+            return Err(Closed::Gone);
         }
         self.write_locked(frames, &mut closed)
     }
@@ -68,7 +69,10 @@ impl Gate {
             log::debug!("a WebSocket could not be written to: {error}");
             *closed = true;
             self.cut();
-            Closed
+            match error.kind() {
+                ErrorKind::TimedOut | ErrorKind::WouldBlock => Closed::Stalled,
+                _ => Closed::Gone,
+            }
         })
     }
 
@@ -87,7 +91,7 @@ impl Gate {
         self.encode(OpCode::Control(Control::Close), payload.into(), &mut frame);
         let mut closed = self.lock();
         if *closed {
-            return Err(Closed);
+            return Err(Closed::Gone);
         }
         self.write_locked(&[&frame], &mut closed)?;
         *closed = true;

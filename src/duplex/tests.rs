@@ -143,10 +143,10 @@ fn after_our_close_nothing_is_written_by_either_thread() {
     let (mut reader, mut writer) = Duplex::server(server, Vec::new()).unwrap();
     writer.write(Bytes::from_static(b"last")).unwrap();
     writer.close(1013, &"é".repeat(100)).unwrap();
-    assert_eq!(writer.write(Bytes::from_static(b"late")).and_then(|()| writer.flush()), Err(Closed));
-    assert_eq!(writer.write(vec![b'x'; GATHER].into()), Err(Closed));
-    assert_eq!(writer.close(1001, ""), Err(Closed));
-    assert_eq!(reader.send("late".into()), Err(Closed));
+    assert_eq!(writer.write(Bytes::from_static(b"late")).and_then(|()| writer.flush()), Err(Closed::Gone));
+    assert_eq!(writer.write(vec![b'x'; GATHER].into()), Err(Closed::Gone));
+    assert_eq!(writer.close(1001, ""), Err(Closed::Gone));
+    assert_eq!(reader.send("late".into()), Err(Closed::Gone));
     client.write_all(&frame(0x89, b"ping")).unwrap();
     client.write_all(&frame(0x81, b"still heard")).unwrap();
     client.write_all(&frame(0x88, &close_payload(1013))).unwrap();

@@ -70,7 +70,7 @@ fn weight(batch: &Batch) -> usize {
 pub enum Offer {
     /// It waits in the queue.
     Queued,
-    /// The queue is full: the subscriber must be dropped, its client is cut off after what it has.
+    /// The queue is full, or nothing was taken for too long: the subscriber must be dropped, its client is cut off after what it has.
     Lagged,
     /// The client is gone.
     Gone,
@@ -79,6 +79,9 @@ pub enum Offer {
 impl Subscriber {
     /// Queues a batch without ever waiting.
     pub fn offer(&self, batch: &Arc<Batch>) -> Offer {
+        if self.shared.lagged.load(Ordering::Acquire) {
+            return Offer::Lagged;
+        }
         if self.shared.gone.load(Ordering::Acquire) {
             return Offer::Gone;
         }
@@ -140,6 +143,12 @@ impl Subscription {
         batch
     }
 
+    /// The client takes nothing any more, and is cut off after this seq; the hub tells of it with the next event.
+    pub fn lagged_after(&self, seq: u64) {
+        self.shared.last_queued.store(seq, Ordering::Release);
+        self.shared.lagged.store(true, Ordering::Release);
+    }
+
     /// Why the queue ended, once the receiver reports that it did.
     pub fn end(&self) -> End {
         if self.shared.lagged.load(Ordering::Acquire) { End::Lagged } else { End::Shutdown }
@@ -183,5 +192,14 @@ mod tests {
             }
             assert_eq!(client.next().unwrap_err(), End::Lagged);
         }
+    }
+
+    #[test]
+    fn one_that_took_nothing_for_too_long_has_lagged_and_not_just_gone() {
+        let (hub, client) = queue();
+        assert_eq!(hub.offer(&of(1)), Offer::Queued);
+        client.lagged_after(7);
+        drop(client);
+        assert_eq!((hub.offer(&of(1)), hub.last_queued()), (Offer::Lagged, 7));
     }
 }

@@ -30,6 +30,9 @@ pub trait Sink {
     /// The client is not there any more.
     type Gone;
 
+    /// Whether the client is there, but has taken nothing for too long.
+    fn is_stalled(gone: &Self::Gone) -> bool;
+
     /// An event as it happens.
     ///
     /// # Errors
@@ -107,7 +110,12 @@ impl Feed {
                 }
             },
         };
-        Live { queue, last, filter, stopping, heartbeat }.run(sink, gone)
+        let mut live = Live { queue, last, filter, stopping, heartbeat };
+        let ended = live.run(sink, gone);
+        if ended.as_ref().is_err_and(S::is_stalled) {
+            live.queue.lagged_after(live.last);
+        }
+        ended
     }
 }
 
@@ -160,7 +168,7 @@ struct Live {
 }
 
 impl Live {
-    fn run<S: Sink>(mut self, sink: &mut S, gone: &Receiver<()>) -> Result<End, S::Gone> {
+    fn run<S: Sink>(&mut self, sink: &mut S, gone: &Receiver<()>) -> Result<End, S::Gone> {
         loop {
             match self.queue.try_next() {
                 Ok(Some(batch)) => self.send(&batch, sink)?,

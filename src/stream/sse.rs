@@ -75,6 +75,11 @@ impl Client {
 impl Sink for Client {
     type Gone = io::Error;
 
+    fn is_stalled(gone: &io::Error) -> bool {
+        // As the socket says it when its write timeout is over.
+        matches!(gone.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+    }
+
     fn live(&mut self, batch: &Batch, entry: &Entry) -> io::Result<()> {
         self.event(entry.seq, entry.kind.name(), &batch.event(entry))
     }

@@ -246,7 +246,7 @@ impl Pump {
     fn run(self, reader_gone: &Receiver<()>) {
         let Self { mut client, feed } = self;
         let writer = match feed.run(&mut client, reader_gone) {
-            Err(Closed) | Ok(End::ClientGone) => return,
+            Err(_) | Ok(End::ClientGone) => return,
             Ok(end) => {
                 let mut writer = client.writer;
                 let closed = match end {
@@ -283,6 +283,10 @@ struct GapMessage {
 
 impl Sink for Client {
     type Gone = Closed;
+
+    fn is_stalled(gone: &Closed) -> bool {
+        *gone == Closed::Stalled
+    }
 
     fn live(&mut self, batch: &Batch, entry: &Entry) -> Result<(), Closed> {
         self.writer.write(batch.frame(entry))

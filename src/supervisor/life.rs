@@ -27,6 +27,8 @@ const FLAGS: Flags = Flags { command: "--server-command", folder: "--server-cwd"
 const AFTER_OUTPUT: Duration = Duration::from_secs(1);
 /// How long the end of a process may come after that of its input: then it did not close that, but died.
 const AFTER_INPUT: Duration = Duration::from_millis(100);
+/// How long the last words of one that ends without an answer may take to be read.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long its output may stay open after it has ended: somebody who is no descendant holds it.
 const AFTER_EXIT: Duration = Duration::from_secs(1);
 
@@ -77,7 +79,10 @@ pub(super) struct Life {
     last_words: Arc<LastWords>,
     /// Dropping these ends the readers.
     cancel: Vec<OwnedFd>,
+    /// Those that read its pipes.
     threads: Vec<Thread>,
+    /// The one that writes; it ends with the connection.
+    writer: Option<Thread>,
 }
 
 impl Life {
@@ -119,6 +124,7 @@ impl Life {
             last_words: Arc::default(),
             cancel: Vec::new(),
             threads: Vec::new(),
+            writer: None,
         })
     }
 
@@ -189,7 +195,7 @@ impl Life {
         if let (Some(stdin), Some(lines), Some(connection)) =
             (self.process.take_stdin(), self.lines.take(), self.connection.clone())
         {
-            self.threads.push(threads::spawn(format!("app-tx-{generation}"), move || {
+            self.writer = Some(threads::spawn(format!("app-tx-{generation}"), move || {
                 write_lines(stdin, &lines, &connection);
             })?);
         }
@@ -201,6 +207,15 @@ impl Life {
             .map_err(|error| StartError::Thread(error.into()))?;
         self.cancel.push(cancel);
         Ok(cancelled)
+    }
+
+    /// What can be said at once of a life that ends before it has answered anything: its burial may take a while.
+    pub(super) fn obituary(&self) -> Option<String> {
+        self.stillborn()?;
+        for thread in self.threads.iter().filter(|thread| !thread.is_finished()) {
+            thread.wait(LAST_WORDS);
+        }
+        self.stillborn()
     }
 
     /// The daemon stops: end of input, SIGTERM, SIGKILL.
@@ -253,21 +268,21 @@ impl Life {
             thread.wait(AFTER_EXIT);
         }
         self.cancel.clear();
-        let stillborn = self.stillborn(&exit);
+        let stillborn = exit.code.and_then(|_| self.stillborn());
         tell(stillborn.as_deref());
         if let Some(connection) = &self.connection {
             let more = stillborn.as_ref().map_or_else(String::new, |text| format!(". {text}"));
             connection.close(&format!("the app-server has ended{more}"));
         }
         self.threads.clear();
+        self.writer = None;
         let survived = self.process.survived();
         Ending { pid: self.pid, exit, output, connected, given_up, stillborn, survived }
     }
 
     /// A program that ends by itself before it has answered anything may be no app-server at all.
-    fn stillborn(&self, exit: &Exit) -> Option<String> {
+    fn stillborn(&self) -> Option<String> {
         let connection = self.connection.as_ref().filter(|connection| !connection.was_met())?;
-        exit.code?;
         let said = self.last_words.get().or_else(|| connection.impression().strange());
         Some(impression::stillborn(said.as_deref()))
     }

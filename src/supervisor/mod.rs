@@ -131,6 +131,9 @@ struct Actor {
     stillborn: RefCell<Option<String>>,
 }
 
+/// Why there is no app-server between two lives.
+const BETWEEN: &str = "the app-server has ended and is being started again";
+
 impl Actor {
     fn run(mut self, first: &Sender<Result<(), StartError>>) {
         let mut backoff = Backoff::new();
@@ -266,6 +269,10 @@ impl Actor {
             self.parts.client.gone("codexd is stopping");
         } else if restart {
             self.down();
+            if let Some(obituary) = life.obituary() {
+                self.stillborn.replace(Some(obituary));
+                self.down();
+            }
         } else {
             self.parts.client.gone("the app-server has ended and is not started again");
         }
@@ -291,7 +298,7 @@ impl Actor {
 
     fn down(&self) {
         let why = self.stillborn.borrow().as_ref().map_or_else(String::new, |why| format!(". {why}"));
-        self.parts.client.down(format!("the app-server has ended and is being started again{why}"));
+        self.parts.client.down(format!("{BETWEEN}{why}"));
     }
 
     fn update(&self, change: impl FnOnce(&mut crate::model::record::Child) + Send + 'static) {

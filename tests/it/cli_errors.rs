@@ -22,11 +22,11 @@ fn wrong_words() {
         (&["-3"], "unknown flag -3 (codexd --help lists all)"),
         (
             &["run\naway"],
-            "unknown action \"run away\"; the actions are start, status, config, smoke, run, tail, sessions, runs, requests, answer, doctor, service, help",
+            "unknown action \"run away\"; the actions are start, status, config, smoke, run, ask, tail, sessions, runs, requests, answer, doctor, service, completions, man, help",
         ),
         (
             &[""],
-            "unknown action \"\"; the actions are start, status, config, smoke, run, tail, sessions, runs, requests, answer, doctor, service, help",
+            "unknown action \"\"; the actions are start, status, config, smoke, run, ask, tail, sessions, runs, requests, answer, doctor, service, completions, man, help",
         ),
         (&["start", "status"], "a second action, status, after start: there can be only one"),
         (&["config", "config"], "a second action, config, after config: there can be only one"),

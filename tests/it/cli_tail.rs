@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use rustix::process::Signal;
@@ -199,6 +199,21 @@ fn it_outlives_the_daemon_and_loses_nothing() {
     let notes = tail.end();
     assert_eq!(notes.matches("waiting for codexd to come back").count(), 4, "{notes}");
     assert_eq!(notes.matches("codexd is back").count(), 4, "{notes}");
+}
+
+#[test]
+fn a_daemon_that_was_away_for_a_while_is_found_again() {
+    let base = free_base();
+    let mut daemon = Daemon::builder().flags(&["--local-api-base", &base]).start();
+    let tail = Tail::start(&base, &["--json", "--after", "0"]);
+    tail.until(|line| line.contains("\"child.started\""));
+    daemon.stop();
+    tail.until(|line| line.contains("\"daemon.stopped\""));
+    // Longer than it takes until there is more time between two tries than the tail waits at a time.
+    thread::park_timeout(Duration::from_secs(4));
+    daemon.restart();
+    tail.until(|line| line.contains("\"child.started\""));
+    tail.end();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const BINARY: &str = "#!/bin/sh\ncase $1 in -V) echo 'codexd 1.2.3';; man) echo '.TH CODEXD 1';; esac\n";
+const BINARY: &str = "#!/bin/sh\ncase $1 in -V) echo 'codexd 1.2.3';; man) echo '.TH CODEXD 1';; completions) echo \"for $2\";; esac\n";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -66,9 +66,18 @@ fn the_tarball_holds_what_a_host_needs_and_is_the_same_each_time() {
         "ops/systemd/",
         "ops/systemd/codexd.service",
         "share/",
+        "share/bash-completion/",
+        "share/bash-completion/completions/",
+        "share/bash-completion/completions/codexd",
+        "share/fish/",
+        "share/fish/vendor_completions.d/",
+        "share/fish/vendor_completions.d/codexd.fish",
         "share/man/",
         "share/man/man1/",
         "share/man/man1/codexd.1",
+        "share/zsh/",
+        "share/zsh/site-functions/",
+        "share/zsh/site-functions/_codexd",
     ];
     assert_eq!(files, expected.map(|file| format!("{name}/{file}")), "{lines}");
     assert!(

@@ -165,8 +165,10 @@ fn a_second_sigterm_ends_at_once_and_leaves_nothing() {
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     // The next life tells the truth about it.
     daemon.restart();
-    let missing =
-        daemon.log_events().into_iter().find(|event| event["type"] == "app-server.turn.completed.missing");
-    assert_eq!(missing.expect("told")["detail"]["turnId"], *running);
+    let log = daemon.log_events();
+    let missing = log.iter().find(|event| event["type"] == "app-server.turn.completed.missing");
+    let last = || log.iter().rev().take(12).map(|event| event.to_string()).collect::<Vec<_>>();
+    let missing = missing.unwrap_or_else(|| panic!("not told; the last events, backwards: {:#?}", last()));
+    assert_eq!(missing["detail"]["turnId"], *running);
     daemon.stop();
 }

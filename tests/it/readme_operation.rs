@@ -71,7 +71,9 @@ impl Host {
             host.command(name, &format!("echo \"{name} $*\" >> '{}'", host.calls.display()));
         }
         host.command("sudo", "exec \"$@\"");
-        host.command("codex", "echo codex-cli 1.2.3");
+        let stub = env!("CARGO_BIN_EXE_codexd");
+        let codex = format!("[ \"$1\" = app-server ] && exec '{stub}' stub-app-server\necho codex-cli 1.2.3");
+        host.command("codex", &codex);
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_codexd"), folder.join("target/release/codexd"))
             .unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_codexd"), host.bin.join("codexd")).unwrap();

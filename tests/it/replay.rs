@@ -298,7 +298,7 @@ fn a_client_that_lags_is_told_where_to_come_back() {
     wait_until("the client is counted", || client.get("/healthz").json()["service"]["websocketClients"] == 1);
     let mut lagged = None;
     for _ in 0..60 {
-        wait_for_turn(&client, &turn(&client, &session, "big: 4000000"));
+        wait_for_turn(&client, &turn(&client, &session, "big: 2000000"));
         lagged = pages(&client, 0, "type=stream.client.lagged").pop();
         if lagged.is_some() {
             break;

@@ -117,6 +117,17 @@ fn answers_take_several_forms() {
 }
 
 #[test]
+fn what_a_later_version_puts_beside_is_in_nobodys_way() {
+    let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+    let params = format!(
+        r#"{{"new":1e400,"deep":{deep},"permissions":{{"network":{{"enabled":true}}}},"questions":[{{"id":"q"}}]}}"#
+    );
+    let granted = json!({"permissions": {"network": {"enabled": true}}, "scope": "turn"});
+    assert_eq!(decide(PERMISSIONS, &params, "\"accept\""), Ok(granted));
+    assert!(answers(QUESTIONS, &params, r#"{"x":"y"}"#).unwrap_err().contains("(q)"));
+}
+
+#[test]
 fn a_record_gives_back_what_was_sent() {
     let error = RpcError { code: -1, message: "no".to_owned(), data: None };
     let outcome = shape(COMMAND, &text("{}"), Proposal::Error(error.clone())).unwrap();

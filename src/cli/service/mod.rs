@@ -160,7 +160,7 @@ fn install(manager: Manager, config: &Config, given: &Given) -> Result<String, S
     Ok(match change {
         Change::None => format!("nothing changed: {shown} is as it should be\n"),
         Change::Replaced => format!("replaced {shown}\n{}", manager.next(change)),
-        _ => format!("wrote {shown}\n{}", manager.next(change)),
+        _ => format!("wrote {shown}\n{}whether anything is missing: codexd doctor\n", manager.next(change)),
     })
 }
 
