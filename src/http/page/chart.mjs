@@ -32,7 +32,7 @@ export function renderCharts(history, now) {
   path(svg, "bars", bars.join(""));
   const present = history.pace(now);
   put("rate-now", few(present));
-  put("rate-note", `peak ${few(peak)} a second`);
+  put("rate-note", `busiest minute ${few(peak)}`);
 
   const turns = history.recent(now);
   const dots = $("turn-chart");
