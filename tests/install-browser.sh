@@ -1,7 +1,6 @@
 #!/bin/sh
 # Installs what the tests of the page drive a browser with, into target/browser: playwright-core and axe-core from npm.
 # The browser is the system's chromium. Does nothing when all is there already.
-#   CODEXD_APT_CHROMIUM=1     install Debian's chromium if there is none and we are root
 #   CODEXD_REQUIRE_BROWSER=1  fail when something is missing (otherwise those tests are skipped, loudly)
 set -eu
 
@@ -23,10 +22,6 @@ has_chromium() {
 
 is() { grep -qsF "\"version\": \"$2\"" "$modules/$1/package.json"; }
 
-if ! has_chromium && [ "${CODEXD_APT_CHROMIUM:-}" = 1 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    export DEBIAN_FRONTEND=noninteractive
-    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 || true
-fi
 has_chromium || give_up "there is no chromium (apt-get install chromium, or name one in CODEXD_TEST_CHROMIUM)"
 
 if is playwright-core "$playwright" && is axe-core "$axe"; then

@@ -45,6 +45,12 @@ done
 checks=not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance
 checks=$checks,response_schema_conformance,unsupported_method,allow_header_conformance
 cd "$folder"
+# 502 is the app-server's word on a threadId that it does not like, which only it can know.
+cat >schemathesis.toml <<'END'
+[[operations]]
+include-name = "POST /v1/codexd/sessions"
+checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "502"]
+END
 "$folder/venv/bin/schemathesis" run "$base/v1/codexd/openapi.json" --checks "$checks" --continue-on-failure \
     --request-timeout 30 --no-color "$@"
 
