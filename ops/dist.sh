@@ -17,7 +17,7 @@ trap 'exit 1' INT TERM
 
 mkdir -p "$staging/$name/bin"
 install -m 755 "$binary" "$staging/$name/bin/codexd"
-for file in README.md CHANGELOG.md LICENSE; do
+for file in README.md LICENSE; do
     install -m 644 "$root/$file" "$staging/$name/$file"
 done
 for file in launchd/so.makefile.baa-codexd.plist systemd/codexd.service prometheus/codexd.rules.yml; do

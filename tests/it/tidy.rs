@@ -1,17 +1,15 @@
 //! The repository checks itself: layers, sizes, names, dependencies, the README's tables, the launchd template.
 //!
-//! `CODEXD_BLESS=1 cargo test --test it tidy` writes the README's tables anew. Every checker is a function over text, so that
-//! a test beside it can show that it fails on what it is there to find.
+//! Every checker is a function over text, so that a test beside it can show that it fails on what it is there to find.
+
+mod property_list;
+mod tables;
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use codexd::cli::flags::{FLAGS, Group};
-use codexd::http::reply::ErrorCode;
-use codexd::http::routes::ROUTES;
 use codexd::model::event::EventType;
-use codexd::ops::metrics::{METRICS, PREFIX};
 
 /// The layers, lowest first. A module imports from the layers below its own and from itself. `main` is `src/main.rs`.
 const LAYERS: &[&[&str]] = &[
@@ -48,6 +46,10 @@ const MAX_LINES: usize = 450;
 /// Files that are, up to that many lines. A row that is no longer needed has to go.
 const LONGER: &[(&str, usize)] = &[];
 
+/// What the top level consists of, beside what begins with a dot. Fixed by whom the project is for.
+const TOP_LEVEL: &[&str] =
+    &["Cargo.lock", "Cargo.toml", "LICENSE", "Makefile", "README.md", "ops", "src", "tests"];
+
 /// Names that say nothing.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "misc"];
 
@@ -71,19 +73,6 @@ const FORBIDDEN: &[&str] = &[
 
 /// Files that may hold a text that looks like a path of somebody's machine, and why.
 const OWN_PATHS: &[(&str, &str)] = &[("src/cli/resolve.rs", "an invented working directory in a test")];
-
-/// Settings by the field that holds them. A flag whose field nobody reads outside `cli`, `config` and `smoke` has no effect
-/// yet, and the README says so.
-const EFFECTS: &[(&str, &str)] = &[
-    ("token-file", ".token_file"),
-    ("allow-other-users", ".allow_other_users"),
-    ("drain-timeout-ms", ".drain_timeout"),
-    ("request-policy", ".request_policy"),
-    ("request-timeout-ms", ".request_timeout"),
-    ("codex-command", "config.runs"),
-    ("max-concurrent-runs", ".max_concurrent"),
-    ("max-queued-runs", ".max_queued"),
-];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -356,6 +345,27 @@ fn files_are_short_and_named_for_what_they_hold() {
     assert!(too_long("src/new.rs", MAX_LINES + 1).is_some() && too_long("src/new.rs", MAX_LINES).is_none());
 }
 
+#[test]
+fn the_top_level_is_as_agreed() {
+    // What is tracked: somebody's own files lie there too. A source tree without git has nothing to say.
+    let git = Command::new("git").arg("ls-files").current_dir(root()).output();
+    let Some(tracked) = git.ok().filter(|output| output.status.success() && !output.stdout.is_empty()) else {
+        return;
+    };
+    let tracked = String::from_utf8(tracked.stdout).unwrap();
+    let found: BTreeSet<&str> = tracked.lines().filter_map(|path| path.split('/').next()).collect();
+    let ours: Vec<&str> = found.into_iter().filter(|name| !name.starts_with('.')).collect();
+    assert_eq!(ours, TOP_LEVEL);
+}
+
+#[test]
+fn every_event_type_is_written_by_somebody() {
+    let code: String = sources().into_iter().map(|(_, code)| code).collect();
+    let idle = |kind: &EventType| !has_word(&code, &format!("EventType::{kind:?}"));
+    let idle = EventType::ALL.iter().filter(|kind| idle(kind)).map(|kind| kind.name().to_owned()).collect();
+    expect_none("event types that no code names", idle);
+}
+
 fn packages(lock: &str) -> BTreeSet<&str> {
     lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).collect()
 }
@@ -434,252 +444,4 @@ fn unsafe_code_has_one_place() {
     assert!(read("Cargo.toml").contains("unsafe_code = \"deny\""));
     assert!(has_word(&code_only("unsafe { f() }"), "unsafe"));
     assert!(!has_word(&code_only("#![deny(unsafe_code)] // unsafe\n\"unsafe\""), "unsafe"));
-}
-
-fn cell(text: &str) -> String {
-    text.replace('|', "\\|")
-}
-
-fn code(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!("`{}`", cell(text)) }
-}
-
-fn routes_table() -> String {
-    let mut table = String::from("| route | what |\n|---|---|\n");
-    table.push_str("| `GET /healthz` | whether the process serves |\n");
-    for route in ROUTES {
-        writeln!(table, "| {} | {} |", code(&format!("{} {}", route.method, route.path)), cell(route.doc))
-            .unwrap();
-    }
-    table.push_str("| `GET /v1/codexd/events` | the event stream (WebSocket, Server-Sent Events) and pages of the log; the path is a setting |\n");
-    table
-}
-
-fn bodies_table() -> String {
-    let mut text = String::new();
-    for route in ROUTES.iter().filter(|route| !route.spec.body.is_empty()) {
-        write!(
-            text,
-            "\n**{}**\n\n| field | what | |\n|---|---|---|\n",
-            code(&format!("{} {}", route.method, route.path))
-        )
-        .unwrap();
-        for field in route.spec.body.iter().copied().flatten() {
-            let required = if field.required { " (required)" } else { "" };
-            let kind = cell(&field.kind.describe());
-            writeln!(text, "| {}{required} | {kind} | {} |", code(field.name), cell(field.doc)).unwrap();
-        }
-    }
-    text.push('\n');
-    text
-}
-
-fn errors_table() -> String {
-    let mut table = String::from("| status | `error` | when |\n|---|---|---|\n");
-    for error in ErrorCode::ALL {
-        writeln!(table, "| {} | {} | {} |", error.status(), code(error.name()), cell(error.doc())).unwrap();
-    }
-    table
-}
-
-/// The code outside the command line and the configuration, and outside the smoke test, which only sets what others read.
-fn working_code() -> String {
-    let setting =
-        |path: &str| ["src/cli/", "src/config", "src/smoke"].iter().any(|start| path.starts_with(start));
-    sources().into_iter().filter(|(path, _)| !setting(path)).map(|(_, code)| code).collect()
-}
-
-fn flags_table() -> String {
-    let working = working_code();
-    let mut table = String::new();
-    for group in Group::ALL {
-        write!(table, "\n**{}**\n\n| flag | variable | default | what |\n|---|---|---|---|\n", group.title())
-            .unwrap();
-        for flag in FLAGS.iter().filter(|flag| flag.group == *group) {
-            let synopsis = format!("--{} {}", flag.name, flag.value().unwrap_or_default());
-            let variables: Vec<String> = flag.env.iter().map(|name| code(name)).collect();
-            let field = EFFECTS.iter().find(|(name, _)| *name == flag.name).map(|(_, field)| field);
-            let idle = field.is_some_and(|field| !has_word(&working, field));
-            writeln!(
-                table,
-                "| {} | {} | {} | {}{} |",
-                code(synopsis.trim_end()),
-                variables.join(", "),
-                code(flag.default),
-                cell(flag.doc),
-                if idle { " *(read, but without effect yet)*" } else { "" }
-            )
-            .unwrap();
-        }
-    }
-    table.push('\n');
-    table
-}
-
-/// What the table in the source says of a type: the comment above it.
-fn doc_of(kind: EventType, source: &str) -> String {
-    let row = source.find(&format!("    {kind:?} = \"")).unwrap_or_else(|| panic!("{kind:?} has no row"));
-    let comment = source[..row].trim_end().lines().last().unwrap_or_default().trim();
-    comment.strip_prefix("/// ").unwrap_or_else(|| panic!("{kind:?} has no comment: {comment}")).to_owned()
-}
-
-fn events_table() -> String {
-    let source = read("src/model/event.rs");
-    let working = working_code();
-    let (written, planned): (Vec<EventType>, Vec<EventType>) =
-        EventType::ALL.iter().copied().partition(|kind| has_word(&working, &format!("EventType::{kind:?}")));
-    let mut table = String::from(
-        "| type | level | fields of detail | what it says, or the notification it is |\n|---|---|---|---|\n",
-    );
-    for kind in written {
-        let fields = kind.fields().join(", ");
-        let doc = doc_of(kind, &source);
-        writeln!(table, "| `{}` | {} | {} | {} |", kind.name(), kind.level().as_str(), fields, cell(&doc))
-            .unwrap();
-    }
-    let planned: Vec<String> = planned.iter().map(|kind| format!("`{}`", kind.name())).collect();
-    if !planned.is_empty() {
-        write!(table, "\nNames that are taken, but that nothing writes yet: {}.\n", planned.join(", "))
-            .unwrap();
-    }
-    table
-}
-
-fn metrics_table() -> String {
-    let mut table = String::from("| metric | type | what |\n|---|---|---|\n");
-    for metric in METRICS {
-        let label = metric.label.map(|label| format!("{{{label}}}")).unwrap_or_default();
-        let name = format!("{PREFIX}{}{label}", metric.name);
-        writeln!(table, "| {} | {} | {} |", code(&name), metric.kind.as_str(), cell(metric.help)).unwrap();
-    }
-    table
-}
-
-/// The text with what is between `<!-- name -->` and `<!-- /name -->` replaced.
-fn with_section(text: &str, name: &str, content: &str) -> String {
-    let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
-    let begin = text.find(&open).unwrap_or_else(|| panic!("README.md has no {open}")) + open.len();
-    let end = begin + text[begin..].find(&close).unwrap_or_else(|| panic!("README.md has no {close}"));
-    format!("{}{content}{}", &text[..begin], &text[end..])
-}
-
-#[test]
-fn the_readme_has_the_tables_of_the_code() {
-    let old = read("README.md");
-    let mut new = with_section(&old, "routes", &routes_table());
-    new = with_section(&new, "bodies", &bodies_table());
-    new = with_section(&new, "errors", &errors_table());
-    new = with_section(&new, "flags", &flags_table());
-    new = with_section(&new, "events", &events_table());
-    new = with_section(&new, "metrics", &metrics_table());
-    new = with_section(&new, "matrix", &crate::matrix::table(&codexd::app_server::needs::tried()));
-    if old != new && std::env::var_os("CODEXD_BLESS").is_some_and(|value| value == "1") {
-        #[expect(clippy::disallowed_methods, reason = "a file of the repository, on request")]
-        std::fs::write(root().join("README.md"), &new).unwrap();
-        return;
-    }
-    let stale = new.lines().filter(|line| !old.lines().any(|old| old == *line)).map(str::to_owned).collect();
-    expect_none("README.md lacks these lines; CODEXD_BLESS=1 cargo test --test it tidy writes them", stale);
-    assert!(
-        old == new,
-        "README.md has lines too many in its tables; CODEXD_BLESS=1 cargo test --test it tidy"
-    );
-    assert_eq!(
-        with_section("a\n<!-- x -->\nold\n<!-- /x -->\nb", "x", "new\n"),
-        "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
-    );
-    for (flag, _) in EFFECTS {
-        assert!(FLAGS.iter().any(|row| row.name == *flag), "EFFECTS: there is no flag {flag}");
-    }
-}
-
-/// Keys and values of a property list, in order; an error for XML that is not well-formed (as far as these files go).
-fn elements(xml: &str) -> Result<Vec<(String, String)>, String> {
-    let mut rest =
-        xml.strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>").ok_or("no XML declaration")?;
-    let (mut open, mut found) = (Vec::new(), Vec::new());
-    let mut roots = 0;
-    while let Some(begin) = rest.find('<') {
-        let text = rest[..begin].trim();
-        if text.contains('>') || (text.contains('&') && !text.contains("&amp;")) {
-            return Err(format!("text {text:?} is not escaped"));
-        }
-        rest = &rest[begin..];
-        if let Some(comment) = rest.strip_prefix("<!--") {
-            let end = comment.find("--").ok_or("a comment is open")?;
-            rest = comment[end..].strip_prefix("-->").ok_or("two hyphens in a comment")?;
-            continue;
-        }
-        let end = rest.find('>').ok_or("a tag is open")?;
-        let tag = &rest[1..end];
-        rest = &rest[end + 1..];
-        if tag.starts_with('!') {
-            continue;
-        } else if let Some(name) = tag.strip_prefix('/') {
-            if open.pop() != Some(name) {
-                return Err(format!("</{name}> closes nothing"));
-            }
-            found.push((name.to_owned(), text.to_owned()));
-        } else {
-            roots += usize::from(open.is_empty());
-            match tag.strip_suffix('/') {
-                Some(name) => found.push((name.to_owned(), String::new())),
-                None => open.push(tag.split(' ').next().unwrap_or_default()),
-            }
-        }
-    }
-    match (open.last(), roots, rest.trim()) {
-        (None, 1, "") => Ok(found),
-        (open, roots, rest) => Err(format!("open: {open:?}, {roots} roots, at the end {rest:?}")),
-    }
-}
-
-#[test]
-fn the_launchd_template_is_whole() {
-    let label = "so.makefile.baa-codexd";
-    let template = read(&format!("ops/launchd/{label}.plist"));
-    let filled = ["HOME", "REPO_ROOT", "CODEXD", "STOP_SECONDS"].iter().fold(template, |text, name| {
-        assert!(text.contains(&format!("__{name}__")), "the template has __{name}__");
-        text.replace(&format!("__{name}__"), &format!("/tmp/{}", name.to_lowercase()))
-    });
-    assert!(!filled.contains("__"), "a placeholder that the template does not explain");
-    let elements = elements(&filled).unwrap();
-    let after = |key: &str| {
-        let at = elements.iter().position(|(tag, text)| tag == "key" && text == key);
-        let (tag, text) = &elements[at.unwrap_or_else(|| panic!("no key {key}")) + 1];
-        if text.is_empty() { tag.clone() } else { text.clone() }
-    };
-    for (key, value) in [
-        ("Label", label),
-        ("ProcessType", "Background"),
-        ("RunAtLoad", "true"),
-        ("KeepAlive", "true"),
-        ("ThrottleInterval", "10"),
-        ("StandardOutPath", "/tmp/repo_root/logs/launchd/so.makefile.baa-codexd.out.log"),
-        ("StandardErrorPath", "/tmp/repo_root/logs/launchd/so.makefile.baa-codexd.err.log"),
-    ] {
-        assert_eq!(after(key), value, "{key}");
-    }
-    for folder in ["/opt/homebrew/bin", "/usr/local/bin", "/tmp/home/.local/bin"] {
-        assert!(after("PATH").split(':').any(|entry| entry == folder), "PATH has {folder}");
-    }
-    let ours = elements.iter().filter(|(tag, text)| tag == "key" && text.starts_with("BAA_"));
-    let ours: Vec<&str> = ours.map(|(_, text)| text.as_str()).collect();
-    assert!(ours.len() >= 14, "{ours:?}");
-    for name in &ours {
-        assert!(FLAGS.iter().any(|flag| flag.env.contains(name)), "codexd reads no variable {name}");
-    }
-    let env = |name: &str| ours.contains(&name).then(|| after(name).into());
-    let config = codexd::cli::config_of(&["start"], &env, Path::new("/")).unwrap().unwrap();
-    assert_eq!(config.paths.repo_root, Path::new("/tmp/repo_root"));
-}
-
-#[test]
-fn a_broken_property_list_is_found() {
-    let head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>";
-    assert!(elements(&format!("{head}<plist><!-- a --><key>a</key><true/></plist>\n")).is_ok());
-    for wrong in ["<plist>", "<a></b>", "<a/><b/>", "<a><!-- --x --></a>", "<a>x & y</a>", "<a></a> x", "<a"]
-    {
-        assert!(elements(&format!("{head}{wrong}")).is_err(), "{wrong}");
-    }
 }
