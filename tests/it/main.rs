@@ -60,6 +60,7 @@ mod processes;
 mod pty;
 mod readme;
 mod readme_operation;
+mod readme_start;
 mod real_backbone;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod real_codex;

@@ -150,6 +150,52 @@ impl Place {
     }
 }
 
+/// The blocks outside the regions, by heading and number, and what runs them.
+const ELSEWHERE: &[(&str, usize, &str)] = &[
+    ("The two commands", 1, ".ci/run"),
+    ("Install", 3, "readme_operation.rs"),
+    ("A tour in five minutes", 1, "readme_start.rs"),
+    ("With the real Codex", 1, "readme_start.rs"),
+    ("With an app-server that runs elsewhere", 2, "readme_start.rs"),
+    ("Under systemd", 1, "readme_operation.rs"),
+    ("Under launchd", 1, "readme_operation.rs"),
+    ("Operating it", 1, "readme_operation.rs"),
+    ("Upgrade", 1, "readme_operation.rs"),
+    ("Back up", 1, "readme_operation.rs"),
+    ("Move", 1, "readme_operation.rs"),
+    ("Disk use", 1, "readme_operation.rs"),
+    ("When something is wrong", 1, "readme_operation.rs"),
+];
+
+/// Headings and numbers of their blocks that stand in no tested region.
+fn untested(text: &str) -> Vec<(&str, usize)> {
+    let (mut found, mut heading, mut inside): (Vec<(&str, usize)>, &str, bool) = (Vec::new(), "", false);
+    for line in text.lines() {
+        match line {
+            "<!-- tested -->" => inside = true,
+            "<!-- /tested -->" => inside = false,
+            "```sh" if !inside => match found.last_mut() {
+                Some((last, blocks)) if *last == heading => *blocks += 1,
+                _ => found.push((heading, 1)),
+            },
+            _ if line.starts_with("## ") || line.starts_with("### ") => {
+                heading = line.trim_start_matches('#').trim();
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn every_block_is_run_by_some_test() {
+    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let elsewhere: Vec<(&str, usize)> =
+        ELSEWHERE.iter().map(|(heading, blocks, _)| (*heading, *blocks)).collect();
+    assert_eq!(untested(&readme), elsewhere);
+}
+
 /// Whether this machine has what the commands are run with.
 fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();

@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::daemon::Daemon;
 
 /// The `sh` blocks below a heading (`## …` or `### …`), up to the next one of its own or a higher level.
-fn blocks(heading: &str) -> Vec<String> {
+pub(crate) fn blocks(heading: &str) -> Vec<String> {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let level = heading.split(' ').next().unwrap().len();
     let mut lines = readme.lines().skip_while(|line| *line != heading);
@@ -48,7 +48,7 @@ fn a_section_ends_where_the_next_begins() {
 }
 
 /// A user's host: home, commands, a repository with logs and state of a daemon that runs.
-struct Host {
+pub(crate) struct Host {
     daemon: Daemon,
     /// What the stand-ins were called with.
     calls: PathBuf,
@@ -56,7 +56,7 @@ struct Host {
 }
 
 impl Host {
-    fn new() -> Host {
+    pub(crate) fn new() -> Host {
         Host::with(&[])
     }
 
@@ -80,7 +80,7 @@ impl Host {
         host
     }
 
-    fn command(&self, name: &str, script: &str) {
+    pub(crate) fn command(&self, name: &str, script: &str) {
         let path = self.bin.join(name);
         #[expect(clippy::disallowed_methods, reason = "a command for the test")]
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -88,7 +88,7 @@ impl Host {
     }
 
     /// The folder with repository, logs and state.
-    fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.bin.parent().unwrap()
     }
 
@@ -98,16 +98,26 @@ impl Host {
     }
 
     fn run_in(&self, block: &str, cwd: &Path) -> String {
+        let output = self.shell(block, cwd).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{block}\n{said}");
+        said.into_owned()
+    }
+
+    /// A shell that runs a block.
+    pub(crate) fn shell(&self, block: &str, cwd: &Path) -> Command {
         let folder = self.folder().to_str().unwrap();
         let script = block
             .replace("/path/to/your/new/repository", &format!("{folder}/new"))
             .replace("/path/to/your/repository", &format!("{folder}/repo"))
             .replace("/path/to/backup", &format!("{folder}/backup"))
+            .replace("/tmp/codexd-tour", &format!("{folder}/tour"))
             .replace("/usr/local", &format!("{folder}/prefix"))
             .replace("http://127.0.0.1:4319", self.daemon.base());
         assert!(!script.contains("/path/to"), "a placeholder is left: {script}");
         let path = std::env::var("PATH").unwrap();
-        let output = Command::new("sh")
+        let mut command = Command::new("sh");
+        command
             .args(["-euc", &script])
             .current_dir(cwd)
             .env_clear()
@@ -118,16 +128,12 @@ impl Host {
             .env("CARGO_TARGET_DIR", self.folder().join("target"))
             .env("PREFIX", self.folder().join("prefix"))
             .env("BAA_CODEXD_LOCAL_API_BASE", "http://127.0.0.1:0")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{script}\n{said}");
-        said.into_owned()
+            .stdin(Stdio::null());
+        command
     }
 
     /// What the stand-ins were called with since the last look.
-    fn called(&self) -> String {
+    pub(crate) fn called(&self) -> String {
         let calls = fs::read_to_string(&self.calls).unwrap_or_default();
         let _ = fs::remove_file(&self.calls);
         calls
