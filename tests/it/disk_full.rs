@@ -212,7 +212,12 @@ fn an_input_output_error_is_a_full_disk_without_end() {
         eprintln!("SKIPPED: only a debug build has faults on demand");
         return;
     }
-    let mut daemon = Daemon::builder().env("CODEXD_FAULT", "fail:log.write:8").start();
+    // When the eighth write is of something else the app-server says, a session's answer stands behind it: its 503 comes
+    // at the deadline of its call.
+    let mut daemon = Daemon::builder()
+        .flags(&["--app-server-timeout-ms", "5000"])
+        .env("CODEXD_FAULT", "fail:log.write:8")
+        .start();
     let client = daemon.client();
     let stream = Stream::open(&format!("{}?after=0", daemon.ws_url()));
     // Some of these are the eighth write.
