@@ -6,7 +6,7 @@
 
 pub mod budget;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
@@ -123,6 +123,24 @@ fn start(
     Ok(Thread { handle: Some(handle), ended })
 }
 
+/// Does two pieces of work at once, `other` in a thread of that name, and waits for both. A panic in either is the
+/// caller's.
+///
+/// # Errors
+/// As [`spawn`]; then neither is done.
+pub fn beside<A: Send, B>(
+    name: &str,
+    other: impl FnOnce() -> A + Send,
+    here: impl FnOnce() -> B,
+) -> std::io::Result<(A, B)> {
+    std::thread::scope(|scope| {
+        let there =
+            Builder::new().name(name.to_owned()).stack_size(NORMAL_STACK).spawn_scoped(scope, other)?;
+        let here = here();
+        Ok((there.join().unwrap_or_else(|panic| resume_unwind(panic)), here))
+    })
+}
+
 /// Ends the process at once with [`EXIT_SOFTWARE`], for a reason that leaves nothing sound to go on with.
 #[expect(
     clippy::disallowed_methods,
@@ -146,6 +164,19 @@ mod tests {
         let before = contained_panics();
         spawn_contained("test-panic", || panic!("on purpose")).unwrap().join();
         assert!(contained_panics() > before);
+    }
+
+    #[test]
+    fn two_pieces_of_work_are_done_at_once() {
+        let (send, receive) = crossbeam_channel::bounded(0);
+        let deadline = Duration::from_secs(20);
+        // Each can only end while the other is under way.
+        let (sent, received) =
+            beside("test-beside", move || send.send_timeout(7, deadline), || receive.recv_timeout(deadline))
+                .unwrap();
+        assert_eq!((sent, received), (Ok(()), Ok(7)));
+        let panicked = catch_unwind(|| beside("test-panic", || panic!("on purpose"), || ()));
+        assert!(panicked.is_err());
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::store::journal::{Journal, Limits, Opened};
 use crate::store::reader::EventReader;
 use crate::store::segments::MAX_SEQ;
 use crate::store::{Repair, StoreError};
+use crate::threads;
 
 /// Everything read back.
 pub struct Recovered {
@@ -68,27 +69,27 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     let paths = &config.paths;
     let mut repairs = Vec::new();
     files::remove_temporary(&paths.state_dir)?;
-    let identity: Option<Identity> = files::load(&paths.identity(), &mut repairs)?;
-    let daemon: Option<DaemonState> = files::load(&paths.daemon_state(), &mut repairs)?;
-    let mut recent: Option<RecentFile> = files::load(&paths.recent_events(), &mut repairs)?;
+    // The largest file after a long life, and independent of the others: the rest is read meanwhile.
+    let run_registry = paths.run_registry();
+    let read_runs = || {
+        let mut repairs = Vec::new();
+        load_registry::<Run>(&run_registry, &mut repairs).map(|runs| (runs, repairs))
+    };
+    let (runs, rest) = threads::beside("load-runs", read_runs, || Rest::read(config, &mut repairs))
+        .map_err(StoreError::at("cannot start a thread to read", &run_registry))?;
+    let Rest { identity, daemon, mut recent, sessions, requests, journal, log_last, recent_logged } = rest?;
+    let (runs, repaired) = runs?;
+    repairs.extend(repaired);
+
     let recent_extra = recent.as_mut().map(|recent| std::mem::take(&mut recent.extra)).unwrap_or_default();
     let checkpoint = recent.as_ref().map_or(0, |recent| possible(recent.applied_seq));
-    let sessions = load_registry::<Session>(&paths.session_registry(), checkpoint, &mut repairs)?;
-    let runs = load_registry::<Run>(&paths.run_registry(), checkpoint, &mut repairs)?;
-    let requests = load_registry::<Request>(&paths.request_registry(), checkpoint, &mut repairs)?;
-
-    let limits =
-        Limits { max_bytes: config.logs.max_bytes, keep: config.logs.keep_segments, sync: config.logs.sync };
-    let Opened { journal, last_seq: log_last, repairs: torn } = Journal::open(&paths.logs_dir, limits)?;
-    repairs.extend(torn);
-
     let applied = Applied {
-        sessions: sessions.applied,
-        runs: runs.applied,
-        requests: requests.applied,
+        sessions: sessions.applied(checkpoint),
+        runs: runs.applied(checkpoint),
+        requests: requests.applied(checkpoint),
         identity: identity.is_some(),
     };
-    let known = [checkpoint, sessions.applied, runs.applied, requests.applied, last_recent(recent.as_ref())];
+    let known = [checkpoint, applied.sessions, applied.runs, applied.requests, last_recent(recent.as_ref())];
     let last_seq = known.into_iter().max().unwrap_or(0).max(log_last);
     if last_seq > log_last {
         repairs.push(Repair {
@@ -114,10 +115,7 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     state.begin_life();
 
     let (recent, recent_updated_at) = if last_seq == log_last {
-        let capacity = config.event_cache_size as u64;
-        let events = read_recent(&journal, (log_last + 1).saturating_sub(capacity).max(1), log_last)
-            .map_err(StoreError::at("cannot read", &paths.events()))?;
-        (events, recent.and_then(|recent| recent.updated_at))
+        (recent_logged, recent.and_then(|recent| recent.updated_at))
     } else {
         recent.map_or_else(Default::default, |recent| {
             (recent.events.iter().filter_map(|event| cached(event.get())).collect(), recent.updated_at)
@@ -142,25 +140,63 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     })
 }
 
+/// Everything but the runs.
+struct Rest {
+    identity: Option<Identity>,
+    daemon: Option<DaemonState>,
+    recent: Option<RecentFile>,
+    sessions: Loaded<Session>,
+    requests: Loaded<Request>,
+    journal: Journal,
+    log_last: u64,
+    /// The log's last events.
+    recent_logged: Vec<Recent>,
+}
+
+impl Rest {
+    fn read(config: &Config, repairs: &mut Vec<Repair>) -> Result<Self, StoreError> {
+        let (paths, logs) = (&config.paths, &config.logs);
+        let identity = files::load(&paths.identity(), repairs)?;
+        let daemon = files::load(&paths.daemon_state(), repairs)?;
+        let recent = files::load(&paths.recent_events(), repairs)?;
+        let sessions = load_registry(&paths.session_registry(), repairs)?;
+        let requests = load_registry(&paths.request_registry(), repairs)?;
+        let limits = Limits { max_bytes: logs.max_bytes, keep: logs.keep_segments, sync: logs.sync };
+        let Opened { journal, last_seq: log_last, repairs: torn } = Journal::open(&paths.logs_dir, limits)?;
+        repairs.extend(torn);
+        let first = (log_last + 1).saturating_sub(config.event_cache_size as u64).max(1);
+        let recent_logged =
+            read_recent(&journal, first, log_last).map_err(StoreError::at("cannot read", &paths.events()))?;
+        Ok(Self { identity, daemon, recent, sessions, requests, journal, log_last, recent_logged })
+    }
+}
+
 struct Loaded<T> {
     registry: Registry<T>,
-    applied: u64,
+    /// How far the file had come; `None` when it was lost.
+    applied: Option<u64>,
     extra: Extra,
+}
+
+impl<T> Loaded<T> {
+    /// How far it had come, given that everything had come to `checkpoint`. Lost: everything the log still has is
+    /// replayed.
+    fn applied(&self, checkpoint: u64) -> u64 {
+        self.applied.map_or(0, |applied| applied.max(checkpoint))
+    }
 }
 
 fn load_registry<T: Record + Clone + DeserializeOwned>(
     path: &std::path::Path,
-    checkpoint: u64,
     repairs: &mut Vec<Repair>,
 ) -> Result<Loaded<T>, StoreError> {
-    Ok(match files::load::<RegistryFile<T>>(path, repairs)? {
+    Ok(match files::load::<RegistryFile<Arc<T>>>(path, repairs)? {
         Some(file) => Loaded {
             registry: Registry::load(file.updated_at, file.records),
-            applied: possible(file.applied_seq).max(checkpoint),
+            applied: Some(possible(file.applied_seq)),
             extra: file.extra,
         },
-        // Lost: everything the log still has is replayed.
-        None => Loaded { registry: Registry::default(), applied: 0, extra: Extra::new() },
+        None => Loaded { registry: Registry::default(), applied: None, extra: Extra::new() },
     })
 }
 
@@ -256,13 +292,8 @@ fn read_recent(journal: &Journal, from: u64, to: u64) -> io::Result<Vec<Recent>>
     let mut reader = EventReader::new(journal.view(), from, to);
     let mut recent = Vec::new();
     while let Some(line) = reader.read()? {
-        let Ok(json) = std::str::from_utf8(line.json) else { continue };
-        let Ok(event) = serde_json::from_str::<Event>(json) else { continue };
-        recent.push(Recent {
-            seq: line.seq,
-            subject: Subject::of_detail(event.detail.as_deref()),
-            json: Arc::from(json),
-        });
+        let Some(logged) = Logged::parse(line.json) else { continue };
+        recent.push(Recent { seq: line.seq, subject: logged.subject(), json: Arc::from(logged.json) });
     }
     Ok(recent)
 }

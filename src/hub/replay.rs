@@ -79,10 +79,15 @@ impl<'a> Logged<'a> {
         Some(Self { seq, kind, detail, json })
     }
 
+    /// What it is about.
+    pub fn subject(&self) -> Subject {
+        Subject::of_detail(self.detail)
+    }
+
     /// Whether the filter wants it.
     pub fn passes(&self, filter: &mut Filter) -> bool {
         // The subject first, though it costs more: a filter learns from events of every type.
-        let about = !filter.needs_subject() || filter.takes_subject(&Subject::of_detail(self.detail));
+        let about = !filter.needs_subject() || filter.takes_subject(&self.subject());
         about && filter.takes_type(&self.kind)
     }
 }

@@ -70,10 +70,15 @@ impl<T> Default for Registry<T> {
 
 impl<T: Record + Clone> Registry<T> {
     /// A registry of these records; of two with one id the later wins.
-    pub fn load(updated_at: Option<String>, records: Vec<T>) -> Self {
-        let mut registry = Self { updated_at, ..Self::default() };
+    pub fn load(updated_at: Option<String>, records: Vec<Arc<T>>) -> Self {
+        let mut registry = Self {
+            updated_at,
+            items: Vec::with_capacity(records.len()),
+            index: HashMap::with_capacity(records.len()),
+            ..Self::default()
+        };
         for record in records {
-            registry.put(Arc::new(record));
+            registry.put(record);
         }
         registry.dirty = false;
         registry
