@@ -76,6 +76,7 @@
 //! | main | | signals | SIGTERM, SIGINT |
 //! | signals | the process | signals | the process's end |
 //! | hub | `HubThreads` | its two inboxes | `Message::Stop` |
+//! | load-runs | `recover` | the run registry's file | that it is read |
 //! | persist, log-sync, voice | `HubThreads` | their channel | the hub's end |
 //! | child | `Supervisor` | the child, its output, the stop | the stop |
 //! | wait-PID | `Process` | waitid(2) | the process's end |
