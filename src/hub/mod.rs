@@ -38,8 +38,9 @@ use crate::config::Paths;
 use crate::threads::budget::{Budget, Share};
 use crate::threads::{self, Thread};
 
-/// Messages of the child that may wait; each is what one read of its pipe held.
-const EVENTS_BOUND: usize = 32;
+/// Messages of the child that may wait; each is what one read of its pipe held. An answer of the app-server waits behind
+/// them, so more would be slower for whoever asks during a burst, and not faster for the burst.
+const EVENTS_BOUND: usize = 8;
 /// Their size in bytes: a single line of the child may be as long as `--max-line-bytes`.
 const EVENTS_BYTES: usize = 16 * 1024 * 1024;
 /// Questions and transactions that may wait.
