@@ -5,7 +5,7 @@
 //! requests are let in than there are workers; the rest wait in their connections' threads, in order.
 
 use std::fs;
-use std::io::{self, Cursor, ErrorKind, Read, Write};
+use std::io::{self, Cursor, ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use tempfile::TempDir;
@@ -35,6 +36,9 @@ const MAX_SOCKET_PATH: usize = 100;
 
 /// Time for handlers under way when a pool is dropped.
 const DROP_GRACE: Duration = Duration::from_secs(2);
+
+/// Bytes that most answers fit into, and every head.
+const ANSWER_ROOM: usize = 8 * 1024;
 
 /// Where a connection keeps the inner connection it waits on, so that it can be cut.
 pub(super) type Slot = Mutex<Option<Arc<UnixStream>>>;
@@ -212,8 +216,8 @@ impl Pool {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&stream));
             let mut answer = Vec::new();
             let sent = (&*stream).write_all(request);
-            let read = (&*stream).read_to_end(&mut answer);
-            if is_whole(&answer, head_only) {
+            let read = receive(&stream, head_only, &mut answer);
+            if read.as_ref().is_ok_and(|&whole| whole) {
                 return Ok(answer);
             }
             log::warn!(
@@ -327,10 +331,25 @@ impl Core {
         )
         // Never chunked: the length stands in the head.
         .with_chunked_threshold(usize::MAX);
-        if let Err(error) = request.respond(response) {
+        if let Err(error) = respond(request, response, length) {
             log::debug!("an answer was not taken: {error}");
         }
     }
+}
+
+/// As [`tiny_http::Request::respond`], but with one write(2): that one writes what its 1 KB of buffer holds, piece by
+/// piece, and wakes the reader for each.
+fn respond(
+    request: tiny_http::Request,
+    response: tiny_http::Response<Cursor<Vec<u8>>>,
+    length: usize,
+) -> io::Result<()> {
+    let mut text = Vec::with_capacity(length + ANSWER_ROOM);
+    let head_only = *request.method() == tiny_http::Method::Head;
+    response.raw_print(&mut text, request.http_version().clone(), request.headers(), head_only, None)?;
+    let mut writer = request.into_writer();
+    writer.write_all(&text)?;
+    writer.flush()
 }
 
 fn take_request(request: &mut tiny_http::Request) -> io::Result<Request> {
@@ -357,17 +376,37 @@ fn take_request(request: &mut tiny_http::Request) -> io::Result<Request> {
     Ok(Request { method, path, query, headers, body })
 }
 
-/// Whether an answer has as many bytes as its head says; one that was cut must not go out on a connection that lives.
-fn is_whole(answer: &[u8], head_only: bool) -> bool {
+/// Reads an answer; whether it has as many bytes as its head says: one that was cut must not go out on a connection that
+/// lives.
+pub(super) fn receive(from: &UnixStream, head_only: bool, answer: &mut Vec<u8>) -> io::Result<bool> {
+    let mut length = None;
+    loop {
+        let rest = length.map_or(ANSWER_ROOM, |length: usize| length - answer.len());
+        answer.reserve(rest);
+        match rustix::io::read(from, spare_capacity(answer)) {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        length = length.or_else(|| length_of(answer, head_only));
+        if let Some(length) = length.filter(|&length| length <= answer.len()) {
+            return Ok(length == answer.len());
+        }
+    }
+}
+
+/// How long an answer is in all, once its head is there and says so.
+fn length_of(answer: &[u8], head_only: bool) -> Option<usize> {
     let mut slots = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut slots);
-    let Ok(httparse::Status::Complete(head)) = response.parse(answer) else { return false };
-    let length = response
-        .headers
-        .iter()
-        .find(|field| field.name.eq_ignore_ascii_case("content-length"))
-        .and_then(|field| std::str::from_utf8(field.value).ok()?.parse::<usize>().ok());
-    head_only || length == Some(answer.len() - head)
+    let Ok(httparse::Status::Complete(head)) = response.parse(answer) else { return None };
+    if head_only {
+        return Some(head);
+    }
+    let mut fields = response.headers.iter();
+    let length = fields.find(|field| field.name.eq_ignore_ascii_case("content-length"))?;
+    std::str::from_utf8(length.value).ok()?.parse::<usize>().ok()?.checked_add(head)
 }
 
 /// Cuts the inner connection a request waits on, if there is one.

@@ -12,6 +12,7 @@ use super::front_door::{FrontDoor, Limits};
 use super::guard::Guard;
 use super::reply::{ApiError, Reply};
 
+mod answers;
 mod life;
 
 /// Answers with what it got; `/v1/hold` waits until the test lets it go.

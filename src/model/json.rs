@@ -64,12 +64,16 @@ pub fn pretty(json: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The line's end and the deepest indentation; the others are its beginnings.
+const LINE: [u8; 1 + 2 * INDENTED] = {
+    let mut line = [b' '; 1 + 2 * INDENTED];
+    line[0] = b'\n';
+    line
+};
+
 fn break_line(out: &mut Vec<u8>, depth: usize) {
-    if depth > INDENTED {
-        return;
-    }
-    out.push(b'\n');
-    out.resize(out.len() + 2 * depth, b' ');
+    // Deeper than that there are no lines.
+    out.extend_from_slice(LINE.get(..=2 * depth).unwrap_or_default());
 }
 
 /// The index after the closing quote of the string whose first character is at `from`.

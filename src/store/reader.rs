@@ -142,15 +142,15 @@ impl EventReader {
             }
             let Some(open) = &mut self.open else { return Ok(false) };
             let end = (open.offset + CHUNK).min(open.len);
-            let bytes = segments::read_range(&open.file, open.offset, end)?;
-            if bytes.is_empty() {
+            self.buffer.drain(..self.at);
+            self.at = 0;
+            let before = self.buffer.len();
+            segments::append_range(&open.file, open.offset, end, &mut self.buffer)?;
+            if self.buffer.len() == before {
                 self.open = None;
                 continue;
             }
-            open.offset += bytes.len() as u64;
-            self.buffer.drain(..self.at);
-            self.at = 0;
-            self.buffer.extend_from_slice(&bytes);
+            open.offset += (self.buffer.len() - before) as u64;
             return Ok(true);
         }
     }

@@ -2,8 +2,10 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 /// One file of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +71,12 @@ fn claimed_seq(line: &[u8]) -> Option<u64> {
     serde_json::from_slice::<Numbered>(line).ok().map(|event| event.seq)
 }
 
-const CHUNK: u64 = 64 * 1024;
+/// Bytes of the first look for a line's end; doubled until there is one.
+const LOOK: u64 = 4 * 1024;
+/// And of the longest.
+const LONGEST_LOOK: u64 = 8 * 1024 * 1024;
+/// What is searched line by line rather than by halves.
+const NEAR: u64 = 32 * 1024;
 
 /// Where the line that contains the byte before `at` begins; 0 at the latest. `at` is a line's end (exclusive of the
 /// newline) or any place within it.
@@ -78,7 +85,7 @@ const CHUNK: u64 = 64 * 1024;
 /// What reading says.
 pub fn line_start(file: &File, at: u64) -> io::Result<u64> {
     let mut end = at;
-    let mut chunk = CHUNK;
+    let mut chunk = LOOK;
     while end > 0 {
         let start = end.saturating_sub(chunk);
         let bytes = read_range(file, start, end)?;
@@ -86,7 +93,7 @@ pub fn line_start(file: &File, at: u64) -> io::Result<u64> {
             return Ok(start + newline as u64 + 1);
         }
         end = start;
-        chunk = (chunk * 2).min(8 * 1024 * 1024);
+        chunk = (chunk * 2).min(LONGEST_LOOK);
     }
     Ok(0)
 }
@@ -97,7 +104,7 @@ pub fn line_start(file: &File, at: u64) -> io::Result<u64> {
 /// What reading says.
 pub fn next_newline(file: &File, from: u64, limit: u64) -> io::Result<Option<u64>> {
     let mut at = from;
-    let mut chunk = 4096;
+    let mut chunk = LOOK;
     while at < limit {
         let end = (at + chunk).min(limit);
         let bytes = read_range(file, at, end)?;
@@ -108,7 +115,7 @@ pub fn next_newline(file: &File, from: u64, limit: u64) -> io::Result<Option<u64
             return Ok(None);
         }
         at += bytes.len() as u64;
-        chunk = (chunk * 2).min(8 * 1024 * 1024);
+        chunk = (chunk * 2).min(LONGEST_LOOK);
     }
     Ok(None)
 }
@@ -118,18 +125,31 @@ pub fn next_newline(file: &File, from: u64, limit: u64) -> io::Result<Option<u64
 /// # Errors
 /// What reading says.
 pub fn read_range(file: &File, start: u64, end: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX)];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], start + filled as u64) {
+    let mut bytes = Vec::new();
+    append_range(file, start, end, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// As [`read_range`], to the end of `bytes`.
+///
+/// # Errors
+/// What reading says; what was read before stays.
+pub fn append_range(file: &File, start: u64, end: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let wanted = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
+    let full = bytes.len().saturating_add(wanted);
+    let mut offset = start;
+    bytes.try_reserve_exact(wanted)?;
+    while bytes.len() < full {
+        match rustix::io::pread(file, spare_capacity(bytes), offset) {
             Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Ok(read) => offset += read as u64,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
-    bytes.truncate(filled);
-    Ok(bytes)
+    // There may have been more room than was asked for.
+    bytes.truncate(full);
+    Ok(())
 }
 
 /// Where the first event with a seq of `seq` or more begins, within the first `len` bytes of a segment; `len` if there
@@ -141,12 +161,23 @@ pub fn read_range(file: &File, start: u64, end: u64) -> io::Result<Vec<u8>> {
 pub fn locate(file: &File, len: u64, seq: u64) -> io::Result<u64> {
     // Invariant: every line that begins before `low` is below `seq`; some line beginning at `high` is not, or it is the end.
     let (mut low, mut high) = (0, len);
-    while low < high {
+    while high - low > NEAR {
         let middle = low + (high - low) / 2;
         let start = line_start(file, middle)?.max(low);
         match first_event_from(file, start, high)? {
             Some((event_seq, end)) if event_seq < seq => low = end,
             _ => high = start,
+        }
+    }
+    let rest = read_range(file, low, high)?;
+    let mut at = low;
+    for line in rest.split_inclusive(|&byte| byte == b'\n') {
+        at += line.len() as u64;
+        // What has no end is the torn tail.
+        match line.strip_suffix(b"\n").map(line_seq) {
+            Some(Some(event_seq)) if event_seq < seq => low = at,
+            Some(None) => {}
+            _ => break,
         }
     }
     Ok(low)
