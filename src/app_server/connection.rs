@@ -24,6 +24,8 @@ const IN_FLIGHT: usize = 64;
 const SILENT_CALLS: u32 = 3;
 /// The first wait after "overloaded"; doubled each time.
 const OVERLOAD_BACKOFF: Duration = Duration::from_millis(100);
+/// How often a caller that waits looks whether the log can be written.
+const STALL_LOOK: Duration = Duration::from_secs(2);
 
 /// Why a call has no result.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -215,7 +217,7 @@ impl Connection {
                 let _ = reply.send(outcome.map(ToOwned::to_owned));
             });
             let id = self.send_request(method, params, respond, deadline, timeout)?;
-            self.wait(id, method, &answer, deadline, timeout)?
+            self.wait(None, id, method, &answer, deadline, timeout)?
         })
     }
 
@@ -234,8 +236,7 @@ impl Connection {
     ) -> Result<T, CallError> {
         self.retried(method, timeout, |deadline| {
             let (reply, answer) = bounded(1);
-            let hub_of_caller = hub;
-            let (run, hub, asked) = (run.clone(), hub.clone(), method.to_owned());
+            let (run, inner, asked) = (run.clone(), hub.clone(), method.to_owned());
             let respond: Responder = Box::new(move |outcome| match outcome {
                 Err(error) => drop(reply.send(Err(error))),
                 Ok(result) => {
@@ -250,7 +251,7 @@ impl Connection {
                     };
                     // A hub that has stopped drops `then`, and with it the caller's channel.
                     let bytes = result.get().len();
-                    let _ = hub.transact_in_order_with(
+                    let _ = inner.transact_in_order_with(
                         bytes,
                         move |core, drafts| run(core, drafts, &result),
                         then,
@@ -258,8 +259,7 @@ impl Connection {
                 }
             });
             let id = self.send_request(method, params, respond, deadline, timeout)?;
-            self.wait(id, method, &answer, deadline, timeout)
-                .map_err(|error| stalled(hub_of_caller, error))?
+            self.wait(Some(hub), id, method, &answer, deadline, timeout)?
         })
     }
 
@@ -396,24 +396,34 @@ impl Connection {
         })
     }
 
+    /// `hub`: where the answer has to pass. While the log cannot be written it stands before that, and so may the
+    /// app-server's: then the caller is told so, rather than left to its deadline.
     fn wait<T>(
         &self,
+        hub: Option<&Hub>,
         id: i64,
         method: &str,
         answer: &Receiver<T>,
         deadline: Instant,
         timeout: Duration,
     ) -> Result<T, CallError> {
-        answer.recv_deadline(deadline).map_err(|error| {
-            lock(&self.calls).waiting.remove(&id);
-            match error {
-                RecvTimeoutError::Timeout => {
-                    self.unanswered();
-                    CallError::Timeout { method: method.to_owned(), after: timeout }
-                }
-                RecvTimeoutError::Disconnected => CallError::Hub(HubError::Stopped),
+        let error = loop {
+            let look = hub.map_or(deadline, |_| deadline.min(Instant::now() + STALL_LOOK));
+            match answer.recv_deadline(look) {
+                Ok(value) => return Ok(value),
+                Err(RecvTimeoutError::Disconnected) => break CallError::Hub(HubError::Stopped),
+                Err(RecvTimeoutError::Timeout) => {}
             }
-        })
+            if let Some(reason) = hub.and_then(stalled) {
+                break HubError::Stalled(reason).into();
+            }
+            if look == deadline {
+                self.unanswered();
+                break CallError::Timeout { method: method.to_owned(), after: timeout };
+            }
+        };
+        lock(&self.calls).waiting.remove(&id);
+        Err(error)
     }
 }
 
@@ -421,13 +431,9 @@ fn closed_error(reason: &str) -> CallError {
     CallError::Unavailable { reason: reason.to_owned(), retry_after: Some(1) }
 }
 
-/// An answer that came while the log cannot be written waits before the hub: then the app-server was not the slow one.
-fn stalled(hub: &Hub, error: CallError) -> CallError {
-    let timeout = matches!(error, CallError::Timeout { .. });
-    match hub.ask_within(Duration::from_secs(1), |core| core.stalled().map(str::to_owned)) {
-        Ok(Some(reason)) if timeout => HubError::Stalled(reason).into(),
-        _ => error,
-    }
+/// Why the log cannot be written, if it cannot.
+fn stalled(hub: &Hub) -> Option<String> {
+    hub.ask_within(Duration::from_secs(1), |core| core.stalled().map(str::to_owned)).ok().flatten()
 }
 
 fn unreadable(method: &str, error: &serde_json::Error) -> CallError {

@@ -212,12 +212,7 @@ fn an_input_output_error_is_a_full_disk_without_end() {
         eprintln!("SKIPPED: only a debug build has faults on demand");
         return;
     }
-    // When the eighth write is of something else the app-server says, a session's answer stands behind it: its 503 comes
-    // at the deadline of its call.
-    let mut daemon = Daemon::builder()
-        .flags(&["--app-server-timeout-ms", "5000"])
-        .env("CODEXD_FAULT", "fail:log.write:8")
-        .start();
+    let mut daemon = Daemon::builder().env("CODEXD_FAULT", "fail:log.write:8").start();
     let client = daemon.client();
     let stream = Stream::open(&format!("{}?after=0", daemon.ws_url()));
     // Some of these are the eighth write.
@@ -234,6 +229,38 @@ fn an_input_output_error_is_a_full_disk_without_end() {
     let mut daemon = daemon.again().env("CODEXD_FAULT", "none").start();
     let listed = daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"].take();
     assert_eq!(listed.as_array().unwrap().len(), created);
+    daemon.stop();
+}
+
+#[test]
+fn a_call_that_is_under_way_is_refused_soon_as_well() {
+    if !cfg!(debug_assertions) {
+        eprintln!("SKIPPED: only a debug build has faults on demand");
+        return;
+    }
+    // The write that fails is of the other session's words, and the answers to some of the calls stand behind them.
+    let mut daemon = Daemon::builder().env("CODEXD_FAULT", "fail:log.write:60").start();
+    let client = daemon.client();
+    turn(&client, &new_session(&client), "say 100000 words");
+    let refused_in = |client: &Client| {
+        loop {
+            let begun = Instant::now();
+            let answer = client.post("/v1/codexd/sessions", &json!({}));
+            if answer.status != 201 {
+                assert_eq!(answer.status, 503, "{}", answer.text());
+                assert!(answer.text().contains("Input/output error"), "{}", answer.text());
+                return begun.elapsed();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..8).map(|_| scope.spawn(|| refused_in(&daemon.client()))).collect();
+        for caller in callers {
+            let took = caller.join().unwrap();
+            eprintln!("refused in {took:?}");
+            assert!(took < Duration::from_secs(30), "at the deadline of a minute: {took:?}");
+        }
+    });
     daemon.stop();
 }
 
