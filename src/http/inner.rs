@@ -339,6 +339,7 @@ impl Core {
 
 /// As [`tiny_http::Request::respond`], but with one write(2): that one writes what its 1 KB of buffer holds, piece by
 /// piece, and wakes the reader for each.
+#[inline(never)] // In the frame of a worker that waits, its buffers would be 20 KB of memory for each.
 fn respond(
     request: tiny_http::Request,
     response: tiny_http::Response<Cursor<Vec<u8>>>,

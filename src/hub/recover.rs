@@ -28,6 +28,9 @@ use crate::store::segments::MAX_SEQ;
 use crate::store::{Repair, StoreError};
 use crate::threads;
 
+/// A run registry of so many bytes, some hundred runs, is read in a thread of its own.
+const LARGE_REGISTRY: u64 = 512 * 1024;
+
 /// Everything read back.
 pub struct Recovered {
     /// For [`super::Hub::start`].
@@ -69,14 +72,20 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     let paths = &config.paths;
     let mut repairs = Vec::new();
     files::remove_temporary(&paths.state_dir)?;
-    // The largest file after a long life, and independent of the others: the rest is read meanwhile.
     let run_registry = paths.run_registry();
     let read_runs = || {
         let mut repairs = Vec::new();
         load_registry::<Run>(&run_registry, &mut repairs).map(|runs| (runs, repairs))
     };
-    let (runs, rest) = threads::beside("load-runs", read_runs, || Rest::read(config, &mut repairs))
-        .map_err(StoreError::at("cannot start a thread to read", &run_registry))?;
+    // The largest file after a long life, and independent of the others: the rest is read meanwhile. A young daemon is
+    // spared the memory of the thread.
+    let large = std::fs::metadata(&run_registry).is_ok_and(|file| file.len() > LARGE_REGISTRY);
+    let (runs, rest) = if large {
+        threads::beside("load-runs", read_runs, || Rest::read(config, &mut repairs))
+            .map_err(StoreError::at("cannot start a thread to read", &run_registry))?
+    } else {
+        (read_runs(), Rest::read(config, &mut repairs))
+    };
     let Rest { identity, daemon, mut recent, sessions, requests, journal, log_last, recent_logged } = rest?;
     let (runs, repaired) = runs?;
     repairs.extend(repaired);
