@@ -289,6 +289,37 @@ fn a_start_reads_the_tail_and_not_the_log() {
 }
 
 #[test]
+fn a_large_run_registry_is_read_beside_the_rest() {
+    const RUNS: usize = 1000;
+    let (mut daemon, sessions) = with_sessions(&[]);
+    let name = "run-registry.json";
+    let mut registry = daemon.state_json(name);
+    let now = "2026-01-02T03:04:05.678Z";
+    registry["runs"] = (0..RUNS)
+        .map(|number| {
+            json!({
+                "runId": format!("run-{number}"), "status": "completed", "adapter": "codex-exec",
+                "prompt": "x".repeat(1000), "createdAt": now, "updatedAt": now, "metadata": {},
+            })
+        })
+        .collect();
+    let whole = registry.to_string();
+    damage(&daemon.state(name), whole.as_bytes());
+    daemon.restart();
+    check_sessions(&daemon, &sessions);
+    assert_eq!(repaired(&daemon), [] as [Value; 0]);
+    let run = |number: usize| daemon.client().get(&format!("/v1/codexd/runs/run-{number}")).status;
+    assert_eq!((run(0), run(RUNS - 1), run(RUNS)), (200, 200, 404));
+    daemon.stop();
+    damage(&daemon.state(name), &whole.as_bytes()[..whole.len() - 10]);
+    daemon.restart();
+    check_sessions(&daemon, &sessions);
+    let repaired = repaired(&daemon);
+    assert!(repaired.len() == 1 && repaired[0]["file"].as_str().unwrap().ends_with(name), "{repaired:?}");
+    daemon.stop();
+}
+
+#[test]
 fn a_cache_of_no_events_is_empty() {
     let (mut daemon, _) = with_sessions(&["--event-cache-size=0"]);
     for _ in 0..2 {
