@@ -1,7 +1,5 @@
 //! The hub's thread: takes messages, keeps the log before everything, hands work to the persister.
 
-use std::fs::File;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
@@ -11,8 +9,8 @@ use super::core::Core;
 use super::drafts::Drafts;
 use super::persister::{Job, Records};
 use super::{Message, Transaction, Work, state};
+use crate::threads;
 use crate::threads::budget::Share;
-use crate::{fault, threads};
 
 /// Bytes of drafts taken into one batch: what a slow moment piles up, but no more than a write of a few milliseconds.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -20,8 +18,6 @@ const BATCH_BYTES: usize = 256 * 1024;
 const GIVE_UP: Duration = Duration::from_secs(2);
 /// How often a log that failed is tried again.
 pub(super) const LOG_RETRY: Duration = Duration::from_millis(500);
-/// The interval of `--sync interval`.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The hub's thread.
 pub(super) struct Actor {
@@ -242,26 +238,6 @@ impl Actor {
 
 fn records<T: state::Record + Clone>(registry: &state::Registry<T>) -> Records<T> {
     Records { updated_at: registry.updated_at.clone(), records: registry.all().to_vec() }
-}
-
-/// Forces the log to disk at most once an interval, while there is something new.
-pub(super) fn sync_log(inbox: &Receiver<Arc<File>>) {
-    let mut last: Option<Instant> = None;
-    while let Ok(mut file) = inbox.recv() {
-        if let Some(last) = last {
-            let rest = SYNC_INTERVAL.saturating_sub(last.elapsed());
-            // What comes meanwhile is the same file or a newer one; the older was synced when it was finished.
-            let due = Instant::now() + rest;
-            while let Ok(newer) = inbox.recv_deadline(due) {
-                file = newer;
-            }
-        }
-        let forced = fault::point(fault::Point::LogSync).and_then(|()| file.sync_data());
-        if let Err(error) = forced {
-            log_not_forced(&error);
-        }
-        last = Some(Instant::now());
-    }
 }
 
 /// The kernel may have dropped what it could not write and says so only once: going on would promise what is not there.

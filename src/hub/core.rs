@@ -6,19 +6,18 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use crossbeam_channel::Sender;
 use log::{error, info};
 use serde::Serialize;
 
 use super::batch::{Batch, Entry, FRAME_HEAD, FRAME_TAIL, Subject};
 use super::change::Change;
 use super::drafts::Drafts;
+use super::log_sync::LogSync;
 use super::persister;
 use super::state::State;
 use super::subscription::{self, Offer, Subscriber, Subscription};
@@ -59,7 +58,7 @@ pub struct Core {
     recent_updated_at: Option<String>,
     pub(super) recent_dirty: bool,
     subscribers: Vec<Subscriber>,
-    log_sync: Sender<Arc<File>>,
+    log_sync: LogSync,
     lines: Vec<u8>,
     stalled: Option<Stalled>,
     /// Why the state files cannot be written.
@@ -110,7 +109,7 @@ pub struct Start {
 }
 
 impl Core {
-    pub(super) fn new(start: Start, log_sync: Sender<Arc<File>>, voice: Voice) -> Self {
+    pub(super) fn new(start: Start, log_sync: LogSync, voice: Voice) -> Self {
         let mut recent = VecDeque::from(start.recent);
         recent.drain(..recent.len().saturating_sub(start.recent_capacity));
         Self {
@@ -364,8 +363,7 @@ impl Core {
         if let Some(last) = rendered.batch.entries().last() {
             self.logged_seq = last.seq;
             if self.journal.sync() == Sync::Interval {
-                // Full means that a sync is already due: it will cover this batch or the next one will ask again.
-                let _ = self.log_sync.try_send(self.journal.file());
+                self.log_sync.written(self.journal.file());
             }
             for entry in rendered.batch.entries() {
                 self.tally.count(entry.kind, entry.level);

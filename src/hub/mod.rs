@@ -13,6 +13,7 @@ pub mod change;
 pub mod core;
 pub mod drafts;
 pub mod filter;
+mod log_sync;
 mod persister;
 pub mod recover;
 pub mod replay;
@@ -27,10 +28,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use self::actor::{Actor, sync_log};
+use self::actor::Actor;
 use self::core::AfterCommit;
 pub use self::core::{Core, Recent, Start};
 use self::drafts::Drafts;
+use self::log_sync::LogSync;
 pub use self::persister::FileExtras;
 use self::persister::Job;
 use self::voice::Voice;
@@ -102,7 +104,7 @@ pub struct Hub {
 /// How full the hub's inboxes are.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting {
-    /// Messages of the child, of 32 at most.
+    /// Messages of the child, of 8 at most.
     pub events: usize,
     /// Their size in bytes.
     pub event_bytes: usize,
@@ -126,12 +128,11 @@ impl Hub {
         let (events, events_inbox) = bounded(EVENTS_BOUND);
         let (control, control_inbox) = bounded(CONTROL_BOUND);
         let (jobs, jobs_inbox) = bounded(1);
-        let (log_sync, sync_inbox) = bounded(1);
         let hub = Self { events, waiting: Budget::new(EVENTS_BYTES), control };
         let to_hub = hub.control.clone();
         let persister =
             threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?;
-        let syncer = threads::spawn("log-sync", move || sync_log(&sync_inbox))?;
+        let (log_sync, syncer) = LogSync::start()?;
         let (voice, speaker) = Voice::start()?;
         let core = Core::new(start, log_sync, voice);
         let actor = Actor::new(core, events_inbox, control_inbox, jobs);

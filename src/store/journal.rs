@@ -160,8 +160,8 @@ impl Journal {
     }
 
     /// The current segment, for whoever forces it to disk from another thread.
-    pub fn file(&self) -> Arc<File> {
-        Arc::clone(&self.file)
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     /// When this log is to be forced to disk.
