@@ -96,6 +96,8 @@ impl Reader {
             };
             self.connection.heard();
             let bytes = &chunk[..read];
+            self.bytes(bytes);
+            let open = self.flush();
             match tee.append(bytes) {
                 Ok(()) => tee_failed = false,
                 // The raw log is for looking at; the events are the record.
@@ -105,8 +107,7 @@ impl Reader {
                 }
                 Err(_) => {}
             }
-            self.bytes(bytes);
-            if !self.flush() {
+            if !open {
                 break ("closed", "codexd is stopping".to_owned());
             }
         };
