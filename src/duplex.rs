@@ -153,7 +153,7 @@ impl Duplex {
         let socket = WebSocket::from_partially_read(half, leftover, role, Some(config));
         Ok((
             Reader { socket, gate: Arc::clone(&gate), close_reason: String::new(), peer_closed: false },
-            Writer { gate, gathered: Vec::new() },
+            Writer { gate, gathered: Vec::new(), begun: false },
         ))
     }
 }
@@ -333,6 +333,8 @@ impl Reader {
 pub struct Writer {
     gate: Arc<Gate>,
     gathered: Vec<u8>,
+    /// [`Writer::flush_now`] may have left half a frame with the gate.
+    begun: bool,
 }
 
 impl Writer {
@@ -359,14 +361,28 @@ impl Writer {
     /// # Errors
     /// As [`Writer::write`].
     pub fn flush(&mut self) -> Result<(), Closed> {
-        if self.gathered.is_empty() {
+        if self.gathered.is_empty() && !self.begun {
             return Ok(());
         }
         let result = self.gate.write(&[&self.gathered]);
         self.gathered.clear();
+        self.begun = false;
         // A client's large message is gathered, since it is masked; it does not make the buffer large for ever.
         self.gathered.shrink_to(8 * GATHER);
         result
+    }
+
+    /// Sends what has gathered as far as that needs no waiting. Whether all is out; the rest goes with [`Writer::flush`].
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn flush_now(&mut self) -> Result<bool, Closed> {
+        if self.gathered.is_empty() {
+            return Ok(!self.begun);
+        }
+        let all = self.gate.write_now(&mut self.gathered)?;
+        self.begun |= !all;
+        Ok(all)
     }
 
     /// Sends what has gathered, then a Close frame; `reason` is cut to 123 bytes. The reader gets the answer.

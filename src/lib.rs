@@ -12,6 +12,7 @@
 //!                                ▼ events inbox, bounded: when it is full the child waits
 //!                               hub     batch → seq → one write to events.jsonl → state → subscribers   (hub::core)
 //!                                ├────▶ ws-N-tx  shared bytes, one queue per client, never waited for   (hub::subscription, stream)
+//!                                │       or its socket at once, if a few clients are up to date and it needs no waiting
 //!                                └────▶ persist  state files, at most five times a second               (hub::persister)
 //! ```
 //!
@@ -94,6 +95,8 @@
 //! ## What was done otherwise than first proposed, and why
 //!
 //! - The stream of a client gets whole batches, not single events: one queue slot, one reference count for hundreds.
+//! - A client that is up to date is written to by the hub itself, as far as that needs no waiting
+//!   ([`hub::subscription::Direct`]): to wake its thread takes longer than all the rest of an event's way.
 //! - Events are rendered by the reader, in its own thread; the hub only numbers them. That is half of the work off the
 //!   one thread that everything goes through.
 //! - The state files' checkpoint is `appliedSeq` in recent-events.json, which is written after the registries.

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use bytes::Bytes;
 use tungstenite::protocol::Role;
@@ -15,19 +15,27 @@ use super::{Closed, Transport};
 /// A reason has at most 123 bytes (RFC 6455 section 5.5).
 const MAX_REASON: usize = 123;
 
+#[derive(Debug, Default)]
+struct State {
+    /// Nothing is written any more.
+    closed: bool,
+    /// The rest of a frame that was begun without waiting: it goes out before anything else.
+    begun: Vec<u8>,
+}
+
 /// Where both threads pass to write: whole frames, one thread at a time, none after our Close.
 #[derive(Debug)]
 pub(super) struct Gate {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) role: Role,
-    closed: Mutex<bool>,
+    state: Mutex<State>,
     /// Begun and ended waits for something to read: odd while the reader is waiting.
     waits: AtomicU64,
 }
 
 impl Gate {
     pub(super) fn new(transport: Arc<dyn Transport>, role: Role) -> Self {
-        Self { transport, role, closed: Mutex::new(false), waits: AtomicU64::new(0) }
+        Self { transport, role, state: Mutex::default(), waits: AtomicU64::new(0) }
     }
 
     /// Nothing more is read or written, by either thread.
@@ -46,34 +54,62 @@ impl Gate {
 
     /// Nothing is written from now on.
     pub(super) fn shut(&self) {
-        *self.lock() = true;
+        self.lock().closed = true;
     }
 
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes whole frames.
     pub(super) fn write(&self, frames: &[&[u8]]) -> Result<(), Closed> {
-        let mut closed = self.lock();
-        if *closed {
-            return Err(Closed::Gone);
-        }
-        self.write_locked(frames, &mut closed)
+        self.write_locked(frames, &mut self.lock())
     }
 
-    fn write_locked(&self, frames: &[&[u8]], closed: &mut bool) -> Result<(), Closed> {
-        let all = frames.iter().try_for_each(|bytes| self.transport.send(bytes));
-        all.map_err(|error| {
-            // Half a frame may be out: nothing can follow it, and the reader has to notice.
-            log::debug!("a WebSocket could not be written to: {error}");
-            *closed = true;
-            self.cut();
-            match error.kind() {
-                ErrorKind::TimedOut | ErrorKind::WouldBlock => Closed::Stalled,
-                _ => Closed::Gone,
-            }
-        })
+    /// Writes whole frames as far as that needs no waiting, neither for the lock nor for the other side. What is begun
+    /// is taken off `frames`, and kept to go out before anything else. Whether all is out; if not, a write has to follow.
+    pub(super) fn write_now(&self, frames: &mut Vec<u8>) -> Result<bool, Closed> {
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
+        if state.closed {
+            return Err(Closed::Gone);
+        }
+        if !state.begun.is_empty() {
+            return Ok(false);
+        }
+        let sent = self.transport.send_now(frames).map_err(|error| self.broken(&error, &mut state))?;
+        if sent > 0 {
+            state.begun.extend_from_slice(&frames[sent..]);
+            frames.clear();
+        }
+        Ok(frames.is_empty() && state.begun.is_empty())
+    }
+
+    fn write_locked(&self, frames: &[&[u8]], state: &mut State) -> Result<(), Closed> {
+        if state.closed {
+            return Err(Closed::Gone);
+        }
+        let begun = std::mem::take(&mut state.begun);
+        let all = [&*begun]
+            .iter()
+            .chain(frames)
+            .filter(|bytes| !bytes.is_empty())
+            .try_for_each(|bytes| self.transport.send(bytes));
+        all.map_err(|error| self.broken(&error, state))
+    }
+
+    fn broken(&self, error: &std::io::Error, state: &mut State) -> Closed {
+        // Half a frame may be out: nothing can follow it, and the reader has to notice.
+        log::debug!("a WebSocket could not be written to: {error}");
+        state.closed = true;
+        self.cut();
+        match error.kind() {
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Closed::Stalled,
+            _ => Closed::Gone,
+        }
     }
 
     /// Sends a Close frame, unless one was sent or the connection is broken. No reason without a code.
@@ -89,12 +125,9 @@ impl Gate {
         }
         let mut frame = Vec::new();
         self.encode(OpCode::Control(Control::Close), payload.into(), &mut frame);
-        let mut closed = self.lock();
-        if *closed {
-            return Err(Closed::Gone);
-        }
-        self.write_locked(&[&frame], &mut closed)?;
-        *closed = true;
+        let mut state = self.lock();
+        self.write_locked(&[&frame], &mut state)?;
+        state.closed = true;
         Ok(())
     }
 

@@ -71,6 +71,51 @@ fn messages_in_pieces_with_pings_between_them() {
     assert_eq!(answer, b"\x8a\x02p1\x88\x02\x03\xe8");
 }
 
+/// A socket that takes few bytes at a time of what is not to wait.
+#[derive(Debug)]
+struct Narrow(TcpStream, usize);
+
+impl Transport for Narrow {
+    fn socket(&self) -> &TcpStream {
+        &self.0
+    }
+    fn receive(&self, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
+        transport::read_socket(&self.0, buffer, wait)
+    }
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        transport::write_socket(&self.0, bytes)
+    }
+    fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        transport::write_socket_now(&self.0, &bytes[..self.1.min(bytes.len())])
+    }
+}
+
+#[test]
+fn what_was_begun_without_waiting_goes_on_before_anything_else() {
+    // Fewer bytes than the frame's header, than the frame, and than two of them; nothing; and all.
+    for (room, order) in
+        [(1, ["one", "two", "between"]), (9, ["one", "two", "between"]), (0, ["between", "one", "two"])]
+    {
+        let (server, client) = pair();
+        let (mut there, _) = Duplex::server(server, Vec::new()).unwrap();
+        let (reader, mut writer) =
+            Duplex::client(Arc::new(Narrow(client, room)), Vec::new(), MAX_MESSAGE).unwrap();
+        writer.write("one".into()).and_then(|()| writer.write("two".into())).unwrap();
+        assert_eq!(writer.flush_now(), Ok(false), "{room}");
+        assert_eq!(writer.flush_now(), Ok(false), "{room}: what is begun is not begun again");
+        reader.send("between".to_owned()).unwrap();
+        writer.flush().unwrap();
+        assert_eq!(order.map(|_| there.read()), order.map(|expected| Ok(text(expected))), "{room}");
+        writer.write("all".into()).unwrap();
+        while writer.flush_now() == Ok(false) {
+            writer.flush().unwrap();
+        }
+        assert_eq!(there.read(), Ok(text("all")));
+        writer.close(code::NORMAL, "").unwrap();
+        assert_eq!(writer.write("x".into()).and_then(|()| writer.flush_now()), Err(Closed::Gone));
+    }
+}
+
 #[test]
 fn after_both_closes_nobody_waits_for_the_other_socket() {
     let (server, mut client) = pair();

@@ -5,7 +5,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use rustix::net::RecvFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
 
 use super::WRITE_TIMEOUT;
 
@@ -28,6 +29,15 @@ pub trait Transport: Debug + Send + Sync {
     /// # Errors
     /// As for receiving; part of it may have been written.
     fn send(&self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Sends as much as goes without waiting, and says how much that was: 0 for a transport that cannot tell. Never
+    /// called while another thread sends.
+    ///
+    /// # Errors
+    /// As for sending.
+    fn send_now(&self, _bytes: &[u8]) -> io::Result<usize> {
+        Ok(0)
+    }
 }
 
 impl Transport for TcpStream {
@@ -42,6 +52,10 @@ impl Transport for TcpStream {
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         write_socket(self, bytes)
     }
+
+    fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        write_socket_now(self, bytes)
+    }
 }
 
 /// [`Transport::receive`] for the bytes of the socket.
@@ -54,6 +68,17 @@ pub fn read_socket(mut stream: &TcpStream, buffer: &mut [u8], wait: bool) -> io:
     }
     let (read, _) = rustix::net::recv(stream, buffer, RecvFlags::DONTWAIT)?;
     Ok(read)
+}
+
+/// [`Transport::send_now`] for the bytes of the socket.
+///
+/// # Errors
+/// What send(2) says.
+pub fn write_socket_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match rustix::net::send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(0),
+        sent => Ok(sent?),
+    }
 }
 
 /// [`Transport::send`] for the bytes of the socket: its own timeout bounds each wait, the clock bounds a side

@@ -397,7 +397,8 @@ impl Core {
 
     fn hand_out(&mut self, batch: Arc<Batch>) {
         let mut lagged = Vec::new();
-        self.subscribers.retain(|subscriber| match subscriber.offer(&batch) {
+        let direct = subscription::goes_directly(&batch, self.subscribers.len());
+        self.subscribers.retain(|subscriber| match subscriber.offer(&batch, direct) {
             Offer::Queued => true,
             Offer::Gone => false,
             Offer::Lagged => {

@@ -1,7 +1,7 @@
 //! A client's place on the stream: a bounded queue of shared batches that the hub never waits for.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -17,8 +17,28 @@ const LEAST_WEIGHT: usize = 512;
 /// and the item it completes do. So no more than five batches of any length wait for one client.
 const MOST_WEIGHT: usize = QUEUE_BYTES / 4;
 
+/// A batch goes directly to so many clients at most: each costs the hub some 10 µs.
+const DIRECT_CLIENTS: usize = 4;
+/// And if it is no longer than that, in bytes. More means that the hub is behind: then its time is better spent on what waits for it.
+const DIRECT_BYTES: usize = 4 * 1024;
+
+/// Whether a batch is to be offered directly, with so many clients.
+pub fn goes_directly(batch: &Batch, clients: usize) -> bool {
+    batch.len() <= DIRECT_BYTES && clients <= DIRECT_CLIENTS
+}
+
+/// A client that takes an event from the hub's own thread while it is up to date: that saves waking another thread,
+/// which takes longer than all the rest.
+pub trait Direct: Send + Sync {
+    /// Sends the batch to the client if that needs no waiting at all, neither for a lock nor for the client. Whether it
+    /// did; if not the batch comes by the queue, and whatever of it was sent is passed over there.
+    fn take(&self, batch: &Batch) -> bool;
+}
+
 #[derive(Debug, Default)]
 struct Shared {
+    /// Is gone before the client is: the hub keeps no client's socket open.
+    direct: OnceLock<Weak<dyn Direct>>,
     queued_bytes: AtomicUsize,
     lagged: AtomicBool,
     gone: AtomicBool,
@@ -65,7 +85,7 @@ fn weight(batch: &Batch) -> usize {
     batch.len().clamp(LEAST_WEIGHT, MOST_WEIGHT)
 }
 
-/// What became of a batch that was offered.
+/// What became of a batch that was offered. "Queued" is also what the client has got by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
     /// It waits in the queue.
@@ -77,8 +97,8 @@ pub enum Offer {
 }
 
 impl Subscriber {
-    /// Queues a batch without ever waiting.
-    pub fn offer(&self, batch: &Arc<Batch>) -> Offer {
+    /// Queues a batch without ever waiting. `direct`: or sends it to the client at once, if that needs no waiting either.
+    pub fn offer(&self, batch: &Arc<Batch>, direct: bool) -> Offer {
         if self.shared.lagged.load(Ordering::Acquire) {
             return Offer::Lagged;
         }
@@ -90,15 +110,22 @@ impl Subscriber {
             self.shared.lagged.store(true, Ordering::Release);
             return Offer::Lagged;
         }
-        // Counted before it is sent, or the client could take it off before it was put on.
-        self.shared.queued_bytes.fetch_add(weight(batch), Ordering::AcqRel);
-        if self.batches.send(Arc::clone(batch)).is_err() {
-            return Offer::Gone;
+        // What was queued before is counted until the client's thread has it and the lock that `take` tries.
+        if !(direct && waiting == 0 && self.take(batch)) {
+            // Counted before it is sent, or the client could take it off before it was put on.
+            self.shared.queued_bytes.fetch_add(weight(batch), Ordering::AcqRel);
+            if self.batches.send(Arc::clone(batch)).is_err() {
+                return Offer::Gone;
+            }
         }
         if let Some(last) = batch.entries().last() {
             self.shared.last_queued.store(last.seq, Ordering::Release);
         }
         Offer::Queued
+    }
+
+    fn take(&self, batch: &Batch) -> bool {
+        self.shared.direct.get().and_then(Weak::upgrade).is_some_and(|direct| direct.take(batch))
     }
 
     /// The last seq its client was given, or 0.
@@ -129,6 +156,11 @@ impl Subscription {
             Err(crossbeam_channel::TryRecvError::Empty) => Ok(None),
             Err(crossbeam_channel::TryRecvError::Disconnected) => Err(self.end()),
         }
+    }
+
+    /// From here on the hub may hand batches to the client by itself. A second call does nothing.
+    pub fn take_directly(&self, direct: &Arc<impl Direct + 'static>) {
+        self.shared.direct.get_or_init(|| Arc::downgrade(direct) as Weak<dyn Direct>);
     }
 
     /// The queue itself, to be waited for together with other channels; what is received through it must be passed
@@ -169,11 +201,65 @@ mod tests {
         Arc::new(Batch::new(vec![b'x'; bytes].into(), Vec::new()))
     }
 
+    /// Takes what has no more than so many bytes.
+    struct UpTo(usize, AtomicUsize);
+
+    impl Direct for UpTo {
+        fn take(&self, batch: &Batch) -> bool {
+            let takes = batch.len() <= self.0;
+            self.1.fetch_add(usize::from(takes), Ordering::SeqCst);
+            takes
+        }
+    }
+
+    #[test]
+    fn a_batch_goes_directly_unless_something_waits_before_it() {
+        let (hub, client) = queue();
+        let direct = Arc::new(UpTo(1, AtomicUsize::new(0)));
+        let taken = |bytes, directly| {
+            assert_eq!(hub.offer(&of(bytes), directly), Offer::Queued);
+            direct.1.swap(0, Ordering::SeqCst) == 1
+        };
+        assert!(!taken(1, true), "nobody is there to take it");
+        client.take_directly(&direct);
+        assert!(!taken(1, true), "the first one waits");
+        while client.try_next().unwrap().is_some() {}
+        assert!(taken(1, true));
+        assert!(client.try_next().unwrap().is_none());
+        assert!(!taken(1, false), "it is not to go directly");
+        while client.try_next().unwrap().is_some() {}
+        assert!(!taken(2, true), "it is refused");
+        assert!(!taken(1, true), "what was refused waits");
+        assert_eq!([(); 3].map(|()| client.try_next().unwrap().is_some()), [true, true, false]);
+        assert!(taken(1, true));
+    }
+
+    #[test]
+    fn one_that_is_gone_is_not_kept_by_the_hub() {
+        let (hub, client) = queue();
+        let direct = Arc::new(UpTo(1, AtomicUsize::new(0)));
+        client.take_directly(&direct);
+        assert_eq!(hub.offer(&of(1), true), Offer::Queued);
+        assert_eq!(Arc::strong_count(&direct), 1);
+        drop(direct);
+        assert_eq!(hub.offer(&of(1), true), Offer::Queued);
+        assert!(client.try_next().unwrap().is_some());
+    }
+
+    #[test]
+    fn large_batches_and_many_clients_go_by_the_queue() {
+        let ways = [(1, 1), (DIRECT_BYTES, 4), (DIRECT_BYTES + 1, 1), (1, 5)];
+        assert_eq!(
+            ways.map(|(bytes, clients)| goes_directly(&of(bytes), clients)),
+            [true, true, false, false]
+        );
+    }
+
     #[test]
     fn a_few_giants_and_what_follows_them_wait_together() {
         let (hub, client) = queue();
         for bytes in [20_000_000, 300, 20_000_000, 300, 20_000_000, 300, 300] {
-            assert_eq!(hub.offer(&of(bytes)), Offer::Queued);
+            assert_eq!(hub.offer(&of(bytes), false), Offer::Queued);
         }
         while client.try_next().unwrap().is_some() {}
         assert_eq!(hub.shared.queued_bytes.load(Ordering::Acquire), 0);
@@ -184,7 +270,7 @@ mod tests {
         for (bytes, most) in [(1, QUEUE_BYTES / LEAST_WEIGHT + 1), (1 << 20, 33), (20 << 20, 5)] {
             let (hub, client) = queue();
             let batch = of(bytes);
-            let queued = (0..=most).take_while(|_| hub.offer(&batch) == Offer::Queued).count();
+            let queued = (0..=most).take_while(|_| hub.offer(&batch, false) == Offer::Queued).count();
             assert_eq!(queued, most, "of {bytes} bytes");
             drop(hub);
             for _ in 0..queued {
@@ -197,9 +283,9 @@ mod tests {
     #[test]
     fn one_that_took_nothing_for_too_long_has_lagged_and_not_just_gone() {
         let (hub, client) = queue();
-        assert_eq!(hub.offer(&of(1)), Offer::Queued);
+        assert_eq!(hub.offer(&of(1), false), Offer::Queued);
         client.lagged_after(7);
         drop(client);
-        assert_eq!((hub.offer(&of(1)), hub.last_queued()), (Offer::Lagged, 7));
+        assert_eq!((hub.offer(&of(1), false), hub.last_queued()), (Offer::Lagged, 7));
     }
 }

@@ -4,6 +4,7 @@
 //! The past is read in rounds until the client is near the present; only then does it get a live queue. So a client far
 //! behind fills no queue, and one that reads slowly is slow at the log, where nobody waits for it.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError, after, never, select};
@@ -12,7 +13,7 @@ use crate::hub::HubError;
 use crate::hub::batch::{Batch, Entry};
 use crate::hub::filter::Filter;
 use crate::hub::replay::{Gap, Logged, Replay, ReplayError, Replayed};
-use crate::hub::subscription::{self, Subscription};
+use crate::hub::subscription::{self, Direct, Subscription};
 
 /// Steps through the past between two looks at whether anybody is still there.
 const LOOK_EVERY: u32 = 64;
@@ -26,7 +27,7 @@ pub enum Origin {
 }
 
 /// How the client is spoken to.
-pub trait Sink {
+pub trait Sink: Send + 'static {
     /// The client is not there any more.
     type Gone;
 
@@ -53,7 +54,7 @@ pub trait Sink {
     /// # Errors
     /// See [`Sink::live`].
     fn synced(&mut self, seq: u64) -> Result<(), Self::Gone>;
-    /// Nothing has happened for the time of [`Feed::heartbeat`].
+    /// Nothing has come by the queue for the time of [`Feed::heartbeat`].
     ///
     /// # Errors
     /// See [`Sink::live`].
@@ -63,6 +64,11 @@ pub trait Sink {
     /// # Errors
     /// See [`Sink::live`].
     fn flush(&mut self) -> Result<(), Self::Gone>;
+    /// The same as far as that needs no waiting. Whether all is out; the rest goes with [`Sink::flush`].
+    ///
+    /// # Errors
+    /// See [`Sink::live`].
+    fn flush_now(&mut self) -> Result<bool, Self::Gone>;
 }
 
 /// Why a stream ends.
@@ -91,31 +97,34 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Feeds the client until one side ends it. `gone` is disconnected when the client is.
-    ///
-    /// # Errors
-    /// What the sink says.
-    pub fn run<S: Sink>(self, sink: &mut S, gone: &Receiver<()>) -> Result<End, S::Gone> {
+    /// Feeds the client until one side ends it; `farewell` is told how, and has the client to itself then. `gone` is
+    /// disconnected when the client is.
+    pub fn run<S: Sink, R>(
+        self,
+        mut sink: S,
+        gone: &Receiver<()>,
+        farewell: impl FnOnce(&mut S, Result<End, S::Gone>) -> R,
+    ) -> R {
         let Self { origin, mut filter, stopping, heartbeat } = self;
         let (last, queue) = match origin {
             Origin::Live(seq, queue) => (seq, queue),
-            Origin::Past(replay) => match past(replay, &mut filter, sink, gone, &stopping)? {
-                Past::Caught(seq, queue) => {
-                    sink.synced(seq)?;
-                    (seq, queue)
+            Origin::Past(replay) => match past(replay, &mut filter, &mut sink, gone, &stopping) {
+                Ok(Past::Caught(seq, queue)) => (seq, queue),
+                Ok(Past::Ended(end)) => {
+                    let ended = sink.flush().map(|()| end);
+                    return farewell(&mut sink, ended);
                 }
-                Past::Ended(end) => {
-                    sink.flush()?;
-                    return Ok(end);
-                }
+                Err(error) => return farewell(&mut sink, Err(error)),
             },
         };
-        let mut live = Live { queue, last, filter, stopping, heartbeat };
-        let ended = live.run(sink, gone);
+        let place = Arc::new(Place(Mutex::new(Client { sink, last, filter, ended: false })));
+        let live = Live { queue, stopping, heartbeat };
+        let (ended, mut client) = live.run(&place, gone);
         if ended.as_ref().is_err_and(S::is_stalled) {
-            live.queue.lagged_after(live.last);
+            live.queue.lagged_after(client.last);
         }
-        ended
+        client.ended = true;
+        farewell(&mut client.sink, ended)
     }
 }
 
@@ -151,77 +160,45 @@ fn past<S: Sink>(
             },
             Ok(Replayed::Gap(gap)) => sink.gap(gap)?,
             Ok(Replayed::Round) => sink.flush()?,
-            Ok(Replayed::Live(seq, queue)) => return Ok(Past::Caught(seq, queue)),
+            Ok(Replayed::Live(seq, queue)) => {
+                sink.synced(seq)?;
+                return Ok(Past::Caught(seq, queue));
+            }
             Err(ReplayError::Hub(HubError::Stopped)) => return Ok(Past::Ended(End::Stopping)),
             Err(error) => return Ok(Past::Ended(End::Failed(error.to_string()))),
         }
     }
 }
 
-struct Live {
-    queue: Subscription,
+/// The client and how far it has come. Who holds the lock writes to it: its thread, which keeps it until nothing is left
+/// to send, or the hub's.
+struct Place<S>(Mutex<Client<S>>);
+
+struct Client<S> {
+    sink: S,
     /// The last seq that was come to, sent or not wanted.
     last: u64,
     filter: Filter,
-    stopping: Receiver<()>,
-    heartbeat: Option<Duration>,
+    ended: bool,
 }
 
-impl Live {
-    fn run<S: Sink>(&mut self, sink: &mut S, gone: &Receiver<()>) -> Result<End, S::Gone> {
-        loop {
-            match self.queue.try_next() {
-                Ok(Some(batch)) => self.send(&batch, sink)?,
-                Ok(None) => {
-                    sink.flush()?;
-                    if let Some(end) = self.wait(sink, gone)? {
-                        return Ok(end);
-                    }
-                }
-                Err(end) => {
-                    sink.flush()?;
-                    return Ok(self.ended(end));
-                }
-            }
-        }
+impl<S: Sink> Place<S> {
+    fn lock(&self) -> MutexGuard<'_, Client<S>> {
+        // Only a panic leaves it poisoned. One of the client's thread ends the client, one of the hub's the daemon.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Waits for the next batch and sends it, or finds a reason to end.
-    fn wait<S: Sink>(&mut self, sink: &mut S, gone: &Receiver<()>) -> Result<Option<End>, S::Gone> {
-        let silence = self.heartbeat.map_or_else(never, after);
-        select! {
-            recv(self.queue.receiver()) -> batch => match batch {
-                Ok(batch) => {
-                    let batch = self.queue.taken(batch);
-                    self.send(&batch, sink)?;
-                    Ok(None)
-                }
-                Err(_) => Ok(Some(self.ended(self.queue.end()))),
-            },
-            recv(gone) -> _ => Ok(Some(End::ClientGone)),
-            recv(self.stopping) -> _ => {
-                // Whatever was queued before the stop still goes out.
-                while let Ok(Some(batch)) = self.queue.try_next() {
-                    self.send(&batch, sink)?;
-                }
-                sink.flush()?;
-                Ok(Some(End::Stopping))
-            }
-            recv(silence) -> _ => {
-                sink.idle()?;
-                Ok(None)
-            }
-        }
+impl<S: Sink> Direct for Place<S> {
+    fn take(&self, batch: &Batch) -> bool {
+        let Ok(mut client) = self.0.try_lock() else { return false };
+        // An error is found again by the client's thread.
+        !client.ended && client.send(batch).is_ok() && client.sink.flush_now().unwrap_or(false)
     }
+}
 
-    fn ended(&self, end: subscription::End) -> End {
-        match end {
-            subscription::End::Shutdown => End::Stopping,
-            subscription::End::Lagged => End::Lagged(self.last),
-        }
-    }
-
-    fn send<S: Sink>(&mut self, batch: &Batch, sink: &mut S) -> Result<(), S::Gone> {
+impl<S: Sink> Client<S> {
+    fn send(&mut self, batch: &Batch) -> Result<(), S::Gone> {
         for entry in batch.entries() {
             if entry.seq <= self.last {
                 continue;
@@ -229,11 +206,91 @@ impl Live {
             if self.filter.is_open()
                 || self.filter.takes_subject(&entry.subject) && self.filter.takes_type(entry.kind.name())
             {
-                sink.live(batch, entry)?;
+                self.sink.live(batch, entry)?;
             }
             // Also of what was passed over: it is where the client is to come back.
             self.last = entry.seq;
         }
         Ok(())
+    }
+}
+
+struct Live {
+    queue: Subscription,
+    stopping: Receiver<()>,
+    heartbeat: Option<Duration>,
+}
+
+/// What a wait was ended by.
+enum Woken {
+    Batch(Arc<Batch>),
+    QueueEnded,
+    ClientGone,
+    Stopping,
+    Silence,
+}
+
+impl Live {
+    fn run<'a, S: Sink>(
+        &self,
+        place: &'a Arc<Place<S>>,
+        gone: &Receiver<()>,
+    ) -> (Result<End, S::Gone>, MutexGuard<'a, Client<S>>) {
+        let mut client = place.lock();
+        let mut woken = None;
+        loop {
+            match self.go_on(&mut client, woken) {
+                Ok(None) => {}
+                Ok(Some(end)) => return (Ok(end), client),
+                Err(error) => return (Err(error), client),
+            }
+            // Not earlier: with what the past has left to send, a direct batch could be too much to gather.
+            self.queue.take_directly(place);
+            drop(client);
+            woken = Some(self.wait(gone));
+            client = place.lock();
+        }
+    }
+
+    /// Sends what there is, until there is nothing more for now or a reason to end.
+    fn go_on<S: Sink>(&self, client: &mut Client<S>, woken: Option<Woken>) -> Result<Option<End>, S::Gone> {
+        let mut end = None;
+        match woken {
+            None | Some(Woken::QueueEnded) => {}
+            Some(Woken::Batch(batch)) => client.send(&self.queue.taken(batch))?,
+            Some(Woken::ClientGone) => return Ok(Some(End::ClientGone)),
+            // Whatever was queued before the stop still goes out.
+            Some(Woken::Stopping) => end = Some(End::Stopping),
+            Some(Woken::Silence) => client.sink.idle()?,
+        }
+        loop {
+            match self.queue.try_next() {
+                Ok(Some(batch)) => client.send(&batch)?,
+                Ok(None) => break,
+                Err(_) => {
+                    end = end.or_else(|| Some(self.ended(client)));
+                    break;
+                }
+            }
+        }
+        client.sink.flush()?;
+        Ok(end)
+    }
+
+    fn wait(&self, gone: &Receiver<()>) -> Woken {
+        let silence = self.heartbeat.map_or_else(never, after);
+        select! {
+            recv(self.queue.receiver()) -> batch => batch.map_or(Woken::QueueEnded, Woken::Batch),
+            recv(gone) -> _ => Woken::ClientGone,
+            recv(self.stopping) -> _ => Woken::Stopping,
+            recv(silence) -> _ => Woken::Silence,
+        }
+    }
+
+    fn ended<S>(&self, client: &Client<S>) -> End {
+        match self.queue.end() {
+            subscription::End::Shutdown => End::Stopping,
+            subscription::End::Lagged => End::Lagged(client.last),
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::feed::{End, Feed, Sink};
 use super::source::HubSource;
+use crate::duplex::transport::write_socket_now;
 use crate::http::api::EventStream;
 use crate::http::reply::Reply;
 use crate::hub::batch::{Batch, Entry};
@@ -39,7 +40,8 @@ pub fn serve(source: &HubSource, request: EventStream<'_>) -> Result<bool, Reply
         return Ok(false);
     }
     let feed = Feed { origin, filter, stopping: request.stopping, heartbeat: Some(HEARTBEAT) };
-    let ended = feed.run(&mut client, &crossbeam_channel::never()).and_then(|end| {
+    let ended = feed.run(client, &crossbeam_channel::never(), |client, ended| {
+        let end = ended?;
         match &end {
             End::Lagged(seq) => client.comment(&format!("lagged after seq {seq}")),
             End::Failed(reason) => client.comment(reason),
@@ -124,5 +126,51 @@ impl Sink for Client {
             self.gathered = Vec::new();
         }
         Ok(())
+    }
+
+    fn flush_now(&mut self) -> io::Result<bool> {
+        if self.gathered.is_empty() {
+            return Ok(true);
+        }
+        let sent = write_socket_now(&self.stream, &self.gathered)?;
+        self.gathered.drain(..sent);
+        Ok(self.gathered.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_go_at_once_goes_later_and_nothing_twice() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = Arc::new(listener.accept().unwrap().0);
+        let mut client = Client { stream, gathered: Vec::new() };
+        assert!(client.flush_now().unwrap(), "nothing is left of nothing");
+        let mut seq = 0;
+        let expected = loop {
+            seq += 1;
+            client.event(seq, "x", &[b'y'; 20_000]).unwrap();
+            let before = client.gathered.len();
+            if !client.flush_now().unwrap() {
+                assert!(client.gathered.len() <= before);
+                break 20_000 * usize::try_from(seq).unwrap();
+            }
+            assert!(client.gathered.is_empty());
+        };
+        let writing =
+            crate::threads::spawn_contained("test-writer", move || client.flush().unwrap()).unwrap();
+        let mut all = String::new();
+        reader.read_to_string(&mut all).unwrap();
+        writing.join();
+        for (event, seq) in all.split_terminator("\n\n").zip(1u64..) {
+            assert!(event.starts_with(&format!("id: {seq}\nevent: x\ndata: y")), "{seq}");
+        }
+        assert_eq!(all.matches('y').count(), expected);
     }
 }

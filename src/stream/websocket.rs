@@ -244,27 +244,20 @@ struct Pump {
 impl Pump {
     /// Writes until the queue ends, the daemon stops or the client is gone.
     fn run(self, reader_gone: &Receiver<()>) {
-        let Self { mut client, feed } = self;
-        let writer = match feed.run(&mut client, reader_gone) {
-            Err(_) | Ok(End::ClientGone) => return,
-            Ok(end) => {
-                let mut writer = client.writer;
-                let closed = match end {
-                    End::Lagged(seq) => {
-                        writer.close(code::TRY_AGAIN_LATER, &format!("lagged after seq {seq}"))
-                    }
-                    End::Failed(reason) => writer.close(code::INTERNAL_ERROR, &reason),
-                    End::Stopping | End::ClientGone => writer.close(code::GOING_AWAY, "codexd is stopping"),
-                };
-                if closed.is_err() {
-                    return;
+        let Self { client, feed } = self;
+        feed.run(client, reader_gone, |Client { writer }, ended| {
+            let closed = match ended {
+                Err(_) | Ok(End::ClientGone) => return,
+                Ok(End::Lagged(seq)) => {
+                    writer.close(code::TRY_AGAIN_LATER, &format!("lagged after seq {seq}"))
                 }
-                writer
+                Ok(End::Failed(reason)) => writer.close(code::INTERNAL_ERROR, &reason),
+                Ok(End::Stopping) => writer.close(code::GOING_AWAY, "codexd is stopping"),
+            };
+            if closed.is_ok() && reader_gone.recv_timeout(CLOSE_WAIT) == Err(TIMEOUT) {
+                writer.cut();
             }
-        };
-        if reader_gone.recv_timeout(CLOSE_WAIT) == Err(TIMEOUT) {
-            writer.cut();
-        }
+        });
     }
 }
 
@@ -312,6 +305,10 @@ impl Sink for Client {
 
     fn flush(&mut self) -> Result<(), Closed> {
         self.writer.flush()
+    }
+
+    fn flush_now(&mut self) -> Result<bool, Closed> {
+        self.writer.flush_now()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::http::api::{Api, EventStream, Request, Route};
 use crate::http::front_door::{FrontDoor, Limits};
 use crate::http::guard::Guard;
 use crate::hub::batch::Subject;
-use crate::hub::subscription::{Offer, Subscriber, queue};
+use crate::hub::subscription::{Offer, Subscriber, goes_directly, queue};
 use crate::model::event::EventType;
 
 /// A hub of sorts: whoever subscribes is in `subscribers` before hello is out.
@@ -121,7 +121,13 @@ impl Port {
 
     fn offer(&self, batch: &Arc<Batch>) -> Vec<Offer> {
         self.source.seq.store(batch.entries().last().unwrap().seq, Ordering::SeqCst);
-        self.source.subscribers.lock().unwrap().iter().map(|subscriber| subscriber.offer(batch)).collect()
+        self.source
+            .subscribers
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|subscriber| subscriber.offer(batch, goes_directly(batch, 1)))
+            .collect()
     }
 
     fn wait_until_empty(&self) {
@@ -292,6 +298,45 @@ fn order_of_events_over_many_batches_to_many_clients() {
     }
     drop(readers);
     assert_eq!(done.try_iter().count(), 4);
+    port.wait_until_empty();
+}
+
+#[test]
+fn what_goes_directly_to_one_that_reads_late_is_whole_and_in_order() {
+    const BATCHES: u64 = 3_000;
+    let port = port();
+    let mut client = port.client();
+    // More than the socket holds: the last direct one is cut off in its middle, and answers come between.
+    for n in 0..BATCHES {
+        if n % 500 == 0 {
+            client.send("{\"type\":\"ping\"}");
+        }
+        assert_eq!(port.offer(&batch(n * 10 + 1..=n * 10 + 10, 300)), [Offer::Queued]);
+    }
+    let mut pongs = 0;
+    let mut read = |client: &mut Client, seqs: std::ops::RangeInclusive<u64>| {
+        for expected in seqs {
+            let text = loop {
+                match client.text() {
+                    pong if pong.contains("pong") => pongs += 1,
+                    text => break text,
+                }
+            };
+            assert_eq!(seq(&text), expected);
+        }
+    };
+    read(&mut client, 1..=BATCHES * 10);
+    // Up to date again, and each one is read before the next: these go directly, for all but the first.
+    for n in BATCHES * 10 + 1..=BATCHES * 10 + 100 {
+        port.offer(&batch(n..=n, 10));
+        read(&mut client, n..=n);
+    }
+    client.send("{\"type\":\"status\"}");
+    while client.text() != "{\"type\":\"status\"}" {
+        pongs += 1;
+    }
+    assert_eq!(pongs, BATCHES / 500);
+    drop(client);
     port.wait_until_empty();
 }
 
