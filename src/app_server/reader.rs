@@ -98,6 +98,7 @@ impl Reader {
             let bytes = &chunk[..read];
             self.bytes(bytes);
             let open = self.flush();
+            // Only now: somebody may be waiting for what the hub has of it.
             match tee.append(bytes) {
                 Ok(()) => tee_failed = false,
                 // The raw log is for looking at; the events are the record.
