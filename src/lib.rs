@@ -97,6 +97,7 @@
 //! - The stream of a client gets whole batches, not single events: one queue slot, one reference count for hundreds.
 //! - A client that is up to date is written to by the hub itself, as far as that needs no waiting
 //!   ([`hub::subscription::Direct`]): to wake its thread takes longer than all the rest of an event's way.
+//! - A status is asked of the hub only if something has changed since the last one ([`hub::Hub::version`]).
 //! - Events are rendered by the reader, in its own thread; the hub only numbers them. That is half of the work off the
 //!   one thread that everything goes through.
 //! - The state files' checkpoint is `appliedSeq` in recent-events.json, which is written after the registries.

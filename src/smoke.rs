@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
@@ -82,7 +83,7 @@ pub fn configure(mut config: Config) -> std::io::Result<Config> {
 ///
 /// # Errors
 /// When the daemon cannot even be started.
-pub fn run(config: &Config) -> Result<(Vec<Check>, Snapshot), Problem> {
+pub fn run(config: &Config) -> Result<(Vec<Check>, Arc<Snapshot>), Problem> {
     let mut checks = Vec::new();
     let first = Life::begin(config)?;
     let looped = first.live(&mut checks);
@@ -215,7 +216,7 @@ impl Life {
     }
 
     /// Stops, and sees on the stream that daemon.stopped was the last event. Returns its seq.
-    fn end(self, name: &'static str, checks: &mut Vec<Check>) -> Result<(Snapshot, u64), Problem> {
+    fn end(self, name: &'static str, checks: &mut Vec<Check>) -> Result<(Arc<Snapshot>, u64), Problem> {
         let Self { daemon, stream, .. } = self;
         // The client reads while the daemon stops, or the daemon would wait for its answer to the Close.
         let (sender, seen) = bounded(1);
@@ -250,7 +251,7 @@ fn read_to_end(mut stream: EventStream) -> (Value, String) {
 }
 
 /// A new life on the same files goes on where the first ended.
-fn second_life(config: &Config, last_seq: u64, checks: &mut Vec<Check>) -> Result<Snapshot, Problem> {
+fn second_life(config: &Config, last_seq: u64, checks: &mut Vec<Check>) -> Result<Arc<Snapshot>, Problem> {
     let second = Life::begin(config)?;
     let (snapshot, _) = second.end("second_stop", checks)?;
     let (total, gap) = count_events(&config.paths.events());

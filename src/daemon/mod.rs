@@ -214,7 +214,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When the hub does not answer.
-    pub fn snapshot(&self) -> Result<Snapshot, OpError> {
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, OpError> {
         Ok(self.ops.status()?.snapshot)
     }
 
@@ -222,7 +222,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When the hub does not answer.
-    pub fn stop(self) -> Result<(ServiceView, Snapshot), OpError> {
+    pub fn stop(self) -> Result<(ServiceView, Arc<Snapshot>), OpError> {
         let Self { ops, supervisor, timer, recovery, hub_threads, front_door, adoption, lock } = self;
         ops.hub.closing();
         drain::finish_work(&ops);

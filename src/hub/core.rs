@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -48,6 +49,7 @@ pub struct Recent {
 pub struct Core {
     /// What the log and the daemon say.
     pub(super) state: State,
+    version: Arc<AtomicU64>,
     journal: Journal,
     /// The next seq to give.
     next_seq: u64,
@@ -109,11 +111,12 @@ pub struct Start {
 }
 
 impl Core {
-    pub(super) fn new(start: Start, log_sync: LogSync, voice: Voice) -> Self {
+    pub(super) fn new(start: Start, version: Arc<AtomicU64>, log_sync: LogSync, voice: Voice) -> Self {
         let mut recent = VecDeque::from(start.recent);
         recent.drain(..recent.len().saturating_sub(start.recent_capacity));
         Self {
             state: start.state,
+            version,
             journal: start.journal,
             next_seq: start.next_seq,
             logged_seq: start.next_seq - 1,
@@ -135,6 +138,11 @@ impl Core {
     /// The state as the log has it.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// See [`super::Hub::version`].
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// The last seq in the log.
@@ -192,6 +200,7 @@ impl Core {
 
     /// Changes what is known of the daemon.
     pub fn update_daemon(&mut self, change: impl FnOnce(&mut DaemonState)) {
+        self.version.fetch_add(1, Ordering::Release);
         change(&mut self.state.daemon);
         self.state.daemon.updated_at = clock::now_iso();
         self.state.daemon_dirty = true;
@@ -362,6 +371,7 @@ impl Core {
     fn finish(&mut self, rendered: Rendered) {
         if let Some(last) = rendered.batch.entries().last() {
             self.logged_seq = last.seq;
+            self.version.fetch_add(1, Ordering::Release);
             if self.journal.sync() == Sync::Interval {
                 self.log_sync.written(self.journal.file());
             }

@@ -24,6 +24,7 @@ mod voice;
 pub mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -98,6 +99,7 @@ pub struct Hub {
     events: Sender<Message>,
     /// What waits in `events`, in bytes.
     waiting: Arc<Budget>,
+    version: Arc<AtomicU64>,
     control: Sender<Message>,
 }
 
@@ -128,13 +130,14 @@ impl Hub {
         let (events, events_inbox) = bounded(EVENTS_BOUND);
         let (control, control_inbox) = bounded(CONTROL_BOUND);
         let (jobs, jobs_inbox) = bounded(1);
-        let hub = Self { events, waiting: Budget::new(EVENTS_BYTES), control };
+        let version = Arc::new(AtomicU64::new(0));
+        let hub = Self { events, waiting: Budget::new(EVENTS_BYTES), version: Arc::clone(&version), control };
         let to_hub = hub.control.clone();
         let persister =
             threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?;
         let (log_sync, syncer) = LogSync::start()?;
         let (voice, speaker) = Voice::start()?;
-        let core = Core::new(start, log_sync, voice);
+        let core = Core::new(start, version, log_sync, voice);
         let actor = Actor::new(core, events_inbox, control_inbox, jobs);
         let thread = threads::spawn("hub", move || actor.run())?;
         // Joined in this order: the hub's end ends the other two.
@@ -151,6 +154,12 @@ impl Hub {
         }
         let share = self.waiting.take(drafts.len());
         self.events.send(Message::Drafts(drafts, share)).map_err(|_| HubError::Stopped)
+    }
+
+    /// Changes before anybody is told of a change of the state or of the recent events: what was asked for at this version
+    /// is true for as long as it is the same.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// A question about the state as the log has it.

@@ -124,6 +124,7 @@ pub struct Ops {
     pub runs: Pool,
     /// What is counted on the way.
     pub counters: Counters,
+    last_snapshot: status::LastSnapshot,
     /// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
     loading: Mutex<HashSet<String>>,
     loaded: Condvar,
@@ -152,6 +153,7 @@ impl Ops {
             service,
             runs,
             counters: Counters::default(),
+            last_snapshot: status::LastSnapshot::default(),
             loading: Mutex::new(HashSet::new()),
             loaded: Condvar::new(),
             draining: AtomicBool::new(false),

@@ -1,6 +1,6 @@
 //! Looking at the whole.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
@@ -10,6 +10,7 @@ use crate::model::record::{DaemonState, Identity, Run, Session};
 use crate::model::view::{
     EventList, IdentityView, RecentEvents, RunRegistry, ServiceView, SessionRegistry, Snapshot,
 };
+use crate::threads::lock;
 
 /// What `GET /v1/codexd/status` shows.
 #[derive(Debug, Clone, Serialize)]
@@ -17,8 +18,11 @@ pub struct Status {
     /// The port.
     pub service: ServiceView,
     /// Everything else.
-    pub snapshot: Snapshot,
+    pub snapshot: Arc<Snapshot>,
 }
+
+/// The last snapshot that was asked for and the hub's version it is of.
+pub(super) type LastSnapshot = Mutex<Option<(u64, Arc<Snapshot>)>>;
 
 /// The state at one moment, taken in the hub's thread: only reference counts change hands there; the JSON is made by
 /// whoever asked.
@@ -57,8 +61,21 @@ impl Ops {
     /// # Errors
     /// When the hub does not answer.
     pub fn status(&self) -> Result<Status, OpError> {
-        let moment = self.hub.ask(|core| Moment::take(core))?;
-        Ok(Status { service: self.service.view(), snapshot: self.snapshot(moment)? })
+        Ok(Status { service: self.service.view(), snapshot: self.current()? })
+    }
+
+    /// Where nothing has changed, whoever asks again and again does not wake the hub for it.
+    fn current(&self) -> Result<Arc<Snapshot>, OpError> {
+        let version = self.hub.version();
+        if let Some((of, snapshot)) = &*lock(&self.last_snapshot)
+            && *of == version
+        {
+            return Ok(Arc::clone(snapshot));
+        }
+        let (version, moment) = self.hub.ask(|core| (core.version(), Moment::take(core)))?;
+        let snapshot = Arc::new(self.snapshot(moment)?);
+        *lock(&self.last_snapshot) = Some((version, Arc::clone(&snapshot)));
+        Ok(snapshot)
     }
 
     /// A moment as clients see it.

@@ -16,10 +16,8 @@ use codexd::app_server::reader::Reader;
 use codexd::cli::low::LowArgs;
 use codexd::cli::resolve::resolve;
 use codexd::config::{Config, Strategy};
-use codexd::hub::recover::recover;
 use codexd::hub::{Hub, HubThreads};
 use codexd::model::record::{Request, RequestStatus};
-use codexd::store::files::make_folder;
 use codexd::store::raw_log::RawLog;
 use codexd::timer::{Timer, TimerThread};
 use crossbeam_channel::{Receiver, bounded};
@@ -27,7 +25,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::DEADLINE;
+use crate::{DEADLINE, lone_hub};
 
 /// The parts of a daemon that a request goes through.
 struct Parts {
@@ -59,10 +57,7 @@ impl Parts {
             low.endpoint = Some("ws://127.0.0.1:1".to_owned());
         }
         let config = resolve(low, folder.path()).unwrap();
-        make_folder(&config.paths.logs_dir).unwrap();
-        make_folder(&config.paths.state_dir).unwrap();
-        let recovered = recover(&config).unwrap();
-        let (hub, threads) = Hub::start(recovered.start, config.paths.clone(), recovered.extras).unwrap();
+        let (hub, threads) = lone_hub::start(&config);
         let introduction = Introduction {
             version: "0".to_owned(),
             endpoint: config.server.endpoint.clone(),

@@ -9,11 +9,11 @@ use codexd::model::event::EventType;
 use crossbeam_channel::bounded;
 use serde_json::{Value, json};
 
-use crate::DEADLINE;
 use crate::client::Client;
 use crate::conversation::{
     child, ended, look, on_script, on_stub, peak_memory, post_turn, rounds, session, talk, turn, until,
 };
+use crate::{DEADLINE, lone_hub};
 
 /// Answers `initialize`, reads `initialized`, and goes on with `$1`.
 const SHAKES_HANDS: &str = r#"read line; echo '{"id":1,"result":{"userAgent":"sh"}}'; read line; "#;
@@ -195,12 +195,7 @@ fn what_waits_for_the_hub_is_bounded_in_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let words = ["start", "--repo-root", folder.path().to_str().unwrap()];
     let config = codexd::cli::config_of(&words, &|_| None, folder.path()).unwrap().unwrap();
-    for folder in [&config.paths.logs_dir, &config.paths.state_dir] {
-        codexd::store::files::make_folder(folder).unwrap();
-    }
-    let recovered = codexd::hub::recover::recover(&config).unwrap();
-    let (hub, threads) =
-        codexd::hub::Hub::start(recovered.start, config.paths.clone(), recovered.extras).unwrap();
+    let (hub, threads) = lone_hub::start(&config);
     // The hub is busy with a question until the test lets it go.
     let (let_go, held) = bounded::<()>(0);
     let (asked, busy) = bounded(1);
@@ -228,7 +223,7 @@ fn what_waits_for_the_hub_is_bounded_in_bytes() {
     };
     let sender = std::thread::Builder::new().name("sender".into()).spawn(send).unwrap();
     passed.recv_timeout(DEADLINE).unwrap();
-    // Of the 32 messages that may wait, two of this size are too many.
+    // Of the 8 messages that may wait, two of this size are too many.
     assert!(passed.recv_timeout(Duration::from_secs(1)).is_err());
     drop(let_go);
     question.join().unwrap();
