@@ -75,7 +75,7 @@ pub fn read_socket(mut stream: &TcpStream, buffer: &mut [u8], wait: bool) -> io:
 /// # Errors
 /// What send(2) says.
 pub fn write_socket_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    match rustix::net::send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+    match rustix::net::send(stream, bytes, SendFlags::DONTWAIT) {
         Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(0),
         sent => Ok(sent?),
     }

@@ -19,7 +19,8 @@ const MOST_WEIGHT: usize = QUEUE_BYTES / 4;
 
 /// A batch goes directly to so many clients at most: each costs the hub some 10 µs.
 const DIRECT_CLIENTS: usize = 4;
-/// And if it is no longer than that, in bytes. More means that the hub is behind: then its time is better spent on what waits for it.
+/// And if it is no longer than that, in bytes. More means that the hub is behind: then its time is better spent on what
+/// waits for it.
 const DIRECT_BYTES: usize = 4 * 1024;
 
 /// Whether a batch is to be offered directly, with so many clients.
