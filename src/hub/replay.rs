@@ -262,12 +262,12 @@ impl Replay {
 }
 
 impl Hub {
-    /// A filter that knows which session is on which thread now.
+    /// A filter that knows which session is on which thread now, and where the log stands.
     ///
     /// # Errors
     /// As [`Hub::ask`].
-    pub fn filter(&self, wanted: Wanted) -> Result<Filter, HubError> {
-        self.ask(move |core| Filter::new(wanted, core))
+    pub fn filter(&self, wanted: Wanted) -> Result<(Filter, Position), HubError> {
+        self.ask(move |core| (Filter::new(wanted, core), Position::of(core)))
     }
 
     /// Where the log stands now.

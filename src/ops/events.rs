@@ -129,8 +129,7 @@ impl Ops {
     /// When the hub does not answer or the log cannot be read.
     pub fn events(&self, query: EventQuery) -> Result<Page, OpError> {
         let EventQuery { after, limit, wanted } = query;
-        let mut filter = self.hub.filter(wanted)?;
-        let Position { mut view, oldest, latest } = self.hub.position()?;
+        let (mut filter, Position { mut view, oldest, latest }) = self.hub.filter(wanted)?;
         // Without a cursor nothing in particular was asked for that could be missing.
         let mut next = after.map_or(oldest, |after| after.saturating_add(1));
         let mut draft = Draft::new(limit.unwrap_or(DEFAULT_LIMIT));
