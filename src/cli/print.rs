@@ -27,13 +27,13 @@ pub fn out(text: &str) -> ExitCode {
 
 /// Writes `codexd: …` to standard error as one line. There is nobody left to tell when that fails.
 pub fn complain(message: &str) {
-    let line = message.replace(['\n', '\r'], " ");
-    let _ = writeln!(io::stderr().lock(), "codexd: {line}");
+    progress(&format!("codexd: {}", message.replace(['\n', '\r'], " ")));
 }
 
 /// Writes a line about what is going on to standard error. There is nobody left to tell when that fails.
 pub fn progress(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    // With one write(2): what somebody types meanwhile does not stand in its middle.
+    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
 /// A value as JSON indented by two spaces, with a final newline. Raw JSON inside is indented too.
