@@ -4,7 +4,8 @@ import { allRows, ask, assert, live, scenario } from "./drive.mjs";
 
 scenario(async ({ page }) => {
   await live(page);
-  assert.equal(await page.textContent("#verdict"), "All quiet. Nothing needs you.");
+  // The list of what waits comes by a call of its own, live or not.
+  await page.waitForFunction(() => document.querySelector("#verdict").textContent === "All quiet. Nothing needs you.");
   const { session } = await ask("turn");
   const said = page.locator("#sessions-list .said");
   await page.getByText("Codex is working on 1 turn. Nothing needs you.").waitFor();
