@@ -24,7 +24,7 @@ const DUTY: u32 = 20;
 /// The longest time from one write to the next, however slow the disk is.
 const LONGEST_REST: Duration = Duration::from_secs(2);
 /// How long a failed write waits before the next try: as long as one of the log, so that both are well again together.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY: Duration = super::actor::LOG_RETRY;
 
 /// The records of one registry with the time of their last change.
 #[derive(Debug)]

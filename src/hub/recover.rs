@@ -159,7 +159,7 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
 
 /// Prepares a thread for the memory that a registry of so many bytes needs. glibc grows the heap of any thread but the
 /// first by pages, each with a call of mprotect(2), which holds up the page faults of the others; room that was taken and
-/// given back stays the heap's. A fifth of the start with 10,000 runs.
+/// given back stays the heap's. That is a sixth of a start with 10,000 runs.
 fn make_room(registry: u64) {
     // Less than the file itself, whose buffer is to be mapped and so to be gone when it is read.
     let room = usize::try_from(registry / 4 * 3).map_or(MOST_ROOM, |room| room.min(MOST_ROOM));
