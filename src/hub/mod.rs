@@ -127,21 +127,24 @@ impl Hub {
     /// # Errors
     /// When no thread can be started.
     pub fn start(start: Start, paths: Paths, extras: FileExtras) -> std::io::Result<(Self, HubThreads)> {
+        // Declared before all that ends them, and so waited for after it, should a later one not be started.
+        let mut threads = Vec::with_capacity(3);
         let (events, events_inbox) = bounded(EVENTS_BOUND);
         let (control, control_inbox) = bounded(CONTROL_BOUND);
         let (jobs, jobs_inbox) = bounded(1);
         let version = Arc::new(AtomicU64::new(0));
         let hub = Self { events, waiting: Budget::new(EVENTS_BYTES), version: Arc::clone(&version), control };
         let to_hub = hub.control.clone();
-        let persister =
-            threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?;
+        threads
+            .push(threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?);
         let (log_sync, syncer) = LogSync::start()?;
+        threads.push(syncer);
         let (voice, speaker) = Voice::start()?;
         let core = Core::new(start, version, log_sync, voice);
         let actor = Actor::new(core, events_inbox, control_inbox, jobs);
-        let thread = threads::spawn("hub", move || actor.run())?;
-        // Joined in this order: the hub's end ends the other two.
-        Ok((hub.clone(), HubThreads { hub, threads: vec![thread, persister, syncer], speaker }))
+        // Joined first: its end ends the other two.
+        threads.insert(0, threads::spawn("hub", move || actor.run())?);
+        Ok((hub.clone(), HubThreads { hub, threads, speaker }))
     }
 
     /// Events of the child, in order. Waits while the inbox is full: that is how a slow disk holds the child back.
