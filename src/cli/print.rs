@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::model::json;
 use crate::model::record::ChildStatus;
-use crate::model::view::{ServiceView, Snapshot};
+use crate::model::view::{ServiceView, Snapshot, Summary};
 use crate::smoke::Check;
 
 /// Writes text to standard output at once. A reader that has gone away (`codexd help | head -1`) has seen what it
@@ -81,11 +81,11 @@ pub fn config_lines(config: &Config) -> String {
 }
 
 /// The status line, without a newline.
-pub fn status_line(config: &Config, snapshot: &Snapshot) -> String {
-    let Snapshot { identity, daemon, session_registry, run_registry, recent_events, .. } = snapshot;
+pub fn status_line(config: &Config, summary: &Summary) -> String {
+    let Summary { identity, daemon, sessions, runs, recent_events } = summary;
     format!(
         "identity={} node={} daemon={} child={} strategy={} mode={} endpoint={} local_api_base={} \
-         event_stream_path={} sessions={} runs={} recent_events={} logs_dir={} state_dir={}",
+         event_stream_path={} sessions={sessions} runs={runs} recent_events={recent_events} logs_dir={} state_dir={}",
         identity.daemon_id.as_deref().unwrap_or("none"),
         identity.node_id,
         if daemon.started { "running" } else { "stopped" },
@@ -95,20 +95,17 @@ pub fn status_line(config: &Config, snapshot: &Snapshot) -> String {
         daemon.child.endpoint,
         config.service.local_api_base.text,
         config.service.event_stream_path,
-        session_registry.sessions.len(),
-        run_registry.runs.len(),
-        recent_events.events.len(),
         config.paths.logs_dir.display(),
         config.paths.state_dir.display(),
     )
 }
 
 /// The line of `start`: the status line and where the service listens.
-pub fn start_line(config: &Config, snapshot: &Snapshot, service: &ServiceView) -> String {
+pub fn start_line(config: &Config, summary: &Summary, service: &ServiceView) -> String {
     let or_not = |url: &Option<String>| url.clone().unwrap_or_else(|| "not-listening".to_owned());
     format!(
         "{} resolved_base={} ws_url={}",
-        status_line(config, snapshot),
+        status_line(config, summary),
         or_not(&service.resolved_base_url),
         or_not(&service.event_stream_url)
     )
@@ -138,7 +135,7 @@ pub fn smoke_lines(config: &Config, checks: &[Check], snapshot: &Snapshot) -> St
     for Check { name, ok, detail } in checks {
         text.push_str(&format!("- {} {name}: {detail}\n", outcome(*ok)));
     }
-    text.push_str(&status_line(config, snapshot));
+    text.push_str(&status_line(config, &Summary::from(snapshot)));
     text.push('\n');
     text
 }

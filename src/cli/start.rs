@@ -12,7 +12,8 @@ use super::print::{self, StartReport};
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::daemon::manager::Manager;
-use crate::model::view::{ServiceView, Snapshot};
+use crate::model::view::{ServiceView, Snapshot, Summary};
+use crate::ops::OpError;
 use crate::process::orphans;
 
 /// Runs the daemon until SIGINT or SIGTERM; with `run_once` only for the smoke lifetime.
@@ -40,9 +41,8 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
     let ended_by = if run_once {
         signals.recv_timeout(lifetime).ok()
     } else {
-        match daemon.snapshot() {
-            Ok(snapshot) => report(&shown, json, &daemon.service(), &snapshot),
-            Err(error) => print::complain(&error.to_string()),
+        if let Err(error) = announce(&shown, json, &daemon) {
+            print::complain(&error.to_string());
         }
         signals.recv().ok()
     };
@@ -68,12 +68,27 @@ fn failed(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// The line needs no more than the counts: whoever waits for it does not wait for 10,000 records to be gathered.
+fn announce(config: &Config, json: bool, daemon: &Daemon) -> Result<(), OpError> {
+    let service = &daemon.service();
+    if json {
+        print::out_json(&StartReport { service, snapshot: &*daemon.snapshot()? });
+    } else {
+        line(config, &daemon.summary()?, service);
+    }
+    Ok(())
+}
+
 fn report(config: &Config, json: bool, service: &ServiceView, snapshot: &Snapshot) {
     if json {
         print::out_json(&StartReport { service, snapshot });
     } else {
-        print::out(&format!("{}\n", print::start_line(config, snapshot, service)));
+        line(config, &Summary::from(snapshot), service);
     }
+}
+
+fn line(config: &Config, summary: &Summary, service: &ServiceView) {
+    print::out(&format!("{}\n", print::start_line(config, summary, service)));
 }
 
 fn name(signal: i32) -> &'static str {

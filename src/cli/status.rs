@@ -11,7 +11,9 @@ use serde_json::value::to_raw_value;
 use super::print;
 use crate::config::Config;
 use crate::model::record::{ChildStatus, DaemonState, Extra, Identity};
-use crate::model::view::{EventList, IdentityView, RecentEvents, RunRegistry, SessionRegistry, Snapshot};
+use crate::model::view::{
+    EventList, IdentityView, RecentEvents, RunRegistry, SessionRegistry, Snapshot, Summary,
+};
 use crate::store::lock;
 
 /// Prints the status.
@@ -26,7 +28,7 @@ pub fn run(config: &Config, json: bool) -> ExitCode {
     if json {
         print::out_json(&snapshot)
     } else {
-        print::out(&format!("{}\n", print::status_line(config, &snapshot)))
+        print::out(&format!("{}\n", print::status_line(config, &Summary::from(&snapshot))))
     }
 }
 
@@ -64,7 +66,7 @@ pub fn snapshot(config: &Config, complain: &mut dyn FnMut(String)) -> serde_json
         recent_events: read(&paths.recent_events(), complain).unwrap_or(RecentEvents {
             max_entries: config.event_cache_size,
             updated_at: None,
-            events: EventList::empty(),
+            events: EventList::default(),
         }),
     })
 }

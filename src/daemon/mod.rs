@@ -36,7 +36,7 @@ use crate::hub::recover::{self, Recovered};
 use crate::hub::{Core, Hub, HubThreads};
 use crate::model::event::EventType;
 use crate::model::record::Identity;
-use crate::model::view::{ServiceView, Snapshot};
+use crate::model::view::{ServiceView, Snapshot, Summary};
 use crate::ops;
 use crate::ops::service::Service;
 use crate::ops::{OpError, Ops, recovery};
@@ -169,7 +169,7 @@ impl Daemon {
                 let parts = Parts { config, hub, client, inbox, daemon_id, ledger, revived };
                 Ok(Supervisor::start(parts)?)
             })
-            .and_then(|supervisor| match accompany(&ops, lives, bound, guard) {
+            .and_then(|supervisor| match accompany(&ops, &supervisor, lives, bound, guard) {
                 Ok((recovery, front_door)) => Ok((supervisor, recovery, front_door)),
                 Err(error) => {
                     ops.hub.closing();
@@ -208,6 +208,14 @@ impl Daemon {
     /// The port as clients see it.
     pub fn service(&self) -> ServiceView {
         self.ops.service.view()
+    }
+
+    /// What there is, in short.
+    ///
+    /// # Errors
+    /// When the hub does not answer.
+    pub fn summary(&self) -> Result<Summary, OpError> {
+        self.ops.summary()
     }
 
     /// Everything, now.
@@ -344,14 +352,20 @@ fn draft_reaped(drafts: &mut Drafts, reaped: &Reaped) {
     );
 }
 
-/// What runs beside the child: the recovery of sessions, and the port.
+/// What runs beside the child: the recovery of sessions, and the port, which opens when the child runs.
 fn accompany(
     ops: &Arc<Ops>,
+    supervisor: &Supervisor,
     lives: Receiver<()>,
     bound: Bound,
     guard: Guard,
 ) -> Result<(Thread, FrontDoor), Error> {
-    let front_door = open(ops, bound, guard)?;
+    let no_door = "open the front door";
+    // While the child is being started.
+    let port = Arc::new(Port::new(Arc::clone(ops)));
+    let prepared = bound.prepare(port, guard, Limits::default()).map_err(system(no_door))?;
+    supervisor.wait_for_child()?;
+    let front_door = prepared.open().map_err(system(no_door))?;
     match recovery::start(Arc::clone(ops), lives) {
         Ok(recovery) => Ok((recovery, front_door)),
         Err(error) => {
@@ -359,12 +373,6 @@ fn accompany(
             Err(system("start the recovery's thread")(error))
         }
     }
-}
-
-fn open(ops: &Arc<Ops>, bound: Bound, guard: Guard) -> Result<FrontDoor, Error> {
-    bound
-        .serve(Arc::new(Port::new(Arc::clone(ops))), guard, Limits::default())
-        .map_err(system("open the front door"))
 }
 
 /// Makes a folder, or makes that of an older version private.

@@ -131,11 +131,11 @@ impl Bound {
         self.address
     }
 
-    /// Starts to serve: the accept thread and both pools of handlers.
+    /// Starts both pools of handlers; clients wait on.
     ///
     /// # Errors
     /// What the system says when it has no thread, descriptor or temporary folder for it.
-    pub fn serve(self, api: Arc<dyn Api>, guard: Guard, mut limits: Limits) -> io::Result<FrontDoor> {
+    pub fn prepare(self, api: Arc<dyn Api>, guard: Guard, mut limits: Limits) -> io::Result<Prepared> {
         if let Some(descriptors) = getrlimit(Resource::Nofile).current {
             let room = usize::try_from(descriptors.saturating_sub(KEEP_DESCRIPTORS)).unwrap_or(usize::MAX);
             limits.connections = limits.connections.min(room.max(16));
@@ -153,11 +153,29 @@ impl Bound {
             closing: AtomicBool::new(false),
             open: Mutex::default(),
         };
-        let shared = Arc::new(shared);
+        Ok(Prepared { bound: self, shared: Arc::new(shared), stop })
+    }
+}
+
+/// A port with handlers behind it, and nobody at the door yet.
+#[derive(Debug)]
+pub struct Prepared {
+    bound: Bound,
+    shared: Arc<Shared>,
+    stop: Sender<()>,
+}
+
+impl Prepared {
+    /// Starts to serve: the accept thread.
+    ///
+    /// # Errors
+    /// What the system says when it has no thread or descriptor for it.
+    pub fn open(self) -> io::Result<FrontDoor> {
+        let Self { bound: Bound { listener, address }, shared, stop } = self;
         let (alive, done) = bounded(0);
         let (wake_read, wake) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let acceptor = Acceptor {
-            listener: self.listener,
+            listener,
             wake: wake_read,
             shared: Arc::clone(&shared),
             alive,
@@ -167,7 +185,7 @@ impl Bound {
             next: 1,
         };
         let accept = threads::spawn("accept", move || acceptor.run())?;
-        Ok(FrontDoor { address: self.address, shared, stop: Some((stop, wake)), accept: Some(accept), done })
+        Ok(FrontDoor { address, shared, stop: Some((stop, wake)), accept: Some(accept), done })
     }
 }
 
@@ -182,7 +200,7 @@ pub struct FrontDoor {
 }
 
 impl FrontDoor {
-    /// Takes the port; port 0 is any free one. Clients wait from here on, and are served after [`Bound::serve`].
+    /// Takes the port; port 0 is any free one. Clients wait from here on, and are served after [`Prepared::open`].
     ///
     /// # Errors
     /// What bind(2) says: in use, no such address, not permitted.

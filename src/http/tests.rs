@@ -84,7 +84,7 @@ fn port_with(limits: Limits) -> Port {
     let bound = FrontDoor::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = bound.local_addr();
     let api = Arc::new(Echo { entered: entered_send, release });
-    let door = bound.serve(api, Guard::new(address.port()), limits).unwrap();
+    let door = bound.prepare(api, Guard::new(address.port()), limits).unwrap().open().unwrap();
     Port { door, address, entered, release: Some(release_send) }
 }
 

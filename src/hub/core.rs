@@ -29,6 +29,7 @@ use crate::clock;
 use crate::config::Sync;
 use crate::model::event::EventType;
 use crate::model::record::{Child, DaemonState};
+use crate::model::view::EventList;
 use crate::store::journal::{AppendError, Journal, LogView};
 
 /// What a transaction does once its events are in the log, or, with the reason, when they never will be.
@@ -189,7 +190,7 @@ impl Core {
         persister::Recent {
             max_entries: self.recent_capacity,
             updated_at: self.recent_updated_at.clone(),
-            events: self.recent.iter().map(|recent| Arc::clone(&recent.json)).collect(),
+            events: EventList::new(self.recent.iter().map(|recent| Arc::clone(&recent.json)).collect()),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod drafts;
 pub mod filter;
 mod log_sync;
 mod persister;
+mod recent_file;
 pub mod recover;
 pub mod replay;
 pub mod state;

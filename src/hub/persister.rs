@@ -81,7 +81,7 @@ impl Job {
 pub(super) struct Recent {
     pub(super) max_entries: usize,
     pub(super) updated_at: Option<String>,
-    pub(super) events: Vec<Arc<str>>,
+    pub(super) events: EventList,
 }
 
 /// Top-level fields of the registry files that this version does not know.
@@ -192,7 +192,7 @@ fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate:
         struct File<'a> {
             max_entries: usize,
             updated_at: &'a Option<String>,
-            events: EventList,
+            events: &'a EventList,
             applied_seq: u64,
             #[serde(flatten)]
             extra: &'a Extra,
@@ -200,7 +200,7 @@ fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate:
         let file = File {
             max_entries: recent.max_entries,
             updated_at: &recent.updated_at,
-            events: EventList::new(&recent.events),
+            events: &recent.events,
             applied_seq: job.applied_seq,
             extra: &extras.recent,
         };

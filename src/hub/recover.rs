@@ -7,14 +7,12 @@ use std::hint::black_box;
 use std::io;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
-use super::batch::Subject;
 use super::change::{self, Change};
 use super::core::{Recent, Start};
 use super::persister::FileExtras;
+use super::recent_file::{self, RecentFile};
 use super::replay::Logged;
 use super::state::{Record, Registry, State};
 use crate::clock;
@@ -43,21 +41,6 @@ pub struct Recovered {
     pub extras: FileExtras,
     /// What had to be repaired, to be told in `store.repaired` events.
     pub repairs: Vec<Repair>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RecentFile {
-    #[serde(default)]
-    updated_at: Option<String>,
-    events: Vec<Box<RawValue>>,
-    #[serde(default)]
-    applied_seq: u64,
-    /// Made anew from the configuration.
-    #[serde(default, rename = "maxEntries")]
-    _max_entries: u64,
-    #[serde(flatten)]
-    extra: Extra,
 }
 
 /// How far each registry's file had come; replay gives each only what is newer.
@@ -106,7 +89,8 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
         requests: requests.applied(checkpoint),
         identity: identity.is_some(),
     };
-    let known = [checkpoint, applied.sessions, applied.runs, applied.requests, last_recent(recent.as_ref())];
+    let last_recent = recent.as_ref().map_or(0, |recent| possible(recent.last_seq));
+    let known = [checkpoint, applied.sessions, applied.runs, applied.requests, last_recent];
     let last_seq = known.into_iter().max().unwrap_or(0).max(log_last);
     if last_seq > log_last {
         repairs.push(Repair {
@@ -128,16 +112,13 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     repairs.extend(damaged);
     if state.identity.is_none() {
         state.identity = Some(new_identity(config));
+        state.identity_dirty = true;
     }
     state.begin_life();
 
-    let (recent, recent_updated_at) = if last_seq == log_last {
-        (recent_logged, recent.and_then(|recent| recent.updated_at))
-    } else {
-        recent.map_or_else(Default::default, |recent| {
-            (recent.events.iter().filter_map(|event| cached(event.get())).collect(), recent.updated_at)
-        })
-    };
+    let recent_updated_at = recent.and_then(|recent| recent.updated_at);
+    let recent =
+        if last_seq == log_last { recent_logged } else { recent_file::events(&paths.recent_events())? };
     Ok(Recovered {
         start: Start {
             state,
@@ -187,7 +168,7 @@ impl Rest {
         let (paths, logs) = (&config.paths, &config.logs);
         let identity = files::load(&paths.identity(), repairs)?;
         let daemon = files::load(&paths.daemon_state(), repairs)?;
-        let recent = files::load(&paths.recent_events(), repairs)?;
+        let recent = RecentFile::load(&paths.recent_events(), repairs)?;
         let sessions = load_registry(&paths.session_registry(), repairs)?;
         let requests = load_registry(&paths.request_registry(), repairs)?;
         let limits = Limits { max_bytes: logs.max_bytes, keep: logs.keep_segments, sync: logs.sync };
@@ -219,63 +200,18 @@ fn load_registry<T: Record + Clone + DeserializeOwned>(
     path: &std::path::Path,
     repairs: &mut Vec<Repair>,
 ) -> Result<Loaded<T>, StoreError> {
-    Ok(match files::load::<RegistryFile<Arc<T>>>(path, repairs)? {
-        Some(file) => Loaded {
-            registry: Registry::load(file.updated_at, file.records),
-            applied: Some(possible(file.applied_seq)),
-            extra: file.extra,
-        },
-        None => Loaded { registry: Registry::default(), applied: None, extra: Extra::new() },
-    })
-}
-
-fn last_recent(recent: Option<&RecentFile>) -> u64 {
-    recent
-        .and_then(|recent| recent.events.last())
-        .and_then(|event| cached(event.get()))
-        .map_or(0, |last| possible(last.seq))
+    let file = files::load::<RegistryFile<Arc<T>>>(path, repairs)?;
+    let applied = file.as_ref().map(|file| possible(file.applied_seq));
+    let RegistryFile { updated_at, records, extra, .. } = file.unwrap_or_default();
+    let mut registry = Registry::load(updated_at, records);
+    // One that is lost, or as an older version wrote it, is written anew; the others once something in them changes.
+    registry.dirty = applied.is_none_or(|seq| seq == 0);
+    Ok(Loaded { registry, applied, extra })
 }
 
 /// What a damaged file says has been applied may be more than there ever was: then everything is replayed.
 fn possible(seq: u64) -> u64 {
     if seq <= MAX_SEQ { seq } else { 0 }
-}
-
-fn cached(json: &str) -> Option<Recent> {
-    let event: Event = serde_json::from_str(json).ok()?;
-    // The file's events are indented; in memory and on the wire an event is one line.
-    let compact = serde_json::to_string(&CompactEvent::of(&event)).ok()?;
-    Some(Recent {
-        seq: event.seq,
-        subject: Subject::of_detail(event.detail.as_deref()),
-        json: Arc::from(compact.as_str()),
-    })
-}
-
-/// An event whose detail is decoded, so that its white space goes.
-#[derive(serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-struct CompactEvent<'a> {
-    seq: u64,
-    created_at: &'a str,
-    level: crate::model::event::Level,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    message: &'a str,
-    detail: Option<serde_json::Value>,
-}
-
-impl<'a> CompactEvent<'a> {
-    fn of(event: &'a Event) -> Self {
-        Self {
-            seq: event.seq,
-            created_at: &event.created_at,
-            level: event.level,
-            kind: &event.kind,
-            message: &event.message,
-            detail: event.detail.as_ref().and_then(|detail| serde_json::from_str(detail.get()).ok()),
-        }
-    }
 }
 
 /// Applies the log's tail. Damaged lines in it are reported and stay where they are.

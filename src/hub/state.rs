@@ -177,18 +177,12 @@ impl State {
         state
     }
 
-    /// A new life of the daemon: no thread is loaded yet, and every file is to be written once.
+    /// A new life of the daemon: no thread is loaded yet.
     pub fn begin_life(&mut self) {
-        for at in 0..self.sessions.items.len() {
-            if self.sessions.items[at].generation.is_some() {
-                Arc::make_mut(&mut self.sessions.items[at]).generation = None;
-            }
+        for session in self.sessions.items.iter_mut().filter(|session| session.generation.is_some()) {
+            Arc::make_mut(session).generation = None;
+            self.sessions.dirty = true;
         }
-        self.identity_dirty = true;
-        self.daemon_dirty = true;
-        self.sessions.dirty = true;
-        self.runs.dirty = true;
-        self.requests.dirty = true;
     }
 
     fn link_thread(&mut self, at: usize) {
@@ -218,8 +212,10 @@ impl State {
     pub fn apply(&mut self, change: Change, at: &str) {
         match change {
             Change::Identity(identity) => {
-                self.identity = Some(*identity);
-                self.identity_dirty = true;
+                let told = Some(*identity);
+                // Each start tells it again.
+                self.identity_dirty |= self.identity != told;
+                self.identity = told;
             }
             Change::DaemonStopped => self.interrupt_turns(at),
             Change::Session(session) => {

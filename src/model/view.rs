@@ -1,6 +1,6 @@
 //! What clients see of the whole: service and snapshot.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -57,58 +57,58 @@ pub struct RecentEvents {
     pub events: EventList,
 }
 
-/// Events as the text they are in the log, and how many.
-#[derive(Debug, Clone)]
+/// Events as the text they are in the log. Their list is put together when it is first asked for: whoever only counts
+/// them, as the start line does, does not pay for it.
+#[derive(Debug, Clone, Default)]
 pub struct EventList {
-    json: Box<RawValue>,
-    count: usize,
+    events: Vec<Arc<str>>,
+    json: OnceLock<Box<RawValue>>,
 }
 
 impl EventList {
-    /// No events.
-    pub fn empty() -> Self {
-        Self::new(&[])
-    }
-
     /// These events, each a JSON object.
-    pub fn new(events: &[Arc<str>]) -> Self {
-        let mut text = String::with_capacity(events.iter().map(|event| event.len() + 1).sum::<usize>() + 2);
-        text.push('[');
-        for (at, event) in events.iter().enumerate() {
-            if at > 0 {
-                text.push(',');
-            }
-            text.push_str(event);
-        }
-        text.push(']');
-        // They come from the log, so they are JSON.
-        let json = RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned());
-        Self { json, count: events.len() }
+    pub fn new(events: Vec<Arc<str>>) -> Self {
+        Self { events, json: OnceLock::new() }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.count
+        self.events.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.events.is_empty()
+    }
+
+    fn json(&self) -> &RawValue {
+        self.json.get_or_init(|| {
+            let bytes = self.events.iter().map(|event| event.len() + 1).sum::<usize>();
+            let mut text = String::with_capacity(bytes + 2);
+            text.push('[');
+            for (at, event) in self.events.iter().enumerate() {
+                if at > 0 {
+                    text.push(',');
+                }
+                text.push_str(event);
+            }
+            text.push(']');
+            // They come from the log, so they are JSON.
+            RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
+        })
     }
 }
 
 impl Serialize for EventList {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.json.serialize(serializer)
+        self.json().serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for EventList {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let json = Box::<RawValue>::deserialize(deserializer)?;
-        let events: Vec<&RawValue> = serde_json::from_str(json.get()).map_err(serde::de::Error::custom)?;
-        let count = events.len();
-        Ok(Self { json, count })
+        let events = Vec::<Box<RawValue>>::deserialize(deserializer)?;
+        Ok(Self::new(events.iter().map(|event| Arc::from(event.get())).collect()))
     }
 }
 
@@ -160,4 +160,31 @@ pub struct Snapshot {
     pub run_registry: RunRegistry,
     /// The last events.
     pub recent_events: RecentEvents,
+}
+
+/// What there is, at one moment, counted.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Who the daemon is.
+    pub identity: IdentityView,
+    /// The daemon and its child.
+    pub daemon: DaemonState,
+    /// How many sessions there are.
+    pub sessions: usize,
+    /// How many runs there are.
+    pub runs: usize,
+    /// How many of the last events are kept.
+    pub recent_events: usize,
+}
+
+impl From<&Snapshot> for Summary {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self {
+            identity: snapshot.identity.clone(),
+            daemon: snapshot.daemon.clone(),
+            sessions: snapshot.session_registry.sessions.len(),
+            runs: snapshot.run_registry.runs.len(),
+            recent_events: snapshot.recent_events.events.len(),
+        }
+    }
 }

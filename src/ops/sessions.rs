@@ -121,7 +121,7 @@ impl Ops {
             Some((session, events))
         })?;
         let (session, events) = found.ok_or_else(|| unknown_session(id))?;
-        Ok(SessionWithEvents { session, recent_events: EventList::new(&events) })
+        Ok(SessionWithEvents { session, recent_events: EventList::new(events) })
     }
 
     /// Starts a thread, or resumes the one that `threadId` names, and records a session on it.

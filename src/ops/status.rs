@@ -8,7 +8,7 @@ use super::{OpError, Ops};
 use crate::hub::Core;
 use crate::model::record::{DaemonState, Identity, Run, Session};
 use crate::model::view::{
-    EventList, IdentityView, RecentEvents, RunRegistry, ServiceView, SessionRegistry, Snapshot,
+    EventList, IdentityView, RecentEvents, RunRegistry, ServiceView, SessionRegistry, Snapshot, Summary,
 };
 use crate::threads::lock;
 
@@ -64,6 +64,25 @@ impl Ops {
         Ok(Status { service: self.service.view(), snapshot: self.current()? })
     }
 
+    /// The state in short; of many records it costs no more than of few.
+    ///
+    /// # Errors
+    /// When the hub does not answer.
+    pub fn summary(&self) -> Result<Summary, OpError> {
+        self.hub
+            .ask(|core| {
+                let state = core.state();
+                Some(Summary {
+                    identity: IdentityView::from(state.identity.clone()?),
+                    daemon: state.daemon.clone(),
+                    sessions: state.sessions.all().len(),
+                    runs: state.runs.all().len(),
+                    recent_events: core.recent().0.count(),
+                })
+            })?
+            .ok_or_else(no_identity)
+    }
+
     /// Where nothing has changed, whoever asks again and again does not wake the hub for it.
     fn current(&self) -> Result<Arc<Snapshot>, OpError> {
         let version = self.hub.version();
@@ -85,8 +104,7 @@ impl Ops {
     pub fn snapshot(&self, moment: Moment) -> Result<Snapshot, OpError> {
         let config = serde_json::value::to_raw_value(&self.config.view())
             .map_err(|error| OpError::Internal(error.to_string()))?;
-        let identity =
-            moment.identity.clone().ok_or_else(|| OpError::Internal("there is no identity".to_owned()))?;
+        let identity = moment.identity.clone().ok_or_else(no_identity)?;
         Ok(Snapshot {
             config: Arc::from(config),
             identity: IdentityView::from(identity),
@@ -96,8 +114,12 @@ impl Ops {
             recent_events: RecentEvents {
                 max_entries: self.config.event_cache_size,
                 updated_at: moment.recent_at,
-                events: EventList::new(&moment.recent),
+                events: EventList::new(moment.recent),
             },
         })
     }
+}
+
+fn no_identity() -> OpError {
+    OpError::Internal("there is no identity".to_owned())
 }

@@ -87,13 +87,15 @@ pub enum StartError {
 pub struct Supervisor {
     stop: Sender<()>,
     thread: Thread,
+    /// Told once, when the child runs or cannot.
+    started: Receiver<Result<(), StartError>>,
 }
 
 impl Supervisor {
-    /// Starts the child, or greets an external app-server. Returns when the child runs.
+    /// Begins to start the child, or to greet an external app-server.
     ///
     /// # Errors
-    /// When the command cannot be started; `child.spawn.failed` has been logged then.
+    /// When there is no thread for it.
     pub fn start(parts: Parts) -> Result<Self, StartError> {
         let (stop, stops) = bounded(1);
         let (first, started) = bounded(1);
@@ -103,15 +105,16 @@ impl Supervisor {
             }
             Strategy::External => External::new(parts, stops).run(&first),
         })?;
+        Ok(Self { stop, thread, started })
+    }
+
+    /// Returns when the child runs; to be called once.
+    ///
+    /// # Errors
+    /// When the command cannot be started; `child.spawn.failed` has been logged then, and nothing is tried again.
+    pub fn wait_for_child(&self) -> Result<(), StartError> {
         // A supervisor that ends without a word has panicked, and the daemon with it.
-        match started.recv() {
-            Ok(Ok(())) => Ok(Self { stop, thread }),
-            Ok(Err(error)) => {
-                thread.join();
-                Err(error)
-            }
-            Err(_) => Err(StartError::Hub(HubError::Stopped)),
-        }
+        self.started.recv().unwrap_or(Err(StartError::Hub(HubError::Stopped)))
     }
 
     /// Ends the child and everything it started; its last events are in the log when this returns.

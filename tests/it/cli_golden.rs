@@ -6,7 +6,7 @@ use codexd::cli::print;
 use codexd::cli::{config_of, status};
 use codexd::config::Config;
 use codexd::model::record::ChildStatus;
-use codexd::model::view::{EventList, ServiceView, Snapshot};
+use codexd::model::view::{EventList, ServiceView, Snapshot, Summary};
 use codexd::smoke::Check;
 
 use crate::cli_support::{codexd, fixture, recorded_state};
@@ -58,12 +58,15 @@ fn config_as_json_begins_with_the_contracts_fields_in_their_order() {
 #[test]
 fn status_line() {
     let (config, snapshot) = recorded(&[]);
-    assert_eq!(format!("{}\n", print::status_line(&config, &snapshot)), fixture("cli-status.txt"));
+    assert_eq!(
+        format!("{}\n", print::status_line(&config, &Summary::from(&snapshot))),
+        fixture("cli-status.txt")
+    );
 }
 
 /// That many events, whatever they say.
 fn events(count: usize) -> EventList {
-    EventList::new(&vec![std::sync::Arc::from("{}"); count])
+    EventList::new(vec![std::sync::Arc::from("{}"); count])
 }
 
 #[test]
@@ -81,7 +84,7 @@ fn start_lines() {
     };
     snapshot.session_registry.sessions.truncate(1);
     snapshot.recent_events.events = events(16);
-    assert_eq!(print::start_line(&config, &snapshot, &service), lines[2]);
+    assert_eq!(print::start_line(&config, &Summary::from(&snapshot), &service), lines[2]);
 
     snapshot.daemon.started = true;
     snapshot.daemon.child.status = ChildStatus::Running;
@@ -91,7 +94,7 @@ fn start_lines() {
     service.listening = true;
     service.resolved_base_url = Some("http://127.0.0.1:4455".into());
     service.event_stream_url = Some("ws://127.0.0.1:4455/v1/codexd/events".into());
-    assert_eq!(print::start_line(&config, &snapshot, &service), lines[0]);
+    assert_eq!(print::start_line(&config, &Summary::from(&snapshot), &service), lines[0]);
 }
 
 #[test]

@@ -289,6 +289,35 @@ fn a_start_reads_the_tail_and_not_the_log() {
 }
 
 #[test]
+fn a_start_writes_what_has_changed_and_what_is_lost() {
+    // What a start may leave as it is, and what says something new of every life.
+    const SETTLED: [&str; 4] =
+        ["identity.json", "session-registry.json", "run-registry.json", "request-registry.json"];
+    const NEW: [&str; 2] = ["daemon-state.json", "recent-events.json"];
+    let (mut daemon, sessions) = with_sessions(&[]);
+    // The first start forgets which threads are loaded.
+    daemon.restart();
+    daemon.stop();
+    let written = |daemon: &Daemon, name: &str| fs::metadata(daemon.state(name)).unwrap().modified().unwrap();
+    let before: Vec<_> = SETTLED.iter().chain(&NEW).map(|name| written(&daemon, name)).collect();
+    daemon.restart();
+    check_sessions(&daemon, &sessions);
+    daemon.stop();
+    for (at, name) in SETTLED.iter().chain(&NEW).enumerate() {
+        assert_eq!(written(&daemon, name) == before[at], SETTLED.contains(name), "{name}");
+    }
+    for name in SETTLED {
+        fs::remove_file(daemon.state(name)).unwrap();
+    }
+    daemon.restart();
+    check_sessions(&daemon, &sessions);
+    daemon.stop();
+    for name in SETTLED {
+        assert!(daemon.state_json(name).is_object(), "{name}");
+    }
+}
+
+#[test]
 fn a_large_run_registry_is_read_beside_the_rest() {
     const RUNS: usize = 1000;
     let (mut daemon, sessions) = with_sessions(&[]);

@@ -84,7 +84,9 @@ fn port() -> Port {
     let bound = FrontDoor::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = bound.local_addr();
     let door = bound
-        .serve(Arc::new(Daemon(Arc::clone(&source))), Guard::new(address.port()), Limits::default())
+        .prepare(Arc::new(Daemon(Arc::clone(&source))), Guard::new(address.port()), Limits::default())
+        .unwrap()
+        .open()
         .unwrap();
     Port { door, address, source }
 }
