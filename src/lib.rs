@@ -19,7 +19,7 @@
 //! ## One POST /v1/codexd/turn
 //!
 //! ```text
-//! client ─TCP─▶ conn-N (peer, Host, Origin, token, route, type, framing, size)  ─unix socket─▶ http-c-N (tiny_http)
+//! client ─TCP─▶ conn-N (peer, Host, Origin, token, route, type, framing, size)  ─unix socket─▶ http-N (tiny_http)
 //!   ─▶ http::routes ─▶ ops::turns ─▶ app_server::client (connect, load the thread) ─▶ turn/start ─▶ app-tx ─stdin─▶ codex
 //!   codex ─▶ app-rx ─▶ hub: turn.accepted at the answer's own place among the notifications ─▶ the waiting verb ─▶ reply
 //! ```
@@ -88,7 +88,7 @@
 //! | timer | `Daemon` | the next deadline | its `TimerThread` is dropped |
 //! | watchdog | `Manager` | half of the service manager's interval | its sender is dropped |
 //! | accept, conn-N | `FrontDoor` | the port, a socket | self-connect, shutdown |
-//! | http-r-N, http-c-N | `Pool` (http) | tiny_http | unblock |
+//! | http-N, started when one is needed | `Pool` (http) | tiny_http | unblock |
 //! | ws-N-tx | its connection | its queue | the queue's end |
 //! | run-N, run-…-out/-err/-in | `Pool` (exec) | a process, its pipes | its end, or a cancel |
 //!
@@ -97,6 +97,9 @@
 //! - The stream of a client gets whole batches, not single events: one queue slot, one reference count for hundreds.
 //! - A client that is up to date is written to by the hub itself, as far as that needs no waiting
 //!   ([`hub::subscription::Direct`]): to wake its thread takes longer than all the rest of an event's way.
+//! - The handlers of requests are one pool with one tiny_http, not one each for reads and calls: how many of each kind are let
+//!   in is counted before it, so calls that wait still leave workers to reads. Workers are started when they are needed: of 41
+//!   threads of an idle daemon 25 were handlers that nobody had asked for anything.
 //! - A status is asked of the hub only if something has changed since the last one ([`hub::Hub::version`]).
 //! - Events are rendered by the reader, in its own thread; the hub only numbers them. That is half of the work off the
 //!   one thread that everything goes through.

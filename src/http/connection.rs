@@ -10,7 +10,7 @@ use super::body::{self, Framing};
 use super::front_door::Shared;
 use super::guard;
 use super::head::Head;
-use super::inner::{Pool, Slot};
+use super::inner::{Kind, Slot};
 use super::permits::Permit;
 use super::reply::{ApiError, Reply};
 use super::token;
@@ -125,11 +125,11 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
             shared.api.healthz().to_http(head.is_head(), head.wants_close() || shared.is_closing())
         }
         Way::Events => return Ok(events(shared, connection, wire, head)),
-        Way::Pool(pool) => {
+        Way::Handler(kind) => {
             let request = inner_request(head, &body);
             let repeatable = matches!(head.method(), "GET" | "HEAD");
-            let answer =
-                pool.call(&request, head.is_head(), repeatable, shared.limits.wait, &connection.slot);
+            let (wait, slot) = (shared.limits.wait, &connection.slot);
+            let answer = shared.handlers.call(kind, &request, head.is_head(), repeatable, wait, slot);
             match answer {
                 Ok(answer) if head.wants_close() || shared.is_closing() => with_close(answer),
                 Ok(answer) => answer,
@@ -157,17 +157,17 @@ fn large_body_room(shared: &Shared, framing: Framing) -> Result<Option<Permit<'_
 }
 
 /// Where a request is answered.
-enum Way<'a> {
+enum Way {
     /// Here, from what the daemon knows.
     Health,
     /// Here, to the end of the connection: Server-Sent Events.
     Events,
     /// By one of the handlers.
-    Pool(&'a Pool),
+    Handler(Kind),
 }
 
 /// Where a request goes.
-fn route<'a>(shared: &'a Shared, head: &Head) -> Result<Way<'a>, ApiError> {
+fn route(shared: &Shared, head: &Head) -> Result<Way, ApiError> {
     if head.wants_websocket() {
         return Err(no_stream_here(head));
     }
@@ -182,8 +182,8 @@ fn route<'a>(shared: &'a Shared, head: &Head) -> Result<Way<'a>, ApiError> {
         Route::Read | Route::Call if head.path() == shared.api.stream_path() && head.wants_event_stream() => {
             Ok(Way::Events)
         }
-        Route::Read => Ok(Way::Pool(&shared.read)),
-        Route::Call => Ok(Way::Pool(&shared.call)),
+        Route::Read => Ok(Way::Handler(Kind::Read)),
+        Route::Call => Ok(Way::Handler(Kind::Call)),
         Route::Refuse(error) => Err(error),
     }
 }

@@ -22,10 +22,6 @@ use super::permits::Permits;
 use super::reply::{ApiError, Reply};
 use crate::threads::{self, Thread};
 
-/// Workers for requests that are answered from memory.
-const READ_WORKERS: usize = 4;
-/// Workers for requests that may wait for the app-server.
-const CALL_WORKERS: usize = 16;
 /// Bodies of more than 64 KiB that may be held in memory at a time, 4 MiB each at most.
 const LARGE_BODIES: usize = 32;
 /// Descriptors that connections leave to the rest of the daemon.
@@ -83,8 +79,7 @@ pub(super) struct Shared {
     pub(super) api: ApiHandle,
     pub(super) guard: Guard,
     pub(super) limits: Limits,
-    pub(super) read: Pool,
-    pub(super) call: Pool,
+    pub(super) handlers: Pool,
     pub(super) large_bodies: Permits,
     /// Disconnected when the front door closes.
     pub(super) stopping: Receiver<()>,
@@ -131,7 +126,7 @@ impl Bound {
         self.address
     }
 
-    /// Starts both pools of handlers; clients wait on.
+    /// Starts the handlers' server; clients wait on.
     ///
     /// # Errors
     /// What the system says when it has no thread, descriptor or temporary folder for it.
@@ -143,8 +138,7 @@ impl Bound {
         sweep();
         let (stop, stopping) = bounded(0);
         let shared = Shared {
-            read: Pool::start("http-r", READ_WORKERS, Arc::clone(&api))?,
-            call: Pool::start("http-c", CALL_WORKERS, Arc::clone(&api))?,
+            handlers: Pool::start(Arc::clone(&api))?,
             api: ApiHandle(api),
             guard,
             limits,
@@ -251,8 +245,7 @@ impl FrontDoor {
                 log::warn!("{} connections did not end", self.connections());
             }
         }
-        self.shared.read.close(DROP_GRACE);
-        self.shared.call.close(DROP_GRACE);
+        self.shared.handlers.close(DROP_GRACE);
     }
 
     /// Whether every connection has ended.
@@ -260,11 +253,10 @@ impl FrontDoor {
         matches!(self.done.recv_deadline(until), Err(crossbeam_channel::RecvTimeoutError::Disconnected))
     }
 
-    /// Ends the inner servers as if they had died.
+    /// Ends the inner server as if it had died.
     #[cfg(test)]
     pub(super) fn kill_inner(&self) {
-        self.shared.read.kill_server();
-        self.shared.call.kill_server();
+        self.shared.handlers.kill_server();
     }
 }
 

@@ -1,38 +1,30 @@
-//! tiny_http behind the front door: two pools of handlers, each with a server of its own on a Unix socket.
+//! tiny_http behind the front door: handlers with a server on a Unix socket.
 //!
 //! A request comes over a connection of its own, whole, well-formed and with `Connection: close`, so that none of
-//! tiny_http's faults with strangers can show: its keep-alive pool, its reading of unread bodies, its framing. No more
-//! requests are let in than there are workers; the rest wait in their connections' threads, in order.
+//! tiny_http's faults with strangers can show: its keep-alive pool, its reading of unread bodies, its framing. So many
+//! requests of each [`Kind`] are let in at a time; the rest wait in their connections' threads, in order. Each that is let
+//! in has a worker: one is started when all that there are have something to do, and they stay.
 
-use std::fs;
+mod generation;
+
 use std::io::{self, Cursor, ErrorKind, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
-use tempfile::TempDir;
 
+pub(super) use self::generation::sweep;
+
+use self::generation::Generation;
 use super::api::{Api, FORWARDED, Request};
 use super::reply::ApiError;
 use crate::threads::{self, Thread};
-
-/// What the names of the folders with the sockets begin with.
-const PREFIX: &str = "codexd-";
-/// The socket's name in its folder.
-const SOCKET: &str = "http";
-/// Its name until it listens.
-const NEW_SOCKET: &str = "new";
-/// A Unix socket's path may have 104 bytes on macOS, the terminating NUL included.
-const MAX_SOCKET_PATH: usize = 100;
 
 /// Time for handlers under way when a pool is dropped.
 const DROP_GRACE: Duration = Duration::from_secs(2);
@@ -40,21 +32,65 @@ const DROP_GRACE: Duration = Duration::from_secs(2);
 /// Bytes that most answers fit into, and every head.
 const ANSWER_ROOM: usize = 8 * 1024;
 
+/// How many requests that are answered from memory are let in at a time.
+const READS: usize = 4;
+/// How many that may wait for the app-server.
+const CALLS: usize = 16;
+/// The most workers there are.
+const WORKERS: usize = READS + CALLS;
+
+/// What a request may wait for: calls that wait for the app-server do not keep reads waiting.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// Answered from memory.
+    Read,
+    /// May wait for the app-server.
+    Call,
+}
+
 /// Where a connection keeps the inner connection it waits on, so that it can be cut.
 pub(super) type Slot = Mutex<Option<Arc<UnixStream>>>;
 
-/// One pool.
+/// The handlers.
 #[derive(Debug)]
 pub(super) struct Pool {
     core: Arc<Core>,
-    permits: (Sender<()>, Receiver<()>),
-    threads: Mutex<Vec<Thread>>,
+    reads: Turns,
+    calls: Turns,
+    /// Requests that have had their turn and are not answered yet.
+    busy: AtomicUsize,
+    /// Workers; as many as were ever busy at a time.
+    started: AtomicUsize,
+    workers: Mutex<Workers>,
     done: Receiver<()>,
 }
 
+/// So many at a time, in the order they came.
+#[derive(Debug)]
+struct Turns {
+    give_back: Sender<()>,
+    take: Receiver<()>,
+}
+
+impl Turns {
+    fn new(count: usize) -> Self {
+        let (give_back, take) = bounded(count);
+        for _ in 0..count {
+            // There is room for all.
+            let _ = give_back.try_send(());
+        }
+        Self { give_back, take }
+    }
+}
+
+#[derive(Debug)]
+struct Workers {
+    threads: Vec<Thread>,
+    /// A clone in every worker; `None` when no more are to be started.
+    alive: Option<Sender<()>>,
+}
+
 struct Core {
-    name: &'static str,
-    workers: usize,
     api: Arc<dyn Api>,
     current: Mutex<Arc<Generation>>,
     closing: AtomicBool,
@@ -62,135 +98,81 @@ struct Core {
 
 impl std::fmt::Debug for Core {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Core")
-            .field("name", &self.name)
-            .field("workers", &self.workers)
-            .finish_non_exhaustive()
+        out.debug_struct("Core").finish_non_exhaustive()
     }
-}
-
-/// One life of the server. It ends when its last user lets go; dropping the server ends its accept thread.
-struct Generation {
-    number: u64,
-    server: tiny_http::Server,
-    /// The same socket the server listens on: shutting it down ends `accept` even if its path is gone.
-    listener: UnixListener,
-    path: PathBuf,
-    _folder: TempDir,
-}
-
-impl Generation {
-    fn start(number: u64) -> io::Result<Self> {
-        let (folder, path) = private_folder()?;
-        // Under its final name only once it listens: whoever finds it there and is refused knows that nobody does.
-        let new = path.with_file_name(NEW_SOCKET);
-        let listener = UnixListener::bind(&new)?;
-        fs::rename(&new, &path)?;
-        let server = tiny_http::Server::from_listener(listener.try_clone()?, None)
-            .map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(Self { number, server, listener, path, _folder: folder })
-    }
-
-    fn end(&self, workers: usize) {
-        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
-        for _ in 0..workers {
-            self.server.unblock();
-        }
-    }
-}
-
-/// Where the folders are: `TMPDIR` or, where that is too long for a socket, `/tmp`.
-fn parent() -> PathBuf {
-    let parent = std::env::temp_dir();
-    let longest = parent.join(format!("{PREFIX}{}-xxxxxx", u32::MAX)).join(SOCKET);
-    if longest.as_os_str().len() <= MAX_SOCKET_PATH { parent } else { PathBuf::from("/tmp") }
-}
-
-/// A folder only we can enter.
-fn private_folder() -> io::Result<(TempDir, PathBuf)> {
-    let mut builder = tempfile::Builder::new();
-    let prefix = format!("{PREFIX}{}-", std::process::id());
-    builder.prefix(&prefix).permissions(fs::Permissions::from_mode(0o700));
-    let folder = builder.tempdir_in(parent())?;
-    let path = folder.path().join(SOCKET);
-    Ok((folder, path))
-}
-
-/// Removes the folders of daemons that were killed: ours, of a process that is gone, with a socket that nobody listens at
-/// or none yet. What cannot be looked at or removed stays.
-pub(super) fn sweep() {
-    let Ok(entries) = fs::read_dir(parent()) else { return };
-    let own = rustix::process::geteuid().as_raw();
-    for entry in entries.flatten() {
-        let folder = entry.path();
-        let ours = |found: &fs::Metadata| found.is_dir() && found.uid() == own;
-        if is_of_the_dead(&entry.file_name().to_string_lossy())
-            && fs::symlink_metadata(&folder).is_ok_and(|found| ours(&found))
-            && UnixStream::connect(folder.join(SOCKET)).is_err_and(|error| {
-                matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
-            })
-        {
-            for name in [SOCKET, NEW_SOCKET] {
-                let _ = fs::remove_file(folder.join(name));
-            }
-            let _ = fs::remove_dir(&folder);
-        }
-    }
-}
-
-/// Whether a folder's name is one of ours, and of a process that does not exist any more.
-fn is_of_the_dead(name: &str) -> bool {
-    name.strip_prefix(PREFIX)
-        .and_then(|rest| Pid::from_raw(rest.split_once('-')?.0.parse().ok()?))
-        .is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 impl Pool {
-    /// Starts `workers` threads named `name-N`.
-    pub(super) fn start(name: &'static str, workers: usize, api: Arc<dyn Api>) -> io::Result<Self> {
-        let core = Arc::new(Core {
-            name,
-            workers,
-            api,
-            current: Mutex::new(Arc::new(Generation::start(1)?)),
-            closing: AtomicBool::new(false),
-        });
-        let permits = bounded(workers);
-        let (alive, done) = bounded::<()>(0);
-        let pool = Self { core, permits, threads: Mutex::default(), done };
-        for number in 1..=workers {
-            let _ = pool.permits.0.try_send(());
-            let (core, alive) = (Arc::clone(&pool.core), alive.clone());
-            let thread = threads::spawn(format!("{name}-{number}"), move || {
-                // A handler's panic is dealt with where it is called; whatever else panics costs one request.
-                while catch_unwind(AssertUnwindSafe(|| core.work())).is_err() {}
-                drop(alive);
-            });
-            match thread {
-                Ok(thread) => pool.threads().push(thread),
-                // Dropping the pool ends those that did start.
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(pool)
+    /// Starts the server.
+    pub(super) fn start(api: Arc<dyn Api>) -> io::Result<Self> {
+        let (alive, done) = bounded(0);
+        Ok(Self {
+            core: Arc::new(Core {
+                api,
+                current: Mutex::new(Arc::new(Generation::start(1)?)),
+                closing: AtomicBool::new(false),
+            }),
+            reads: Turns::new(READS),
+            calls: Turns::new(CALLS),
+            busy: AtomicUsize::new(0),
+            started: AtomicUsize::new(0),
+            workers: Mutex::new(Workers { threads: Vec::new(), alive: Some(alive) }),
+            done,
+        })
     }
 
-    /// Has a request handled; the answer is HTTP text as tiny_http wrote it, complete. Waits up to `wait` for a worker.
+    /// Has a request handled; the answer is HTTP text as tiny_http wrote it, complete. Waits up to `wait` for its turn.
     pub(super) fn call(
         &self,
+        kind: Kind,
         request: &[u8],
         head_only: bool,
         repeatable: bool,
         wait: Duration,
         slot: &Slot,
     ) -> Result<Vec<u8>, ApiError> {
-        if self.permits.1.recv_timeout(wait).is_err() {
+        let turns = match kind {
+            Kind::Read => &self.reads,
+            Kind::Call => &self.calls,
+        };
+        if turns.take.recv_timeout(wait).is_err() {
             return Err(ApiError::unavailable("Every handler is busy; try again.").with_retry_after(1));
         }
-        let answer = self.call_now(request, head_only, repeatable, slot);
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let _ = self.permits.0.try_send(());
+        let busy = self.busy.fetch_add(1, Ordering::AcqRel) + 1;
+        let answer = self.ensure_workers(busy).and_then(|()| {
+            let answer = self.call_now(request, head_only, repeatable, slot);
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            answer
+        });
+        self.busy.fetch_sub(1, Ordering::AcqRel);
+        let _ = turns.give_back.try_send(());
         answer
+    }
+
+    /// Starts workers until there are so many.
+    fn ensure_workers(&self, count: usize) -> Result<(), ApiError> {
+        if self.started.load(Ordering::Acquire) >= count {
+            return Ok(());
+        }
+        let unavailable = |why: &str| ApiError::unavailable(why).with_retry_after(1);
+        let mut workers = self.workers();
+        let Workers { threads, alive: Some(alive) } = &mut *workers else {
+            return Err(unavailable("The daemon is stopping."));
+        };
+        while threads.len() < count {
+            let (core, alive) = (Arc::clone(&self.core), alive.clone());
+            let thread = threads::spawn(format!("http-{}", threads.len() + 1), move || {
+                // A handler's panic is dealt with where it is called; whatever else panics costs one request.
+                while catch_unwind(AssertUnwindSafe(|| core.work())).is_err() {}
+                drop(alive);
+            });
+            threads.push(thread.map_err(|error| {
+                log::warn!("no thread for another handler: {error}");
+                unavailable("There is no thread for another handler; try again.")
+            })?);
+            self.started.store(threads.len(), Ordering::Release);
+        }
+        Ok(())
     }
 
     fn call_now(
@@ -209,7 +191,7 @@ impl Pool {
                     continue;
                 }
                 Err(error) => {
-                    log::warn!("no connection to the {} handlers: {error}", self.core.name);
+                    log::warn!("no connection to the handlers: {error}");
                     break;
                 }
             };
@@ -220,11 +202,7 @@ impl Pool {
             if read.as_ref().is_ok_and(|&whole| whole) {
                 return Ok(answer);
             }
-            log::warn!(
-                "the {} handlers gave {} bytes and no whole answer ({sent:?}, {read:?})",
-                self.core.name,
-                answer.len()
-            );
+            log::warn!("the handlers gave {} bytes and no whole answer ({sent:?}, {read:?})", answer.len());
             // What may have had an effect is not done twice; the server may have died over what only reads.
             if !repeatable || self.core.closing.load(Ordering::Acquire) {
                 return Err(ApiError::internal_error("The handler ended without an answer."));
@@ -238,25 +216,28 @@ impl Pool {
         if self.core.closing.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.core.current().end(self.core.workers);
+        // No more are started, and once those there are have ended the channel is disconnected.
+        drop(self.workers().alive.take());
+        self.core.current().end(WORKERS);
         let until = Instant::now() + grace;
-        match self.done.recv_deadline(until) {
-            Err(RecvTimeoutError::Timeout) => {
-                log::warn!("a request still keeps a {} worker busy; it is abandoned", self.core.name);
-                self.threads().drain(..).filter(|thread| !thread.is_finished()).for_each(std::mem::forget);
-            }
-            _ => self.threads().clear(),
+        let ended = self.done.recv_deadline(until) != Err(RecvTimeoutError::Timeout);
+        let threads = std::mem::take(&mut self.workers().threads);
+        if ended {
+            drop(threads);
+        } else {
+            log::warn!("a request still keeps a handler busy; it is abandoned");
+            threads.into_iter().filter(|thread| !thread.is_finished()).for_each(std::mem::forget);
         }
     }
 
-    fn threads(&self) -> MutexGuard<'_, Vec<Thread>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    fn workers(&self) -> MutexGuard<'_, Workers> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the server as if it had died.
     #[cfg(test)]
     pub(super) fn kill_server(&self) {
-        let _ = rustix::net::shutdown(&self.core.current().listener, rustix::net::Shutdown::Both);
+        self.core.current().shut();
     }
 }
 
@@ -292,12 +273,12 @@ impl Core {
         }
         match Generation::start(dead.number + 1) {
             Ok(next) => {
-                log::warn!("the {} server ended ({why}) and was started again", self.name);
+                log::warn!("the handlers' server ended ({why}) and was started again");
                 *current = Arc::new(next);
                 drop(current);
-                dead.end(self.workers);
+                dead.end(WORKERS);
             }
-            Err(error) => log::error!("the {} server ended ({why}) and does not start: {error}", self.name),
+            Err(error) => log::error!("the handlers' server ended ({why}) and does not start: {error}"),
         }
     }
 

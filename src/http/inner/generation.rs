@@ -1,0 +1,102 @@
+//! One life of the inner server: a tiny_http at a Unix socket in a folder that only we can enter.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+use tempfile::TempDir;
+
+/// What the names of the folders with the sockets begin with.
+const PREFIX: &str = "codexd-";
+/// The socket's name in its folder.
+const SOCKET: &str = "http";
+/// Its name until it listens.
+const NEW_SOCKET: &str = "new";
+/// A Unix socket's path may have 104 bytes on macOS, the terminating NUL included.
+const MAX_SOCKET_PATH: usize = 100;
+
+/// One life of the server. It ends when its last user lets go; dropping the server ends its accept thread.
+pub(super) struct Generation {
+    pub(super) number: u64,
+    pub(super) server: tiny_http::Server,
+    /// The same socket the server listens on: shutting it down ends `accept` even if its path is gone.
+    listener: UnixListener,
+    pub(super) path: PathBuf,
+    _folder: TempDir,
+}
+
+impl Generation {
+    pub(super) fn start(number: u64) -> io::Result<Self> {
+        let (folder, path) = private_folder()?;
+        // Under its final name only once it listens: whoever finds it there and is refused knows that nobody does.
+        let new = path.with_file_name(NEW_SOCKET);
+        let listener = UnixListener::bind(&new)?;
+        fs::rename(&new, &path)?;
+        let server = tiny_http::Server::from_listener(listener.try_clone()?, None)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Self { number, server, listener, path, _folder: folder })
+    }
+
+    /// Ends the server; each of so many workers that wait for a request is told.
+    pub(super) fn end(&self, workers: usize) {
+        self.shut();
+        for _ in 0..workers {
+            self.server.unblock();
+        }
+    }
+
+    /// Ends `accept`.
+    pub(super) fn shut(&self) {
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+    }
+}
+
+/// Where the folders are: `TMPDIR` or, where that is too long for a socket, `/tmp`.
+fn parent() -> PathBuf {
+    let parent = std::env::temp_dir();
+    let longest = parent.join(format!("{PREFIX}{}-xxxxxx", u32::MAX)).join(SOCKET);
+    if longest.as_os_str().len() <= MAX_SOCKET_PATH { parent } else { PathBuf::from("/tmp") }
+}
+
+/// A folder only we can enter.
+fn private_folder() -> io::Result<(TempDir, PathBuf)> {
+    let mut builder = tempfile::Builder::new();
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    builder.prefix(&prefix).permissions(fs::Permissions::from_mode(0o700));
+    let folder = builder.tempdir_in(parent())?;
+    let path = folder.path().join(SOCKET);
+    Ok((folder, path))
+}
+
+/// Removes the folders of daemons that were killed: ours, of a process that is gone, with a socket that nobody listens at
+/// or none yet. What cannot be looked at or removed stays.
+pub(in super::super) fn sweep() {
+    let Ok(entries) = fs::read_dir(parent()) else { return };
+    let own = rustix::process::geteuid().as_raw();
+    for entry in entries.flatten() {
+        let folder = entry.path();
+        let ours = |found: &fs::Metadata| found.is_dir() && found.uid() == own;
+        if is_of_the_dead(&entry.file_name().to_string_lossy())
+            && fs::symlink_metadata(&folder).is_ok_and(|found| ours(&found))
+            && UnixStream::connect(folder.join(SOCKET)).is_err_and(|error| {
+                matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
+            })
+        {
+            for name in [SOCKET, NEW_SOCKET] {
+                let _ = fs::remove_file(folder.join(name));
+            }
+            let _ = fs::remove_dir(&folder);
+        }
+    }
+}
+
+/// Whether a folder's name is one of ours, and of a process that does not exist any more.
+fn is_of_the_dead(name: &str) -> bool {
+    name.strip_prefix(PREFIX)
+        .and_then(|rest| Pid::from_raw(rest.split_once('-')?.0.parse().ok()?))
+        .is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+}
