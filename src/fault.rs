@@ -29,6 +29,8 @@ pub enum Point {
     StateRename,
     /// The fsync of its folder.
     StateFolderSync,
+    /// The start of a thread.
+    ThreadStart,
 }
 
 impl Point {
@@ -45,6 +47,7 @@ impl Point {
             Self::StateSync => "state.sync",
             Self::StateRename => "state.rename",
             Self::StateFolderSync => "state.folder-sync",
+            Self::ThreadStart => "thread.start",
         }
     }
 }

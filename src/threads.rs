@@ -15,6 +15,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use log::error;
 
+use crate::fault::{self, Point};
+
 /// Stack of threads of which there may be many, in bytes.
 pub const SMALL_STACK: usize = 256 * 1024;
 const NORMAL_STACK: usize = 1024 * 1024;
@@ -106,6 +108,7 @@ fn start(
     vital: bool,
     run: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<Thread> {
+    fault::point(Point::ThreadStart)?;
     let builder = Builder::new().name(name.clone()).stack_size(stack);
     let (ending, ended) = bounded::<()>(0);
     let handle = builder.spawn(move || {
@@ -133,6 +136,7 @@ pub fn beside<A: Send, B>(
     other: impl FnOnce() -> A + Send,
     here: impl FnOnce() -> B,
 ) -> std::io::Result<(A, B)> {
+    fault::point(Point::ThreadStart)?;
     std::thread::scope(|scope| {
         let there =
             Builder::new().name(name.to_owned()).stack_size(NORMAL_STACK).spawn_scoped(scope, other)?;

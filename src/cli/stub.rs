@@ -4,22 +4,12 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::print;
 use crate::stub;
 
 /// `codexd stub-app-server [FOLDER]`: speaks the app-server protocol on standard input and output. Threads are kept in
 /// FOLDER, by default in one that lasts as long as the process.
 pub fn app_server(words: Vec<OsString>) -> ExitCode {
-    if let Some(folder) = words.first() {
-        return ExitCode::from(stub::app_server_stdio(Path::new(folder)));
-    }
-    match tempfile::tempdir() {
-        Ok(folder) => ExitCode::from(stub::app_server_stdio(folder.path())),
-        Err(error) => {
-            print::complain(&format!("no temporary folder for the stub's threads: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    ExitCode::from(stub::app_server_stdio(words.first().map(Path::new)))
 }
 
 /// `codexd stub-exec WORDS…`: behaves as `codex WORDS…`, the words beginning with `exec`.

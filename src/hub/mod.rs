@@ -115,11 +115,11 @@ pub struct Waiting {
     pub control: usize,
 }
 
-/// The hub's threads.
+/// The hub's threads; see [`HubThreads::stop`] for what dropping them does.
 pub struct HubThreads {
     hub: Hub,
     threads: Vec<Thread>,
-    speaker: Thread,
+    speaker: Option<Thread>,
 }
 
 impl Hub {
@@ -145,7 +145,7 @@ impl Hub {
         let actor = Actor::new(core, events_inbox, control_inbox, jobs);
         // Joined first: its end ends the other two.
         threads.insert(0, threads::spawn("hub", move || actor.run())?);
-        Ok((hub.clone(), HubThreads { hub, threads, speaker }))
+        Ok((hub.clone(), HubThreads { hub, threads, speaker: Some(speaker) }))
     }
 
     /// Events of the child, in order. Waits while the inbox is full: that is how a slow disk holds the child back.
@@ -284,14 +284,20 @@ impl Hub {
 impl HubThreads {
     /// Ends the hub after everything already sent is in the log and the state files; streams end after it.
     pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for HubThreads {
+    fn drop(&mut self) {
         // A hub that is already gone has said why.
         let _ = self.hub.control.send(Message::Stop);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             thread.join();
         }
         // Standard error may be a pipe that nobody reads: that must not keep the daemon from ending.
-        if !self.speaker.wait(LAST_LINES) {
-            std::mem::forget(self.speaker);
+        if let Some(speaker) = self.speaker.take().filter(|speaker| !speaker.wait(LAST_LINES)) {
+            std::mem::forget(speaker);
         }
     }
 }

@@ -10,8 +10,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// [`super::app_server`] on the standard streams; SIGTERM ends it with exit code 0, as it ends the real Codex.
-pub fn app_server_stdio(rollouts: &Path) -> u8 {
+/// [`super::app_server`] on the standard streams; SIGTERM ends it with exit code 0, as it ends the real Codex. Without a
+/// folder for the threads they are kept in one that lasts as long as the process.
+pub fn app_server_stdio(rollouts: Option<&Path>) -> u8 {
     let behaviour = Behaviour::from_env();
     let (stop, stopped) = bounded(1);
     if let Err(error) = obey_signals(stop, behaviour.ignore_sigterm) {
@@ -19,7 +20,17 @@ pub fn app_server_stdio(rollouts: &Path) -> u8 {
         return 1;
     }
     let output = ProcessOutput { stream: io::stdout(), close: behaviour.close_stdout };
-    app_server_with(io::stdin(), output, rollouts, &behaviour, &stopped)
+    if let Some(rollouts) = rollouts {
+        return app_server_with(io::stdin(), output, rollouts, &behaviour, &stopped);
+    }
+    // Made only now that a signal does not end the process without removing it.
+    match tempfile::Builder::new().prefix("codexd-stub-").tempdir() {
+        Ok(folder) => app_server_with(io::stdin(), output, folder.path(), &behaviour, &stopped),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "stub: no temporary folder for its threads: {error}");
+            1
+        }
+    }
 }
 
 fn obey_signals(stop: Sender<u8>, ignore: bool) -> io::Result<()> {

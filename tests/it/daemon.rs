@@ -126,6 +126,8 @@ impl Builder {
         for arg in &self.server.1 {
             command.arg(format!("--server-arg={arg}"));
         }
+        // What a process that is killed leaves there is gone with the test.
+        command.env("TMPDIR", self.folder.path().join("tmp"));
         command.args(&self.flags).envs(self.env.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.repo()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -197,7 +199,9 @@ impl Daemon {
     pub(crate) fn builder() -> Builder {
         let folder =
             tempfile::Builder::new().prefix("daemon-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        std::fs::create_dir(folder.path().join("repo")).unwrap();
+        for name in ["repo", "tmp"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
         let program = PathBuf::from(env!("CARGO_BIN_EXE_codexd"));
         let server = (program.clone(), vec!["stub-app-server".to_owned()]);
         Builder { program, server, flags: Vec::new(), env: Vec::new(), folder: Arc::new(folder) }

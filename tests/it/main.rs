@@ -53,6 +53,7 @@ mod misbehaviour;
 mod model_server;
 #[path = "../mutate/mod.rs"]
 mod mutate;
+mod no_thread;
 mod notify;
 mod openapi;
 mod orphans;

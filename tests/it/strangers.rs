@@ -398,7 +398,8 @@ fn a_daemon_of_another_user_serves_that_user_and_root() {
             folder.path().display()
         ),
     );
-    let daemon = Daemon::builder().program(&script).start();
+    // The folder for temporary files that the builder gives is not theirs.
+    let daemon = Daemon::builder().program(&script).env("TMPDIR", folder.path().to_str().unwrap()).start();
     let address = authority(daemon.base());
     let get =
         format!("GET /v1/codexd/status HTTP/1.1\\r\\nHost: {address}\\r\\nConnection: close\\r\\n\\r\\n");

@@ -208,7 +208,7 @@ fn files(root: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
     for entry in std::fs::read_dir(root).unwrap().map(Result::unwrap) {
         if entry.path().is_dir() {
             found.extend(files(&entry.path()));
-        } else {
+        } else if entry.path().is_file() {
             let changed = entry.metadata().unwrap().modified().unwrap();
             found.insert(entry.path().display().to_string(), (std::fs::read(entry.path()).unwrap(), changed));
         }

@@ -32,6 +32,7 @@ const NEIGHBOURS: &[(&str, &str, &str)] = &[
     ("ids", "clock", "an id begins with the time"),
     ("timer", "threads", "it has one"),
     ("clock", "fault", "a test makes the clock jump"),
+    ("threads", "fault", "a test has none left to start"),
     ("os", "threads", "somebody must write down a process while it waits to run"),
     ("process", "store", "the ledger of processes is a state file"),
     ("store", "config", "the log's sync policy is a setting"),

@@ -67,7 +67,8 @@ fn schema(host: &Host, path: &Path, version: &str) -> Check {
 }
 
 fn differences(host: &Host, path: &Path) -> Result<Vec<drift::Difference>, String> {
-    let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
+    let folder = tempfile::Builder::new().prefix("codexd-doctor-").tempdir();
+    let folder = folder.map_err(|error| format!("no temporary folder: {error}"))?;
     let out = folder.path().to_str().ok_or("the temporary folder has a name that is no text")?;
     let plain = ["app-server", "generate-json-schema", "--out", out];
     let mut said = host.ask(path, &[&plain[..], &["--experimental"]].concat())?;
