@@ -37,6 +37,7 @@ mod exec_facts;
 mod external;
 mod external_errors;
 mod external_tls;
+mod failed_start;
 mod fake_app_server;
 mod fuzz;
 mod golden_shapes;
@@ -53,7 +54,7 @@ mod misbehaviour;
 mod model_server;
 #[path = "../mutate/mod.rs"]
 mod mutate;
-mod no_thread;
+
 mod notify;
 mod openapi;
 mod orphans;

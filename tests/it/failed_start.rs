@@ -1,4 +1,4 @@
-//! A system that has no more threads to give: whichever is the first to be refused, nothing hangs and nothing is left.
+//! A start that has gone half its way and fails: nothing hangs and nothing is left.
 
 use serde_json::json;
 
@@ -37,4 +37,17 @@ fn whichever_thread_cannot_be_started() {
     }
     println!("{not_started} starts failed, {refused} requests were refused");
     assert!(not_started > 5 && refused > 2, "{not_started} {refused}");
+}
+
+#[test]
+fn what_stands_where_a_folder_is_to_be() {
+    let mut daemon = Daemon::builder().start();
+    daemon.stop();
+    let folder = daemon.state("run-tmp");
+    std::fs::remove_dir(&folder).unwrap();
+    std::fs::File::create(&folder).unwrap();
+    let ended = daemon.again().try_start().err().expect("no start");
+    assert_eq!(ended.status.code(), Some(1));
+    let expected = format!("codexd: cannot empty {}: Not a directory", folder.display());
+    assert!(ended.stderr.contains(&expected), "{}", ended.stderr);
 }
