@@ -11,7 +11,7 @@ use std::io::{self, Cursor, ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,9 @@ const READS: usize = 4;
 const CALLS: usize = 16;
 /// The most workers there are.
 const WORKERS: usize = READS + CALLS;
+
+/// Why there is no handler any more.
+const STOPPING: &str = "The daemon is stopping.";
 
 /// What a request may wait for: calls that wait for the app-server do not keep reads waiting.
 #[derive(Debug, Clone, Copy)]
@@ -92,8 +95,8 @@ struct Workers {
 
 struct Core {
     api: Arc<dyn Api>,
-    current: Mutex<Arc<Generation>>,
-    closing: AtomicBool,
+    /// `None` once it is closed.
+    current: Mutex<Option<Arc<Generation>>>,
 }
 
 impl std::fmt::Debug for Core {
@@ -107,11 +110,7 @@ impl Pool {
     pub(super) fn start(api: Arc<dyn Api>) -> io::Result<Self> {
         let (alive, done) = bounded(0);
         Ok(Self {
-            core: Arc::new(Core {
-                api,
-                current: Mutex::new(Arc::new(Generation::start(1)?)),
-                closing: AtomicBool::new(false),
-            }),
+            core: Arc::new(Core { api, current: Mutex::new(Some(Arc::new(Generation::start(1)?))) }),
             reads: Turns::new(READS),
             calls: Turns::new(CALLS),
             busy: AtomicUsize::new(0),
@@ -136,7 +135,7 @@ impl Pool {
             Kind::Call => &self.calls,
         };
         if turns.take.recv_timeout(wait).is_err() {
-            return Err(ApiError::unavailable("Every handler is busy; try again.").with_retry_after(1));
+            return Err(unavailable("Every handler is busy; try again."));
         }
         let busy = self.busy.fetch_add(1, Ordering::AcqRel) + 1;
         let answer = self.ensure_workers(busy).and_then(|()| {
@@ -154,10 +153,9 @@ impl Pool {
         if self.started.load(Ordering::Acquire) >= count {
             return Ok(());
         }
-        let unavailable = |why: &str| ApiError::unavailable(why).with_retry_after(1);
         let mut workers = self.workers();
         let Workers { threads, alive: Some(alive) } = &mut *workers else {
-            return Err(unavailable("The daemon is stopping."));
+            return Err(unavailable(STOPPING));
         };
         while threads.len() < count {
             let (core, alive) = (Arc::clone(&self.core), alive.clone());
@@ -183,8 +181,8 @@ impl Pool {
         slot: &Slot,
     ) -> Result<Vec<u8>, ApiError> {
         for _ in 0..2 {
-            let generation = self.core.current();
-            let stream = match UnixStream::connect(&generation.path) {
+            let Some(generation) = self.core.current() else { return Err(unavailable(STOPPING)) };
+            let stream = match UnixStream::connect(generation.path()) {
                 Ok(stream) => Arc::new(stream),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
                     self.core.replace(&generation, &error);
@@ -195,6 +193,8 @@ impl Pool {
                     break;
                 }
             };
+            // Whoever waits must not be what keeps a dead server, and with it the request that it waits for, alive.
+            drop(generation);
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&stream));
             let mut answer = Vec::new();
             let sent = (&*stream).write_all(request);
@@ -204,21 +204,20 @@ impl Pool {
             }
             log::warn!("the handlers gave {} bytes and no whole answer ({sent:?}, {read:?})", answer.len());
             // What may have had an effect is not done twice; the server may have died over what only reads.
-            if !repeatable || self.core.closing.load(Ordering::Acquire) {
+            if !repeatable || self.core.current().is_none() {
                 return Err(ApiError::internal_error("The handler ended without an answer."));
             }
         }
-        Err(ApiError::unavailable("The handlers are not reachable; try again.").with_retry_after(1))
+        Err(unavailable("The handlers are not reachable; try again."))
     }
 
     /// Ends the workers; waits up to `grace` for handlers that still run, and then leaves them to themselves.
     pub(super) fn close(&self, grace: Duration) {
-        if self.core.closing.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        let Some(last) = self.core.lock().take() else { return };
         // No more are started, and once those there are have ended the channel is disconnected.
         drop(self.workers().alive.take());
-        self.core.current().end(WORKERS);
+        last.end(WORKERS);
+        drop(last);
         let until = Instant::now() + grace;
         let ended = self.done.recv_deadline(until) != Err(RecvTimeoutError::Timeout);
         let threads = std::mem::take(&mut self.workers().threads);
@@ -237,7 +236,7 @@ impl Pool {
     /// Ends the server as if it had died.
     #[cfg(test)]
     pub(super) fn kill_server(&self) {
-        self.core.current().shut();
+        self.core.current().unwrap().kill();
     }
 }
 
@@ -248,18 +247,23 @@ impl Drop for Pool {
 }
 
 impl Core {
-    fn current(&self) -> Arc<Generation> {
-        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Generation>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn current(&self) -> Option<Arc<Generation>> {
+        self.lock().clone()
     }
 
     /// One worker's life.
     fn work(&self) {
-        while !self.closing.load(Ordering::Acquire) {
-            let generation = self.current();
+        while let Some(generation) = self.current() {
             match generation.server.recv() {
-                Ok(request) => self.answer(request),
-                Err(error) if !self.closing.load(Ordering::Acquire) => self.replace(&generation, &error),
-                Err(_) => {}
+                Ok(request) => {
+                    drop(generation);
+                    self.answer(request);
+                }
+                Err(error) => self.replace(&generation, &error),
             }
         }
     }
@@ -267,14 +271,14 @@ impl Core {
     /// Starts the server anew, unless somebody has since `dead` was current. If that fails the next request tries
     /// again.
     fn replace(&self, dead: &Arc<Generation>, why: &io::Error) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.number != dead.number || self.closing.load(Ordering::Acquire) {
+        let mut current = self.lock();
+        if current.as_ref().is_none_or(|current| current.number != dead.number) {
             return;
         }
         match Generation::start(dead.number + 1) {
             Ok(next) => {
                 log::warn!("the handlers' server ended ({why}) and was started again");
-                *current = Arc::new(next);
+                *current = Some(Arc::new(next));
                 drop(current);
                 dead.end(WORKERS);
             }
@@ -358,8 +362,8 @@ fn take_request(request: &mut tiny_http::Request) -> io::Result<Request> {
     Ok(Request { method, path, query, headers, body })
 }
 
-/// Reads an answer; whether it has as many bytes as its head says: one that was cut must not go out on a connection that
-/// lives.
+/// Reads an answer; whether it is one of ours and has as many bytes as its head says: one that was cut must not go out on
+/// a connection that lives.
 pub(super) fn receive(from: &UnixStream, head_only: bool, answer: &mut Vec<u8>) -> io::Result<bool> {
     let mut length = None;
     loop {
@@ -371,24 +375,44 @@ pub(super) fn receive(from: &UnixStream, head_only: bool, answer: &mut Vec<u8>) 
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
-        length = length.or_else(|| length_of(answer, head_only));
+        length = match length {
+            None => match head_of(answer) {
+                // tiny_http's word for a request that no worker took before its server ended. Ours have a body.
+                Some(Head { status: 500, body: 0, .. }) => return Ok(false),
+                Some(Head { bytes, .. }) if head_only => Some(bytes),
+                Some(Head { bytes, body, .. }) => bytes.checked_add(body),
+                None => None,
+            },
+            known => known,
+        };
         if let Some(length) = length.filter(|&length| length <= answer.len()) {
             return Ok(length == answer.len());
         }
     }
 }
 
-/// How long an answer is in all, once its head is there and says so.
-fn length_of(answer: &[u8], head_only: bool) -> Option<usize> {
+/// The head of an answer.
+struct Head {
+    status: u16,
+    /// The length of the head itself.
+    bytes: usize,
+    /// That of the body, as the head says.
+    body: usize,
+}
+
+/// The head, once it is there and whole.
+fn head_of(answer: &[u8]) -> Option<Head> {
     let mut slots = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut slots);
-    let Ok(httparse::Status::Complete(head)) = response.parse(answer) else { return None };
-    if head_only {
-        return Some(head);
-    }
+    let Ok(httparse::Status::Complete(bytes)) = response.parse(answer) else { return None };
     let mut fields = response.headers.iter();
     let length = fields.find(|field| field.name.eq_ignore_ascii_case("content-length"))?;
-    std::str::from_utf8(length.value).ok()?.parse::<usize>().ok()?.checked_add(head)
+    let body = std::str::from_utf8(length.value).ok()?.parse().ok()?;
+    Some(Head { status: response.code?, bytes, body })
+}
+
+fn unavailable(why: &str) -> ApiError {
+    ApiError::unavailable(why).with_retry_after(1)
 }
 
 /// Cuts the inner connection a request waits on, if there is one.

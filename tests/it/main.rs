@@ -25,6 +25,8 @@ mod conversation;
 mod crash;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod daemon;
+#[cfg(target_os = "linux")] // Elsewhere nobody can change another process's limits.
+mod descriptors;
 mod directives;
 mod disk_full;
 mod dist;

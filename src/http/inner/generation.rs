@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -19,14 +19,31 @@ const NEW_SOCKET: &str = "new";
 /// A Unix socket's path may have 104 bytes on macOS, the terminating NUL included.
 const MAX_SOCKET_PATH: usize = 100;
 
-/// One life of the server. It ends when its last user lets go; dropping the server ends its accept thread.
+/// One life of the server. It ends when its last user lets go.
+///
+/// Nobody but tiny_http's accept thread holds the listening socket: that thread ends for good when it has no descriptor
+/// or thread for a client (it panics, tiny_http 0.12), and only then is whoever comes next refused, and a new life begun.
 pub(super) struct Generation {
     pub(super) number: u64,
     pub(super) server: tiny_http::Server,
-    /// The same socket the server listens on: shutting it down ends `accept` even if its path is gone.
-    listener: UnixListener,
-    pub(super) path: PathBuf,
+    home: Home,
+    #[cfg(test)]
+    listener: std::sync::Mutex<Option<UnixListener>>,
+}
+
+/// Where the socket is.
+struct Home {
+    path: PathBuf,
     _folder: TempDir,
+}
+
+impl Drop for Home {
+    /// The accept thread sees that its server was dropped when somebody comes, and tiny_http itself only knows the
+    /// socket's first name. Where the name is gone too, because somebody has tidied up, the thread waits for the daemon's
+    /// end.
+    fn drop(&mut self) {
+        drop(UnixStream::connect(&self.path));
+    }
 }
 
 impl Generation {
@@ -36,22 +53,33 @@ impl Generation {
         let new = path.with_file_name(NEW_SOCKET);
         let listener = UnixListener::bind(&new)?;
         fs::rename(&new, &path)?;
-        let server = tiny_http::Server::from_listener(listener.try_clone()?, None)
-            .map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(Self { number, server, listener, path, _folder: folder })
+        Ok(Self {
+            number,
+            #[cfg(test)]
+            listener: std::sync::Mutex::new(Some(listener.try_clone()?)),
+            server: tiny_http::Server::from_listener(listener, None)
+                .map_err(|error| io::Error::other(error.to_string()))?,
+            home: Home { path, _folder: folder },
+        })
     }
 
-    /// Ends the server; each of so many workers that wait for a request is told.
+    /// Where it listens.
+    pub(super) fn path(&self) -> &Path {
+        &self.home.path
+    }
+
+    /// Each of so many workers that wait for a request is told that there will be none.
     pub(super) fn end(&self, workers: usize) {
-        self.shut();
         for _ in 0..workers {
             self.server.unblock();
         }
     }
 
-    /// Ends `accept`.
-    pub(super) fn shut(&self) {
-        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+    /// Has `accept` fail.
+    #[cfg(test)]
+    pub(super) fn kill(&self) {
+        let listener = self.listener.lock().unwrap().take().unwrap();
+        rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
     }
 }
 
