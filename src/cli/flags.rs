@@ -6,6 +6,7 @@ use log::LevelFilter;
 use super::low::{Expected, LowArgs, Restart, count, millis, number, one_of};
 use super::{completions, service};
 use crate::config::{ApiBase, Mode, RequestPolicy, Strategy, Sync};
+use crate::http::routes;
 use crate::ops::runs::SANDBOXES;
 
 /// What the program does.
@@ -399,9 +400,11 @@ fn restart(name: &str) -> Option<Restart> {
 /// The path of a URL, without a query.
 fn url_path(value: &str) -> Result<String, Expected> {
     let plain = value.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
-    if value.starts_with('/') && plain {
-        Ok(value.to_owned())
-    } else {
-        Err("must be a path that begins with / and has no query".to_owned())
+    if !value.starts_with('/') || !plain {
+        return Err("must be a path that begins with / and has no query".to_owned());
     }
+    if routes::is_taken(value) {
+        return Err("must be a path that nothing else is served at".to_owned());
+    }
+    Ok(value.to_owned())
 }

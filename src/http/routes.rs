@@ -108,6 +108,9 @@ pub fn events(ops: &Ops, request: &Request) -> Reply {
     page.and_then(|page| ok(200, &page)).unwrap_or_else(|error| api_error(error).into())
 }
 
+/// What the front door answers itself.
+const HEALTH: &str = "/healthz";
+
 /// Every route but the event stream, whose path is configured, and /healthz, which the front door answers itself.
 pub const ROUTES: &[Route] = &[
     Route {
@@ -326,6 +329,14 @@ pub fn way(method: &str, path: &str) -> Way {
     }
 }
 
+/// Whether something is at that path already, so that the event stream cannot be. An `{id}` does not count: nobody's is
+/// chosen by the user.
+pub fn is_taken(path: &str) -> bool {
+    let path = without_slash(path);
+    let is_at = |route: &Route| match_path(route.path, path).is_some_and(|id| id.is_empty());
+    path == HEALTH || page::has(path) || ROUTES.iter().any(is_at)
+}
+
 /// Handles a request.
 pub fn handle(ops: &Ops, request: &Request) -> Reply {
     let Found::Route(route, id) = find(&request.method, &request.path) else {
@@ -346,8 +357,8 @@ enum Found {
 }
 
 fn find(method: &str, path: &str) -> Found {
-    let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
-    if path == "/healthz" {
+    let path = without_slash(path);
+    if path == HEALTH {
         return Found::OtherMethods("GET, HEAD".to_owned());
     }
     let mut allowed: Vec<&str> = Vec::new();
@@ -363,6 +374,11 @@ fn find(method: &str, path: &str) -> Found {
         }
     }
     if allowed.is_empty() { Found::Nothing } else { Found::OtherMethods(allowed.join(", ")) }
+}
+
+/// A trailing slash makes no difference.
+fn without_slash(path: &str) -> &str {
+    path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path)
 }
 
 /// The decoded `{id}` (empty without one) if the path matches.

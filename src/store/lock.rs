@@ -13,7 +13,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
+use rustix::io::Errno;
 use rustix::process::{Flock, FlockOffsetType, FlockType, Pid, fcntl_getlk, getpid};
 use thiserror::Error;
 
@@ -77,19 +78,32 @@ pub fn acquire(path: &Path) -> Result<Lock, LockError> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
-        .map_err(failed)?;
+        .map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::LOOP) => failed(no_file()),
+            _ => failed(error),
+        })?;
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(failed(no_file()));
+    }
     if let Err(refusal) = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         return match holder_of(&file, path) {
             Ok(Some(pid)) => Err(LockError::Held { path: path.to_owned(), pid: pid.as_raw_pid() }),
             _ => Err(failed(refusal.into())),
         };
     }
-    let id = file_id(&file.metadata().map_err(failed)?);
+    let id = file_id(&found);
     // For people; nobody decides anything by it.
     file.set_len(0).and_then(|()| writeln!(file, "{}", getpid())).map_err(failed)?;
     held.push(id);
     Ok(Lock { file: Some(file), id })
+}
+
+/// Whatever else stands in its place is not ours to write to.
+fn no_file() -> io::Error {
+    io::Error::other("it is there, but is no plain file")
 }
 
 /// The process that holds the lock; `None` when nobody does or the file does not exist. Changes nothing.
@@ -164,6 +178,20 @@ mod tests {
         drop(lock);
         assert_eq!(holder(&path).unwrap(), None);
         drop(acquire(&path).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_file_of_its_own_is_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("lock"), folder.path().join("other"));
+        io::Write::write_all(&mut File::create(&other).unwrap(), b"precious").unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        let refusal = acquire(&path).unwrap_err().to_string();
+        assert_eq!(refusal, format!("cannot lock {}: it is there, but is no plain file", path.display()));
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(acquire(&path).is_err());
     }
 
     /// Asks a process of its own to take the lock: within one process POSIX locks never conflict.

@@ -93,6 +93,22 @@ fn wrong_words() {
             "--event-stream-path must be a path that begins with / and has no query, not \"events\"",
         ),
         (
+            &["--event-stream-path", "/readyz"],
+            "--event-stream-path must be a path that nothing else is served at, not \"/readyz\"",
+        ),
+        (
+            &["--event-stream-path", "/v1/codexd/turn/"],
+            "--event-stream-path must be a path that nothing else is served at, not \"/v1/codexd/turn/\"",
+        ),
+        (
+            &["--event-stream-path", "/page/app.mjs"],
+            "--event-stream-path must be a path that nothing else is served at, not \"/page/app.mjs\"",
+        ),
+        (
+            &["--event-stream-path", "/"],
+            "--event-stream-path must be a path that nothing else is served at, not \"/\"",
+        ),
+        (
             &["--event-stream-path", "/events?x"],
             "--event-stream-path must be a path that begins with / and has no query, not \"/events?x\"",
         ),
