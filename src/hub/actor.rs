@@ -7,7 +7,7 @@ use log::error;
 
 use super::core::Core;
 use super::drafts::Drafts;
-use super::persister::{Job, Records};
+use super::persister::{Files, Job, Records};
 use super::{Message, Transaction, Work, state};
 use crate::threads;
 use crate::threads::budget::Share;
@@ -127,7 +127,7 @@ impl Actor {
                     Ok(Some(seq)) => self.core.persisted(seq),
                     Ok(None) => {}
                     Err((unwritten, reason)) => {
-                        self.mark_dirty(&unwritten);
+                        self.mark_dirty(unwritten);
                         self.core.unsaved = Some(reason);
                     }
                 }
@@ -171,14 +171,14 @@ impl Actor {
         }
     }
 
-    fn mark_dirty(&mut self, unwritten: &Job) {
+    fn mark_dirty(&mut self, unwritten: Files) {
         let state = &mut self.core.state;
-        state.daemon_dirty |= unwritten.daemon.is_some();
-        state.sessions.dirty |= unwritten.sessions.is_some();
-        state.runs.dirty |= unwritten.runs.is_some();
-        state.requests.dirty |= unwritten.requests.is_some();
-        state.identity_dirty |= unwritten.identity.is_some();
-        self.core.recent_dirty |= unwritten.recent.is_some();
+        state.daemon_dirty |= unwritten.daemon;
+        state.sessions.dirty |= unwritten.sessions;
+        state.runs.dirty |= unwritten.runs;
+        state.requests.dirty |= unwritten.requests;
+        state.identity_dirty |= unwritten.identity;
+        self.core.recent_dirty |= unwritten.recent;
     }
 
     fn persist(&mut self) {
@@ -187,7 +187,7 @@ impl Actor {
         self.persister_idle = false;
         // Full when something urgent waits there: the persister will say again that it is idle.
         if let Err(TrySendError::Full(job)) = self.jobs.try_send(job) {
-            self.mark_dirty(&job);
+            self.mark_dirty(job.files());
         }
     }
 

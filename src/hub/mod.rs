@@ -36,7 +36,7 @@ pub use self::core::{Core, Recent, Start};
 use self::drafts::Drafts;
 use self::log_sync::LogSync;
 pub use self::persister::FileExtras;
-use self::persister::Job;
+use self::persister::Files;
 use self::voice::Voice;
 use crate::config::Paths;
 use crate::threads::budget::{Budget, Share};
@@ -70,7 +70,7 @@ enum Message {
     Work(Work),
     /// The persister has rested. The events up to which every file is written now, if that was a job of all of them, or
     /// what it could not write, and why.
-    PersisterIdle(Result<Option<u64>, (Box<Job>, String)>),
+    PersisterIdle(Result<Option<u64>, (Files, String)>),
     /// The daemon is about to stop: nothing may wait for the log without end any more.
     Closing,
     /// End.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
 use log::{error, info};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -45,35 +45,62 @@ pub(super) struct Job {
     pub(super) recent: Option<Recent>,
 }
 
+/// Which of the files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Files {
+    pub(super) identity: bool,
+    pub(super) daemon: bool,
+    pub(super) sessions: bool,
+    pub(super) runs: bool,
+    pub(super) requests: bool,
+    pub(super) recent: bool,
+}
+
 impl Job {
     /// With what an older job has not written, where this one has nothing newer.
-    fn or(self, older: Self) -> Self {
-        Self {
-            // What is taken over is older than what this one knows.
-            applied_seq: if older.is_done() {
-                self.applied_seq
-            } else {
-                self.applied_seq.min(older.applied_seq)
-            },
-            identity: self.identity.or(older.identity),
-            daemon: self.daemon.or(older.daemon),
-            sessions: self.sessions.or(older.sessions),
-            runs: self.runs.or(older.runs),
-            requests: self.requests.or(older.requests),
-            recent: self.recent.or(older.recent),
+    fn or(mut self, older: Self) -> Self {
+        let older_seq = older.applied_seq;
+        let taken_over = [
+            fill(&mut self.identity, older.identity),
+            fill(&mut self.daemon, older.daemon),
+            fill(&mut self.sessions, older.sessions),
+            fill(&mut self.runs, older.runs),
+            fill(&mut self.requests, older.requests),
+            fill(&mut self.recent, older.recent),
+        ];
+        // What is taken over is older than what this one knows.
+        if taken_over.contains(&true) {
+            self.applied_seq = self.applied_seq.min(older_seq);
+        }
+        self
+    }
+
+    /// What has not been written.
+    pub(super) fn files(&self) -> Files {
+        let Self { applied_seq: _, identity, daemon, sessions, runs, requests, recent } = self;
+        Files {
+            identity: identity.is_some(),
+            daemon: daemon.is_some(),
+            sessions: sessions.is_some(),
+            runs: runs.is_some(),
+            requests: requests.is_some(),
+            recent: recent.is_some(),
         }
     }
 
     /// Whether everything in it was written.
     pub(super) fn is_done(&self) -> bool {
-        let Self { applied_seq: _, identity, daemon, sessions, runs, requests, recent } = self;
-        identity.is_none()
-            && daemon.is_none()
-            && sessions.is_none()
-            && runs.is_none()
-            && requests.is_none()
-            && recent.is_none()
+        self.files() == Files::default()
     }
+}
+
+/// Whether something had to be filled in.
+fn fill<T>(newer: &mut Option<T>, older: Option<T>) -> bool {
+    let missing = newer.is_none() && older.is_some();
+    if missing {
+        *newer = older;
+    }
+    missing
 }
 
 /// The last events.
@@ -97,15 +124,20 @@ pub struct FileExtras {
     pub recent: Extra,
 }
 
-/// Runs until the hub's end of `jobs` is dropped; what is queued by then is still written.
+/// Runs until the hub's end of `jobs` is dropped; what is queued by then, and what could not be written before, is still
+/// written.
 pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub: &Sender<Message>) {
     let mut failing: Option<String> = None;
+    // What could not be written. The hub, once told, makes a newer job of it; at its end it may not hear of it any more.
+    let mut left = Job::default();
     let mut next = jobs.recv();
-    while let Ok(mut job) = next {
+    while let Ok(newer) = next {
+        let mut job = newer.or(left);
         let began = Instant::now();
         // With the recent events come all registries that have changed; an urgent job says nothing of those.
         let covers = job.recent.is_some().then_some(job.applied_seq);
         let result = write(paths, extras, &mut job);
+        left = job;
         let rest = match result {
             Ok(()) => {
                 if failing.take().is_some() {
@@ -124,16 +156,22 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
         };
         // While resting, only the final job or an urgent one can come: the hub has not been told yet that we are idle.
         next = match jobs.recv_timeout(rest) {
-            Ok(newer) => Ok(newer.or(job)),
+            Ok(newer) => Ok(newer),
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
-                let outcome = failing.clone().map_or(Ok(covers), |reason| Err((Box::new(job), reason)));
-                if hub.send(Message::PersisterIdle(outcome)).is_err() {
-                    return;
+                let outcome = failing.clone().map_or(Ok(covers), |reason| Err((left.files(), reason)));
+                // A hub that ends takes no more messages, and its last job must not wait for that.
+                select! {
+                    send(hub, Message::PersisterIdle(outcome)) -> _ => jobs.recv(),
+                    recv(jobs) -> job => job,
                 }
-                jobs.recv()
             }
         };
+    }
+    if !left.is_done()
+        && let Err(error) = write(paths, extras, &mut left)
+    {
+        error!("{error}; the log has what the state files have not");
     }
 }
 
@@ -208,4 +246,62 @@ fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate:
         job.recent = None;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::*;
+
+    fn runs() -> Option<Records<Run>> {
+        Some(Records { updated_at: None, records: Vec::new() })
+    }
+
+    #[test]
+    fn an_older_job_fills_what_a_newer_one_leaves_open() {
+        let older = || Job { applied_seq: 5, runs: runs(), ..Job::default() };
+        let newer = Job { applied_seq: 9, recent: None, ..Job::default() };
+        let both = newer.or(older());
+        assert_eq!((both.applied_seq, both.files()), (5, Files { runs: true, ..Files::default() }));
+        let newer = Job { applied_seq: 9, runs: runs(), ..Job::default() };
+        assert_eq!(newer.or(older()).applied_seq, 9);
+        assert_eq!(Job { applied_seq: 9, ..Job::default() }.or(Job::default()).applied_seq, 9);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_at_the_end_though_the_hub_has_not_asked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().to_owned();
+        let paths = Paths {
+            repo_root: root.clone(),
+            logs_root: root.clone(),
+            state_root: root.clone(),
+            logs_dir: root.join("logs"),
+            state_dir: root.join("state"),
+        };
+        for last in [true, false] {
+            let (jobs, inbox) = bounded(1);
+            let (to_hub, hub) = bounded(1);
+            std::thread::scope(|scope| {
+                let thread = scope.spawn(|| run(&paths, &FileExtras::default(), &inbox, &to_hub));
+                jobs.send(Job { runs: runs(), ..Job::default() }).unwrap();
+                let Ok(Message::PersisterIdle(Err((files, _)))) = hub.recv_timeout(Duration::from_secs(20))
+                else {
+                    panic!("there is no folder to write to");
+                };
+                assert!(files.runs);
+                std::fs::create_dir(&paths.state_dir).unwrap();
+                if last {
+                    let requests = Some(Records { updated_at: None, records: Vec::new() });
+                    jobs.send(Job { requests, ..Job::default() }).unwrap();
+                }
+                drop(jobs);
+                thread.join().unwrap();
+            });
+            assert!(paths.run_registry().exists());
+            assert_eq!(paths.request_registry().exists(), last);
+            std::fs::remove_dir_all(&paths.state_dir).unwrap();
+        }
+    }
 }

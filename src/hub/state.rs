@@ -177,8 +177,10 @@ impl State {
         state
     }
 
-    /// A new life of the daemon: no thread is loaded yet.
+    /// A new life of the daemon: no thread is loaded yet. One registry, the one that is hardly ever large, is written anew
+    /// whatever is in it: should log and recent events be lost together, its `appliedSeq` is what numbers go on from.
     pub fn begin_life(&mut self) {
+        self.requests.dirty = true;
         for session in self.sessions.items.iter_mut().filter(|session| session.generation.is_some()) {
             Arc::make_mut(session).generation = None;
             self.sessions.dirty = true;

@@ -81,10 +81,14 @@ impl EventList {
         self.events.is_empty()
     }
 
+    /// How long they are in all, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.events.iter().map(|event| event.len()).sum()
+    }
+
     fn json(&self) -> &RawValue {
         self.json.get_or_init(|| {
-            let bytes = self.events.iter().map(|event| event.len() + 1).sum::<usize>();
-            let mut text = String::with_capacity(bytes + 2);
+            let mut text = String::with_capacity(self.bytes() + self.len() + 2);
             text.push('[');
             for (at, event) in self.events.iter().enumerate() {
                 if at > 0 {

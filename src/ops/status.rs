@@ -21,6 +21,10 @@ pub struct Status {
     pub snapshot: Arc<Snapshot>,
 }
 
+/// Bytes of recent events up to which a snapshot is kept for whoever asks next. An event can have 20 MB, and one that the
+/// hub has let go of should not stay for as long as nobody asks.
+const KEPT: usize = 1024 * 1024;
+
 /// The last snapshot that was asked for and the hub's version it is of.
 pub(super) type LastSnapshot = Mutex<Option<(u64, Arc<Snapshot>)>>;
 
@@ -93,7 +97,8 @@ impl Ops {
         }
         let (version, moment) = self.hub.ask(|core| (core.version(), Moment::take(core)))?;
         let snapshot = Arc::new(self.snapshot(moment)?);
-        *lock(&self.last_snapshot) = Some((version, Arc::clone(&snapshot)));
+        let kept = snapshot.recent_events.events.bytes() <= KEPT;
+        *lock(&self.last_snapshot) = kept.then(|| (version, Arc::clone(&snapshot)));
         Ok(snapshot)
     }
 
