@@ -15,6 +15,9 @@ use tungstenite::{Message, Utf8Bytes, WebSocket};
 /// How long a request may take: longer than the daemon's own deadline for a call to the app-server.
 const TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How long a request may take that only reads: longer than the daemon has it wait for a free handler.
+const READ_TIMEOUT: Duration = Duration::from_secs(35);
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -138,11 +141,20 @@ impl ApiClient {
             body.len(),
             self.authorization()
         );
+        let timeout = if method == "GET" { self.timeout.min(READ_TIMEOUT) } else { self.timeout };
         let mut answer = Vec::new();
-        self.connect()
+        self.connect(timeout)
             .and_then(|mut stream| {
                 stream.write_all(request.as_bytes())?;
                 stream.read_to_end(&mut answer)
+            })
+            .map_err(|source| match source.kind() {
+                // What a socket says of its timeout differs by system, and says nothing to people.
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no answer within {} s", timeout.as_secs_f32()),
+                ),
+                _ => source,
             })
             .map_err(|source| ClientError::Io { address: self.address, source })?;
         let (status, body) = self.split(&answer)?;
@@ -157,10 +169,10 @@ impl ApiClient {
         }
     }
 
-    fn connect(&self) -> io::Result<TcpStream> {
+    fn connect(&self, timeout: Duration) -> io::Result<TcpStream> {
         let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(self.timeout))?;
-        stream.set_write_timeout(Some(self.timeout))?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -186,7 +198,8 @@ impl ApiClient {
     /// # Errors
     /// See [`ClientError`].
     pub fn stream(&self, path: &str) -> Result<EventStream, ClientError> {
-        let stream = self.connect().map_err(|source| ClientError::Io { address: self.address, source })?;
+        let stream =
+            self.connect(self.timeout).map_err(|source| ClientError::Io { address: self.address, source })?;
         let url = format!("ws://{}{path}", self.address);
         let mut request = url.into_client_request().map_err(|error| self.not_codexd(&error))?;
         if let Some(token) = &self.token {

@@ -64,22 +64,20 @@ pub fn explain(config: &Config, error: ClientError) -> Problem {
 /// The first word of an action, or standard input if that is `-`.
 ///
 /// # Errors
-/// Text that is not UTF-8 or cannot be read.
+/// Text that is not UTF-8 or cannot be read, or that is blank.
 pub fn prompt(words: &[OsString]) -> Result<String, Problem> {
-    let word = words.first().and_then(|word| word.to_str()).unwrap_or_default();
-    match word {
-        "" => Err(Problem::here("PROMPT must be UTF-8 text that is not empty")),
-        "-" => {
-            let mut text = String::new();
-            match io::stdin().read_to_string(&mut text) {
-                Ok(_) => Ok(text),
-                Err(error) => {
-                    Err(Problem::here(format!("cannot read the prompt from standard input: {error}")))
-                }
-            }
-        }
-        word => Ok(word.to_owned()),
+    let mut text = words.first().and_then(|word| word.to_str()).unwrap_or_default().to_owned();
+    if text == "-" {
+        text.clear();
+        io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|error| Problem::here(format!("cannot read the prompt from standard input: {error}")))?;
     }
+    // Before a session is made for it.
+    if text.trim().is_empty() {
+        return Err(Problem::here("PROMPT must be UTF-8 text that is not empty"));
+    }
+    Ok(text)
 }
 
 /// A path as it was typed, from the root on: the daemon works elsewhere.

@@ -28,12 +28,12 @@ pub fn run(mut config: Config, json: bool, keep_files: bool) -> ExitCode {
             return failed(&problem.to_string());
         }
     };
-    if json {
-        print::out_json(&SmokeReport { checks: &checks, snapshot: &snapshot });
+    let told = if json {
+        print::out_json(&SmokeReport { checks: &checks, snapshot: &snapshot })
     } else {
-        print::out(&print::smoke_lines(&config, &checks, &snapshot));
-    }
-    if checks.iter().all(|check| check.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        print::out(&print::smoke_lines(&config, &checks, &snapshot))
+    };
+    if checks.iter().all(|check| check.ok) { told } else { ExitCode::FAILURE }
 }
 
 fn failed(message: &str) -> ExitCode {

@@ -60,7 +60,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The port is not to be had.
-    #[error("cannot listen at {address}: {source} (another codexd, or --local-api-base names a port in use)")]
+    #[error("cannot listen at {address}: {source} ({})", why_not(.source))]
     Bind {
         /// Where.
         address: SocketAddr,
@@ -92,6 +92,15 @@ pub enum Error {
 impl From<crate::hub::HubError> for Error {
     fn from(error: crate::hub::HubError) -> Self {
         Self::Op(error.into())
+    }
+}
+
+fn why_not(bind: &std::io::Error) -> &'static str {
+    match bind.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "--local-api-base names a port that is for root; choose one above 1023"
+        }
+        _ => "another codexd, or --local-api-base names a port in use",
     }
 }
 

@@ -182,6 +182,7 @@ impl Translator {
         let shown: Message = serde_json::from_str(error.get()).unwrap_or_default();
         let change = Change::TurnError { thread_id: thread_id.clone(), turn_id: turn_id.clone(), will_retry };
         let detail = ErrorDetail { error, thread_id: &thread_id, turn_id: &turn_id, will_retry };
+        let what = if will_retry { "is tried again" } else { "failed" };
         self.push(
             drafts,
             EventType::TurnError,
@@ -189,7 +190,7 @@ impl Translator {
             Some(change),
             &detail,
             params,
-            format_args!("App-server turn {turn_id} failed: {}", model::preview(&shown.message)),
+            format_args!("App-server turn {turn_id} {what}: {}", model::preview(&shown.message)),
         )
     }
 
