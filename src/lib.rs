@@ -104,6 +104,7 @@
 //! - Events are rendered by the reader, in its own thread; the hub only numbers them. That is half of the work off the
 //!   one thread that everything goes through.
 //! - The state files' checkpoint is `appliedSeq` in recent-events.json, which is written after the registries.
+//!   So a start writes no registry in which nothing has changed, however large it is.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod api_client;

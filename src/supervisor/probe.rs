@@ -70,7 +70,8 @@ pub fn probe(spec: Spec, version: &str, deadline: Duration) -> Result<String, St
             format!("{shown} has ended{how}. {}", impression::stillborn(said.as_deref()))
         }
     });
-    process.finish();
+    // It may have something to clear away.
+    process.terminate(LAST_LINES);
     // What they read has ended; a receiver that is gone ends a sender that waits.
     drop((lines, stdout, stderr));
     outcome

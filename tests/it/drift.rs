@@ -25,7 +25,11 @@ fn shell(script: &str) -> Result<String, String> {
 
 fn stub(behaviour: &str) -> Result<String, String> {
     let mut spec = spec(Path::new(env!("CARGO_BIN_EXE_codexd")), &["stub-app-server"]);
-    spec.env = vec![("CODEXD_STUB".into(), Some(behaviour.into()))];
+    let folder = tempfile::tempdir().unwrap();
+    spec.env = vec![
+        ("CODEXD_STUB".into(), Some(behaviour.into())),
+        ("TMPDIR".into(), Some(folder.path().as_os_str().to_owned())),
+    ];
     probe(spec, "1", Duration::from_secs(10))
 }
 
