@@ -87,7 +87,7 @@ impl ApiClient {
         self
     }
 
-    /// With another deadline for each wait of a request than 90 s.
+    /// With another deadline for each wait of a request than 90 s, or 35 s of one that only reads.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -142,12 +142,12 @@ impl ApiClient {
             self.authorization()
         );
         let timeout = if method == "GET" { self.timeout.min(READ_TIMEOUT) } else { self.timeout };
+        let broken = |source| ClientError::Io { address: self.address, source };
+        let mut stream = self.connect(timeout).map_err(broken)?;
         let mut answer = Vec::new();
-        self.connect(timeout)
-            .and_then(|mut stream| {
-                stream.write_all(request.as_bytes())?;
-                stream.read_to_end(&mut answer)
-            })
+        stream
+            .write_all(request.as_bytes())
+            .and_then(|()| stream.read_to_end(&mut answer))
             .map_err(|source| match source.kind() {
                 // What a socket says of its timeout differs by system, and says nothing to people.
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
@@ -156,7 +156,7 @@ impl ApiClient {
                 ),
                 _ => source,
             })
-            .map_err(|source| ClientError::Io { address: self.address, source })?;
+            .map_err(broken)?;
         let (status, body) = self.split(&answer)?;
         let envelope = serde_json::from_slice(body).map_err(|error| self.not_codexd(&error))?;
         Ok((status, envelope))
@@ -269,5 +269,20 @@ impl EventStream {
                 Err(error) => return Err(ClientError::Closed(error.to_string())),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_answer_is_told_in_words() {
+        // Connections are taken by the system; nobody ever reads them.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = ApiClient::new(silent.local_addr().unwrap()).with_timeout(Duration::from_millis(500));
+        let error = client.get("/healthz").unwrap_err();
+        assert!(error.to_string().ends_with(": no answer within 0.5 s"), "{error}");
+        assert!(error.is_timeout());
     }
 }

@@ -99,7 +99,7 @@
 //!   ([`hub::subscription::Direct`]): to wake its thread takes longer than all the rest of an event's way.
 //! - The handlers of requests are one pool with one tiny_http, not one each for reads and calls: how many of each kind are let
 //!   in is counted before it, so calls that wait still leave workers to reads. Workers are started when they are needed: of 41
-//!   threads of an idle daemon 25 were handlers that nobody had asked for anything.
+//!   threads of an idle daemon 25 were handlers that nobody had asked for anything, and the second tiny_http's.
 //! - A status is asked of the hub only if something has changed since the last one ([`hub::Hub::version`]).
 //! - Events are rendered by the reader, in its own thread; the hub only numbers them. That is half of the work off the
 //!   one thread that everything goes through.

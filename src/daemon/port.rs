@@ -48,9 +48,8 @@ impl Api for Port {
     }
 
     fn stream_path(&self) -> &str {
-        // A trailing slash makes no difference; the front door has taken it off what the client asked for.
-        let path = self.ops.config.service.event_stream_path.as_str();
-        path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path)
+        // The front door has taken the slash off what the client asked for.
+        routes::without_slash(&self.ops.config.service.event_stream_path)
     }
 
     fn upgrade(&self, upgrade: Upgrade<'_>) -> Result<(), Reply> {

@@ -13,6 +13,7 @@ use super::head::Head;
 use super::inner::{Kind, Slot};
 use super::permits::Permit;
 use super::reply::{ApiError, Reply};
+use super::routes;
 use super::token;
 use super::wire::{Stop, Wire};
 
@@ -172,7 +173,7 @@ fn route(shared: &Shared, head: &Head) -> Result<Way, ApiError> {
         return Err(no_stream_here(head));
     }
     let method = if head.is_head() { "GET" } else { head.method() };
-    if head.path() == "/healthz" {
+    if head.path() == routes::HEALTH {
         return match method {
             "GET" => Ok(Way::Health),
             _ => Err(ApiError::method_not_allowed("/healthz answers GET and HEAD.").with_allow("GET, HEAD")),

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use super::head::Head;
 use super::page;
 use super::reply::ApiError;
+use super::routes;
 
 /// Names under which this host's loopback interface may be addressed.
 const LOOPBACK_NAMES: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
 /// Paths that need no token: they say whether the daemon works, and nothing else.
-const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+const OPEN_PATHS: [&str; 2] = [routes::HEALTH, "/readyz"];
 
 /// Whether a request has the right to be answered, by its head and the token that stood in its query; an error is the
 /// answer (401).

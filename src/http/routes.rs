@@ -109,7 +109,7 @@ pub fn events(ops: &Ops, request: &Request) -> Reply {
 }
 
 /// What the front door answers itself.
-const HEALTH: &str = "/healthz";
+pub(super) const HEALTH: &str = "/healthz";
 
 /// Every route but the event stream, whose path is configured, and /healthz, which the front door answers itself.
 pub const ROUTES: &[Route] = &[
@@ -376,8 +376,8 @@ fn find(method: &str, path: &str) -> Found {
     if allowed.is_empty() { Found::Nothing } else { Found::OtherMethods(allowed.join(", ")) }
 }
 
-/// A trailing slash makes no difference.
-fn without_slash(path: &str) -> &str {
+/// A path without the slash at its end, which makes no difference.
+pub fn without_slash(path: &str) -> &str {
     path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path)
 }
 

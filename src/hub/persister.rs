@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn an_older_job_fills_what_a_newer_one_leaves_open() {
         let older = || Job { applied_seq: 5, runs: runs(), ..Job::default() };
-        let newer = Job { applied_seq: 9, recent: None, ..Job::default() };
+        let newer = Job { applied_seq: 9, ..Job::default() };
         let both = newer.or(older());
         assert_eq!((both.applied_seq, both.files()), (5, Files { runs: true, ..Files::default() }));
         let newer = Job { applied_seq: 9, runs: runs(), ..Job::default() };

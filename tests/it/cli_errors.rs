@@ -126,6 +126,16 @@ fn wrong_words() {
     }
 }
 
+/// Without a daemon: it is not asked for anything before the prompt is known to be one.
+#[test]
+fn blank_prompts() {
+    for words in [["ask", "  "], ["ask", "-"], ["run", "\n"]] {
+        let ran = codexd(&words);
+        let message = "codexd: PROMPT must be UTF-8 text that is not empty\n";
+        assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (1, "", message), "{words:?}");
+    }
+}
+
 #[test]
 fn wrong_variables() {
     for (name, value, message) in [

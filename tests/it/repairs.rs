@@ -258,6 +258,24 @@ fn log_and_state_heal_each_other() {
 }
 
 #[test]
+fn numbers_go_on_from_the_last_start_when_log_and_recent_events_are_lost() {
+    let (mut daemon, sessions) = with_sessions(&[]);
+    // Nothing happens to sessions and runs in these lives.
+    for _ in 0..3 {
+        daemon.restart();
+        daemon.stop();
+    }
+    let started = on_disk(&daemon).iter().rfind(|event| event["type"] == "daemon.started").map(seq).unwrap();
+    fs::remove_dir_all(daemon.log("")).unwrap();
+    fs::remove_file(daemon.state("recent-events.json")).unwrap();
+    daemon.restart();
+    check_sessions(&daemon, &sessions);
+    let first = page(&daemon.client(), "")["events"][0]["seq"].as_u64().unwrap();
+    assert!(first > started, "{first} after a start at {started}");
+    daemon.stop();
+}
+
+#[test]
 fn a_start_reads_the_tail_and_not_the_log() {
     if !cfg!(target_os = "linux") {
         eprintln!("SKIPPED: what a process has read is told by Linux only");

@@ -60,6 +60,17 @@ fn every_event_has_the_fields_of_its_type() {
 }
 
 #[test]
+fn an_error_that_codex_tries_again_is_no_failed_turn() {
+    for (will_retry, message) in
+        [("true", "App-server turn u is tried again: m"), ("false", "App-server turn u failed: m")]
+    {
+        let params =
+            format!(r#"{{"threadId":"t","turnId":"u","willRetry":{will_retry},"error":{{"message":"m"}}}}"#);
+        assert_eq!(translate("error", &params).0["message"], message);
+    }
+}
+
+#[test]
 fn what_the_params_have_besides_stands_beside_the_fields() {
     let detail = |method: &str, params: &str| translate(method, params).0["detail"].take();
     assert_eq!(

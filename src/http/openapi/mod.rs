@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::reply::ErrorCode;
-use super::routes::ROUTES;
+use super::routes::{self, ROUTES};
 use crate::config::Config;
 use components::COMPONENTS;
 use spec::{COMMON, Choice, Payload, Spec};
@@ -27,7 +27,7 @@ pub fn document(config: &Config, base: Option<&str>) -> Value {
         let operation = operation(method, path, doc, spec);
         paths.entry(path.to_owned()).or_default().insert(method.to_ascii_lowercase(), operation);
     };
-    add("GET", "/healthz", "whether the process serves", &spec::HEALTH);
+    add("GET", routes::HEALTH, "whether the process serves", &spec::HEALTH);
     for route in ROUTES {
         add(route.method, route.path, route.doc, route.spec);
     }
@@ -58,7 +58,7 @@ pub fn document(config: &Config, base: Option<&str>) -> Value {
             },
         },
     });
-    for open in ["/healthz", "/readyz", "/", "/page/{id}"] {
+    for open in [routes::HEALTH, "/readyz", "/", "/page/{id}"] {
         document["paths"][open]["get"]["security"] = json!([]);
     }
     document
