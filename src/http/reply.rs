@@ -161,7 +161,12 @@ impl Reply {
         Self::json(status, &Success { ok: true, data })
     }
 
-    /// Any JSON text, indented and with a final newline; 500 when `value` cannot be serialised.
+    /// As [`Reply::ok`], of JSON text.
+    pub fn ok_json(status: u16, data: &str) -> Self {
+        Self::from_compact(status, ["{\"ok\":true,\"data\":", data, "}"].concat().as_bytes())
+    }
+
+    /// Any value as JSON, indented and with a final newline; 500 when `value` cannot be serialised.
     pub fn json(status: u16, value: &impl Serialize) -> Self {
         match serde_json::to_vec(value) {
             Ok(compact) => Self::from_compact(status, &compact),

@@ -104,8 +104,8 @@ pub fn events_way(method: &str, path: &str) -> Way {
 
 /// A page of events.
 pub fn events(ops: &Ops, request: &Request) -> Reply {
-    let page = EventQuery::parse(&request.query).and_then(|query| ops.events(query));
-    page.and_then(|page| ok(200, &page)).unwrap_or_else(|error| api_error(error).into())
+    let page = EventQuery::parse(&request.query).and_then(|query| ops.events(query)?.json());
+    page.map_or_else(|error| api_error(error).into(), |page| Reply::ok_json(200, &page))
 }
 
 /// What the front door answers itself.

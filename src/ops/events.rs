@@ -4,7 +4,6 @@ use std::io;
 
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::{OpError, Ops};
 use crate::hub::filter::Wanted;
@@ -107,19 +106,38 @@ fn decode(text: &str, what: &str) -> Result<String, OpError> {
 }
 
 /// A page of events.
+#[derive(Debug)]
+pub struct Page {
+    /// The events' JSON, separated by commas, in order of seq and without holes between them.
+    events: String,
+    about: About,
+}
+
+/// What a page says beside its events.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Page {
-    /// In order of seq, without holes between them.
-    pub events: Box<RawValue>,
+struct About {
     /// The oldest seq still in the log.
-    pub oldest_seq: u64,
+    oldest_seq: u64,
     /// The last one.
-    pub latest_seq: u64,
+    latest_seq: u64,
     /// Whether there are more after these.
-    pub more: bool,
+    more: bool,
     /// What was asked for, but is not there any more; it stands before the events.
-    pub gap: Option<Gap>,
+    gap: Option<Gap>,
+}
+
+impl Page {
+    /// The page as compact JSON. Not by way of a [`serde_json::value::RawValue`]: that would check each event anew.
+    ///
+    /// # Errors
+    /// [`OpError::Internal`]; none is known.
+    pub fn json(&self) -> Result<String, OpError> {
+        let about = serde_json::to_string(&self.about)
+            .map_err(|error| OpError::Internal(format!("A page could not be serialised: {error}.")))?;
+        // After the events the members follow, and the brace that closes them.
+        Ok(format!("{{\"events\":[{}],{}", self.events, about.trim_start_matches('{')))
+    }
 }
 
 impl Ops {
@@ -167,7 +185,7 @@ impl Ops {
         }
         // Retention may have gone on meanwhile.
         let oldest = draft.gap.map_or(oldest, |gap| oldest.max(gap.to + 1)).min(latest + 1);
-        draft.finish(oldest, latest)
+        Ok(draft.finish(oldest, latest))
     }
 }
 
@@ -182,7 +200,7 @@ struct Draft {
 
 impl Draft {
     fn new(limit: usize) -> Self {
-        Self { events: "[".to_owned(), count: 0, limit, more: false, gap: None }
+        Self { events: String::new(), count: 0, limit, more: false, gap: None }
     }
 
     /// Takes an event; `false` when the page is full without it.
@@ -210,11 +228,9 @@ impl Draft {
         true
     }
 
-    fn finish(mut self, oldest_seq: u64, latest_seq: u64) -> Result<Page, OpError> {
-        self.events.push(']');
-        let events = RawValue::from_string(self.events)
-            .map_err(|error| OpError::Internal(format!("a page is no JSON: {error}")))?;
-        Ok(Page { events, oldest_seq, latest_seq, more: self.more, gap: self.gap })
+    fn finish(self, oldest_seq: u64, latest_seq: u64) -> Page {
+        let Self { events, more, gap, .. } = self;
+        Page { events, about: About { oldest_seq, latest_seq, more, gap } }
     }
 }
 

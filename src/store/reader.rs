@@ -9,7 +9,9 @@ use std::sync::Arc;
 use super::journal::LogView;
 use super::segments::{self, Segment};
 
-/// Bytes read at a time.
+/// Bytes read at first: a page that follows the last one is often short.
+const FIRST_CHUNK: u64 = 64 * 1024;
+/// And at a time from then on.
 const CHUNK: u64 = 256 * 1024;
 
 /// The lines of events from one seq to another, oldest first; damaged lines are passed over and counted.
@@ -21,6 +23,8 @@ pub struct EventReader {
     /// Index of the next segment; `finished.len()` is the current one.
     next_segment: usize,
     open: Option<OpenSegment>,
+    /// Bytes that are read next.
+    chunk: u64,
     from: u64,
     to: u64,
     buffer: Vec<u8>,
@@ -68,6 +72,7 @@ impl EventReader {
             current_len: view.current_len,
             next_segment,
             open: None,
+            chunk: FIRST_CHUNK,
             from,
             to,
             buffer: Vec::new(),
@@ -141,7 +146,8 @@ impl EventReader {
                 self.at = 0;
             }
             let Some(open) = &mut self.open else { return Ok(false) };
-            let end = (open.offset + CHUNK).min(open.len);
+            let end = (open.offset + self.chunk).min(open.len);
+            self.chunk = CHUNK;
             self.buffer.drain(..self.at);
             self.at = 0;
             let before = self.buffer.len();
