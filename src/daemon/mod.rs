@@ -189,6 +189,7 @@ impl Daemon {
         match running {
             Ok((supervisor, recovery, front_door)) => {
                 ops.service.open(resolved);
+                ops.hub.started();
                 info!("codexd {} listens at {resolved}", env!("CARGO_PKG_VERSION"));
                 Ok(Self {
                     ops,

@@ -25,6 +25,7 @@ pub(super) struct Actor {
     events: Receiver<Message>,
     control: Receiver<Message>,
     jobs: Sender<Job>,
+    /// Whether the persister may be given all that has changed; not before the daemon has started.
     persister_idle: bool,
     /// A message of the child that was taken up when the log failed; it is the next one.
     deferred: Option<Message>,
@@ -46,7 +47,7 @@ impl Actor {
             events,
             control,
             jobs,
-            persister_idle: true,
+            persister_idle: false,
             deferred: None,
             closing: None,
             given_up: false,
@@ -132,6 +133,7 @@ impl Actor {
                     }
                 }
             }
+            Message::Started => self.persister_idle = true,
             Message::Closing => self.closing = Some(Instant::now()),
             Message::Stop => {}
         }

@@ -190,6 +190,7 @@ impl Core {
         persister::Recent {
             max_entries: self.recent_capacity,
             updated_at: self.recent_updated_at.clone(),
+            latest_seq: self.latest_seq(),
             events: EventList::new(self.recent.iter().map(|recent| Arc::clone(&recent.json)).collect()),
         }
     }

@@ -71,6 +71,8 @@ enum Message {
     /// The persister has rested. The events up to which every file is written now, if that was a job of all of them, or
     /// what it could not write, and why.
     PersisterIdle(Result<Option<u64>, (Files, String)>),
+    /// The daemon has started.
+    Started,
     /// The daemon is about to stop: nothing may wait for the log without end any more.
     Closing,
     /// End.
@@ -260,6 +262,13 @@ impl Hub {
             work(core)
         });
         self.events.send(Message::Work(work)).map_err(|_| HubError::Stopped)
+    }
+
+    /// The daemon has started: from here on all state files are written as they change. Until then cores and disk are left
+    /// to the start, and daemon-state.json alone is written; the log has the rest.
+    pub fn started(&self) {
+        // A hub that is already gone writes nothing.
+        let _ = self.control.send(Message::Started);
     }
 
     /// The daemon is about to stop. From here on a log that cannot be written is waited for only a moment; then what

@@ -11,7 +11,7 @@ use log::{error, info};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::Message;
+use super::{Message, recent_file};
 use crate::config::Paths;
 use crate::model::record::{DaemonState, Extra, Identity, Request, Run, Session};
 use crate::model::view::EventList;
@@ -108,6 +108,8 @@ fn fill<T>(newer: &mut Option<T>, older: Option<T>) -> bool {
 pub(super) struct Recent {
     pub(super) max_entries: usize,
     pub(super) updated_at: Option<String>,
+    /// The last one's seq.
+    pub(super) latest_seq: u64,
     pub(super) events: EventList,
 }
 
@@ -225,24 +227,7 @@ fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate:
         job.requests = None;
     }
     if let Some(recent) = &job.recent {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct File<'a> {
-            max_entries: usize,
-            updated_at: &'a Option<String>,
-            events: &'a EventList,
-            applied_seq: u64,
-            #[serde(flatten)]
-            extra: &'a Extra,
-        }
-        let file = File {
-            max_entries: recent.max_entries,
-            updated_at: &recent.updated_at,
-            events: &recent.events,
-            applied_seq: job.applied_seq,
-            extra: &extras.recent,
-        };
-        files::replace(&paths.recent_events(), &file)?;
+        recent_file::replace(&paths.recent_events(), recent, job.applied_seq, &extras.recent)?;
         job.recent = None;
     }
     Ok(())

@@ -117,8 +117,11 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     state.begin_life();
 
     let recent_updated_at = recent.and_then(|recent| recent.updated_at);
-    let recent =
-        if last_seq == log_last { recent_logged } else { recent_file::events(&paths.recent_events())? };
+    let recent = if last_seq == log_last {
+        recent_logged
+    } else {
+        recent_file::events(&paths.recent_events(), &mut repairs)?
+    };
     Ok(Recovered {
         start: Start {
             state,
@@ -140,10 +143,9 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
 
 /// Prepares a thread for the memory that a registry of so many bytes needs. glibc grows the heap of any thread but the
 /// first by pages, each with a call of mprotect(2), which holds up the page faults of the others; room that was taken and
-/// given back stays the heap's. That is a sixth of a start with 10,000 runs.
+/// given back stays the heap's. That is one part in sixteen of a start with 10,000 runs.
 fn make_room(registry: u64) {
-    // Less than the file itself, whose buffer is to be mapped and so to be gone when it is read.
-    let room = usize::try_from(registry / 4 * 3).map_or(MOST_ROOM, |room| room.min(MOST_ROOM));
+    let room = usize::try_from(registry).map_or(MOST_ROOM, |room| room.min(MOST_ROOM));
     // The first is mapped; giving it back makes the next of that size a part of the heap (mallopt(3), M_MMAP_THRESHOLD).
     for _ in 0..2 {
         drop(black_box(Vec::<u8>::with_capacity(room)));
@@ -200,7 +202,7 @@ fn load_registry<T: Record + Clone + DeserializeOwned>(
     path: &std::path::Path,
     repairs: &mut Vec<Repair>,
 ) -> Result<Loaded<T>, StoreError> {
-    let file = files::load::<RegistryFile<Arc<T>>>(path, repairs)?;
+    let file = files::load_registry::<Arc<T>>(path, repairs)?;
     let applied = file.as_ref().map(|file| possible(file.applied_seq));
     let RegistryFile { updated_at, records, extra, .. } = file.unwrap_or_default();
     let mut registry = Registry::load(updated_at, records);

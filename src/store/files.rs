@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Repair, StoreError};
+use super::{Repair, StoreError, list};
 use crate::clock;
 use crate::fault::{self, Point};
 use crate::model::json;
 use crate::model::record::Extra;
 
 const TEMPORARY: &str = ".codexd-";
+
+/// The contract's names for the list of a [`RegistryFile`].
+const REGISTRY_LISTS: &[&str] = &["sessions", "runs", "requests"];
 
 /// A registry as it stands on disk, under its contract name for the records.
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,6 +69,28 @@ pub fn load<T: DeserializeOwned>(path: &Path, repairs: &mut Vec<Repair>) -> Resu
     fs::rename(path, &kept).map_err(StoreError::at("cannot set aside", path))?;
     repairs.push(Repair { file: path.to_owned(), problem, kept_as: Some(kept) });
     Ok(None)
+}
+
+/// As [`load`], of a registry, record by record.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_registry<T: DeserializeOwned>(
+    path: &Path,
+    repairs: &mut Vec<Repair>,
+) -> Result<Option<RegistryFile<T>>, StoreError> {
+    if let Some((frame, records)) = list::read(path, REGISTRY_LISTS)
+        && let Ok(file) = serde_json::from_slice::<RegistryFile<T>>(&frame)
+    {
+        return Ok(Some(RegistryFile { records, ..file }));
+    }
+    load(path, repairs)
+}
+
+/// The beginning of a state file whose last member is a list of that name: everything but what is in it. `None` where the
+/// file is not of that form: see [`load`].
+pub fn peek_head<F: DeserializeOwned>(path: &Path, list: &str) -> Option<F> {
+    list::head(path, list).and_then(|head| serde_json::from_slice(&head).ok())
 }
 
 /// What reading a state file found.
@@ -183,6 +208,22 @@ mod tests {
     }
 
     #[test]
+    fn a_registry_is_read_under_each_of_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        for name in REGISTRY_LISTS {
+            // The second is not read record by record.
+            for records in [serde_json::json!([{"a": 1}]), serde_json::json!([{"a": 1}, 2])] {
+                replace(&path, &serde_json::json!({ "appliedSeq": 7, *name: records })).unwrap();
+                let file: RegistryFile<serde_json::Value> =
+                    load_registry(&path, &mut Vec::new()).unwrap().unwrap();
+                assert_eq!((serde_json::json!(file.records), file.applied_seq), (records, 7));
+                assert_eq!((file.updated_at, file.extra), (None, Extra::new()));
+            }
+        }
+    }
+
+    #[test]
     fn damaged_files_are_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.json");
@@ -190,7 +231,7 @@ mod tests {
             #[expect(clippy::disallowed_methods, reason = "a damaged file is what the test makes")]
             fs::write(&path, damage).unwrap();
             let mut repairs = Vec::new();
-            let loaded: Option<RegistryFile<String>> = load(&path, &mut repairs).unwrap();
+            let loaded: Option<RegistryFile<String>> = load_registry(&path, &mut repairs).unwrap();
             assert!(loaded.is_none());
             assert_eq!(repairs.len(), 1, "{damage:?}");
             let kept = repairs[0].kept_as.clone().unwrap();

@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod journal;
+mod list;
 pub mod lock;
 pub mod private;
 pub mod raw_log;
