@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::api_client::{ApiClient, ClientError, EventStream};
 use crate::config::{Config, Mode, Strategy};
-use crate::daemon::{self, Daemon};
+use crate::daemon::{self, Daemon, Stopped};
 use crate::model::record::SessionPurpose;
 use crate::model::view::Snapshot;
 use crate::ops::OpError;
@@ -223,7 +223,8 @@ impl Life {
         let reader = threads::spawn_contained("smoke-stream", move || drop(sender.send(read_to_end(stream))))
             .map_err(|error| Problem::Unexpected(format!("no thread: {error}")))?;
         let began = Instant::now();
-        let (_, snapshot) = daemon.stop()?;
+        let Stopped { snapshot, logged, .. } = daemon.stop()?;
+        logged?;
         let took = began.elapsed();
         reader.join();
         let (last, closed) = seen.recv().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! `codexd ask`: one turn through the running daemon, for a person at a terminal or a script.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -27,38 +27,17 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// How long a daemon that is gone gets to come back.
 const RETURN: Duration = Duration::from_secs(30);
 
-/// Why the turn is not followed to its end.
-enum Cut {
-    /// Nobody reads the answer any more.
-    NobodyReads,
-    /// Something to complain of.
-    Failed(Problem),
-}
-
-impl<P: Into<Problem>> From<P> for Cut {
-    fn from(problem: P) -> Self {
-        Self::Failed(problem.into())
-    }
-}
-
-fn failed(text: impl Into<String>) -> Cut {
-    Cut::Failed(Problem::here(text))
-}
-
 /// Asks, and prints what Codex answers: 0 if the turn completes, else 1.
 pub fn run(config: &Config, args: &PeopleArgs, words: &[OsString]) -> ExitCode {
     match ask(config, args, words) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) | Err(Cut::NobodyReads) => ExitCode::FAILURE,
-        Err(Cut::Failed(problem)) => {
-            print::complain(&problem.to_string());
-            ExitCode::FAILURE
-        }
+        Ok(false) => ExitCode::FAILURE,
+        Err(problem) => problem.complain(),
     }
 }
 
 /// Whether the turn completed.
-fn ask(config: &Config, args: &PeopleArgs, words: &[OsString]) -> Result<bool, Cut> {
+fn ask(config: &Config, args: &PeopleArgs, words: &[OsString]) -> Result<bool, Problem> {
     let prompt = reach::prompt(words)?;
     let cwd = args.cwd.as_deref().map(reach::absolute).transpose()?;
     // Before the turn exists: nothing of it can be missed.
@@ -79,7 +58,7 @@ fn ask(config: &Config, args: &PeopleArgs, words: &[OsString]) -> Result<bool, C
     };
     print::progress(&format!("session {}", fold(&session)));
     if turn.wanted.load(Ordering::SeqCst) {
-        return Err(failed("interrupted before the turn began"));
+        return Err(Problem::here("interrupted before the turn began"));
     }
     let mut body = json!({ "sessionId": session, "input": prompt });
     if args.session.is_some() && cwd.is_some() {
@@ -103,7 +82,7 @@ fn ask(config: &Config, args: &PeopleArgs, words: &[OsString]) -> Result<bool, C
         terminal: Terminal::open(),
     };
     let completed = conversation.follow(events);
-    if let Err(Cut::NobodyReads) = completed {
+    if let Err(Problem::Output(_)) = completed {
         turn.post_interrupt();
     }
     drop(watching);
@@ -165,7 +144,7 @@ struct Conversation<'a> {
 
 impl Conversation<'_> {
     /// Follows the turn to its end; whether it completed.
-    fn follow(mut self, mut events: Events<'_>) -> Result<bool, Cut> {
+    fn follow(mut self, mut events: Events<'_>) -> Result<bool, Problem> {
         let mut lost = String::new();
         loop {
             let patience = if self.terminal.has_question() { GLANCE } else { RETURN };
@@ -195,17 +174,17 @@ impl Conversation<'_> {
         }
     }
 
-    fn lost_sight(&self, why: &str) -> Cut {
-        failed(format!("lost sight of the turn: {why}; the session is {}", self.session))
+    fn lost_sight(&self, why: &str) -> Problem {
+        Problem::here(format!("lost sight of the turn: {why}; the session is {}", self.session))
     }
 
     /// What an event means here; whether the turn completed, at its end.
-    fn event(&mut self, event: &RawValue) -> Result<Option<bool>, Cut> {
+    fn event(&mut self, event: &RawValue) -> Result<Option<bool>, Problem> {
         let Ok(event) = serde_json::from_str::<Value>(event.get()) else { return Ok(None) };
         let detail = &event["detail"];
         match event["type"].as_str().unwrap_or_default() {
             "daemon.stopped" => {
-                return Err(failed(format!(
+                return Err(Problem::here(format!(
                     "codexd was stopped; go on with codexd ask --session {}",
                     self.session
                 )));
@@ -236,7 +215,7 @@ impl Conversation<'_> {
     }
 
     /// What Codex does beside talking, and what it said without streaming it.
-    fn notification(&mut self, event: &Value) -> Result<(), Cut> {
+    fn notification(&mut self, event: &Value) -> Result<(), Problem> {
         let params = &event["detail"]["params"];
         if params["threadId"] != self.thread || params["turnId"] != self.turn {
             return Ok(());
@@ -254,7 +233,7 @@ impl Conversation<'_> {
         }
     }
 
-    fn answer_text(&mut self, item: Option<&str>, text: &str) -> Result<(), Cut> {
+    fn answer_text(&mut self, item: Option<&str>, text: &str) -> Result<(), Problem> {
         if self.item.as_deref() != item {
             self.end_line()?;
             self.item = item.map(str::to_owned);
@@ -267,12 +246,12 @@ impl Conversation<'_> {
     }
 
     /// Ends the line of the answer's text.
-    fn end_line(&mut self) -> Result<(), Cut> {
+    fn end_line(&mut self) -> Result<(), Problem> {
         if std::mem::take(&mut self.line_is_open) { write_out("\n") } else { Ok(()) }
     }
 
     /// Beside the answer. Where both share the terminal, the answer's line is ended first.
-    fn progress(&mut self, text: &str) -> Result<(), Cut> {
+    fn progress(&mut self, text: &str) -> Result<(), Problem> {
         if !self.plain {
             self.end_line()?;
         }
@@ -280,7 +259,7 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    fn message(&mut self, event: &Value) -> Result<(), Cut> {
+    fn message(&mut self, event: &Value) -> Result<(), Problem> {
         self.progress(&fold(event["message"].as_str().unwrap_or_default()))
     }
 
@@ -291,7 +270,7 @@ impl Conversation<'_> {
     }
 
     /// Codex asks something.
-    fn asked(&mut self, detail: &Value) -> Result<(), Cut> {
+    fn asked(&mut self, detail: &Value) -> Result<(), Problem> {
         if !self.is_ours(detail) {
             return Ok(());
         }
@@ -315,7 +294,7 @@ impl Conversation<'_> {
     }
 
     /// Something that Codex asked is settled, here or elsewhere.
-    fn settled(&mut self, kind: &str, event: &Value) -> Result<(), Cut> {
+    fn settled(&mut self, kind: &str, event: &Value) -> Result<(), Problem> {
         let detail = &event["detail"];
         if !self.is_ours(detail) {
             return Ok(());
@@ -324,7 +303,7 @@ impl Conversation<'_> {
         if asked_here || kind != "request.answered" { self.message(event) } else { Ok(()) }
     }
 
-    fn send_answer(&mut self, id: &str, answer: &Value) -> Result<(), Cut> {
+    fn send_answer(&mut self, id: &str, answer: &Value) -> Result<(), Problem> {
         match self.api.post(&format!("/v1/codexd/requests/{id}/answer"), answer) {
             Ok(_) => Ok(()),
             Err(error) => self.progress(&format!("the answer was not taken: {error}")),
@@ -332,11 +311,6 @@ impl Conversation<'_> {
     }
 }
 
-fn write_out(text: &str) -> Result<(), Cut> {
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Cut::NobodyReads,
-        _ => failed(format!("cannot write to standard output: {error}")),
-    })
+fn write_out(text: &str) -> Result<(), Problem> {
+    print::write(text).map_err(Problem::Output)
 }

@@ -258,14 +258,14 @@ pub const FLAGS: &[Flag] = &[
     flag!(Place, "repo-root", ["BAA_CODEXD_REPO_ROOT"], "current directory",
         "Repository the daemon works for", one!("PATH", repo_root)),
     flag!(Place, "node-id", ["BAA_NODE_ID"], "mini-main",
-        "Name of this host among its kind", one!("ID", node_id)),
+        "Name of this host among its kind", one!("ID", node_id, one_line)),
     flag!(Place, "logs-dir", ["BAA_CODEXD_LOGS_DIR", "BAA_LOGS_DIR"], "<repo root>/logs",
         "Logs root; the logs are in its folder codexd", one!("PATH", logs_dir)),
     flag!(Place, "state-dir", ["BAA_CODEXD_STATE_DIR", "BAA_STATE_DIR"], "<repo root>/state",
         "State root; the state is in its folder codexd", one!("PATH", state_dir)),
     flag!(Place, "version", ["BAA_CODEXD_VERSION"], "",
         "Version recorded in the identity and sent to the app-server; as the last word (and as -V) it \
-         prints the version of this program instead", one!("STRING", version)),
+         prints the version of this program instead", one!("STRING", version, one_line)),
 
     flag!(Service, "local-api-base", ["BAA_CODEXD_LOCAL_API_BASE"], "http://127.0.0.1:4319",
         "Where the API listens: http:// on a loopback host; port 0 is any free port",
@@ -286,7 +286,7 @@ pub const FLAGS: &[Flag] = &[
         "Start the app-server, or reach one that runs elsewhere",
         one!("spawn|external", strategy, |value| one_of(Strategy::NAMES, Strategy::from_name, value))),
     flag!(Server, "server-endpoint", ["BAA_CODEXD_SERVER_ENDPOINT"], "stdio://codex-app-server",
-        "Endpoint of the app-server; ws, wss, http or https when external", one!("URL", endpoint)),
+        "Endpoint of the app-server; ws, wss, http or https when external", one!("URL", endpoint, one_line)),
     flag!(Server, "server-token-file", ["BAA_CODEXD_SERVER_TOKEN_FILE"], "",
         "File with the bearer token that an external app-server demands; read at each connection",
         one!("PATH", server_token_file)),
@@ -395,6 +395,14 @@ fn restart(name: &str) -> Option<Restart> {
         "never" => Some(Restart::Never),
         _ => None,
     }
+}
+
+/// What stands in the status line.
+fn one_line(value: &str) -> Result<String, Expected> {
+    if value.chars().any(char::is_control) {
+        return Err("must be one line without control characters".to_owned());
+    }
+    Ok(value.to_owned())
 }
 
 /// The path of a URL, without a query.

@@ -65,7 +65,10 @@ pub fn parse(words: Vec<OsString>) -> Result<Parsed, UsageError> {
                     },
                 }
             }
-            Arg::Short(letter) => return Err(unknown_flag(&format!("-{letter}"))),
+            Arg::Short(letter) => {
+                let rest = parser.optional_value().unwrap_or_default();
+                return Err(unknown_flag(&format!("-{letter}{}", rest.to_string_lossy())));
+            }
             Arg::Value(word) => {
                 if let Some(ActionRow { operands: Operands::Words(placeholders), name, .. }) = chosen {
                     if rest.len() == placeholders.len() {
@@ -164,7 +167,7 @@ fn find_flag(name: &str) -> Result<&'static Flag, UsageError> {
 }
 
 fn unknown_flag(given: &str) -> UsageError {
-    let known = FLAGS.iter().map(|flag| flag.name);
+    let known = FLAGS.iter().map(|flag| flag.name).chain(["help"]);
     let hint = nearest(given.trim_start_matches('-'), known).map(|name| format!("; did you mean --{name}?"));
     UsageError::new(format!(
         "unknown flag {}{} (codexd --help lists all)",

@@ -14,8 +14,7 @@ use crate::smoke::Check;
 /// Writes text to standard output at once. A reader that has gone away (`codexd help | head -1`) has seen what it
 /// wanted: that is a success. Anything else that fails is said on standard error, exit code 1.
 pub fn out(text: &str) -> ExitCode {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match write(text) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -23,6 +22,15 @@ pub fn out(text: &str) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As [`out`], for who has something to end when that fails.
+///
+/// # Errors
+/// What write(2) says.
+pub fn write(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
 }
 
 /// Writes `codexd: …` to standard error as one line. There is nobody left to tell when that fails.

@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use super::resolve;
+use super::{print, resolve};
 use crate::api_client::{ApiClient, ClientError};
 use crate::config::Config;
 use crate::store::token;
@@ -15,12 +16,23 @@ pub enum Problem {
     /// Something on this side.
     #[error("{0}")]
     Here(String),
+    /// What there is to say cannot be written.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
     /// The daemon is not there, or refused.
     #[error(transparent)]
     Client(#[from] ClientError),
 }
 
 impl Problem {
+    /// Says it on standard error and fails; in silence when nobody reads the output any more.
+    pub fn complain(&self) -> ExitCode {
+        if !matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+            print::complain(&self.to_string());
+        }
+        ExitCode::FAILURE
+    }
+
     /// With that text.
     pub fn here(text: impl Into<String>) -> Self {
         Self::Here(text.into())

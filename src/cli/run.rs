@@ -42,7 +42,7 @@ struct Body<'a> {
 }
 
 /// Posts the run to the daemon and follows it. Prints its last message, or with `--json` its JSON lines as they come;
-/// the error goes to standard error. Ctrl-C cancels the run.
+/// the error goes to standard error. Ctrl-C cancels the run, and so does output that cannot be written.
 pub fn run(config: &Config, low: &LowArgs, words: &[OsString]) -> ExitCode {
     let record = reach::prompt(words)
         .and_then(|prompt| body(low, &prompt))
@@ -55,7 +55,7 @@ pub fn run(config: &Config, low: &LowArgs, words: &[OsString]) -> ExitCode {
             }
         }
         Ok(record) => failed(record["error"].as_str().unwrap_or("the run failed")),
-        Err(problem) => failed(&problem.to_string()),
+        Err(problem) => problem.complain(),
     }
 }
 
@@ -105,9 +105,16 @@ fn follow(config: &Config, body: &Value, json: bool) -> Result<Value, Problem> {
     let accepted = api.post(RUNS, body)?;
     let id = accepted["run"]["runId"].as_str().unwrap_or_default().to_owned();
     events.narrow("runId", &id);
-    let (cancelled, path) = (api.clone(), format!("{RUNS}/{id}/cancel"));
-    let cancelling = OnInterrupt::watch(move || cancelled.post(&path, &serde_json::json!({})).is_ok());
+    let (there, path) = (api.clone(), format!("{RUNS}/{id}/cancel"));
+    let cancel = move || there.post(&path, &serde_json::json!({})).is_ok();
+    let cancelling = OnInterrupt::watch(cancel.clone());
     let record = until_the_end(events, &api, &id, json);
+    if let Err(Problem::Output(_)) = record
+        && !cancel()
+    {
+        // Most likely it has just ended.
+        print::progress(&format!("run {id} was not cancelled"));
+    }
     drop(cancelling);
     record
 }
@@ -117,7 +124,7 @@ fn until_the_end(mut events: Events<'_>, api: &ApiClient, id: &str, json: bool) 
     loop {
         match events.next(PATIENCE)? {
             Heard::Event(event) => {
-                if let Some(record) = seen(&event, id, json) {
+                if let Some(record) = seen(&event, id, json)? {
                     return Ok(record);
                 }
             }
@@ -137,16 +144,16 @@ fn until_the_end(mut events: Events<'_>, api: &ApiClient, id: &str, json: bool) 
 }
 
 /// The record, when this event is the run's end.
-fn seen(event: &RawValue, id: &str, json: bool) -> Option<Value> {
-    let mut event: Value = serde_json::from_str(event.get()).ok()?;
+fn seen(event: &RawValue, id: &str, json: bool) -> Result<Option<Value>, Problem> {
+    let Ok(mut event) = serde_json::from_str::<Value>(event.get()) else { return Ok(None) };
     if event["detail"]["runId"] != id {
-        return None;
+        return Ok(None);
     }
     if json && event["type"] == "run.output" {
-        print::out(&format!("{}\n", event["detail"]["event"]));
+        print::write(&format!("{}\n", event["detail"]["event"])).map_err(Problem::Output)?;
     }
     let record = event["detail"]["record"].take();
-    has_ended(&record).then_some(record)
+    Ok(has_ended(&record).then_some(record))
 }
 
 fn has_ended(record: &Value) -> bool {

@@ -10,8 +10,8 @@ use signal_hook::iterator::Signals;
 
 use super::print::{self, StartReport};
 use crate::config::Config;
-use crate::daemon::Daemon;
 use crate::daemon::manager::Manager;
+use crate::daemon::{Daemon, Stopped};
 use crate::model::view::{ServiceView, Snapshot, Summary};
 use crate::ops::OpError;
 use crate::process::orphans;
@@ -48,7 +48,7 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
     };
     manager.stopping();
     match daemon.stop() {
-        Ok((service, snapshot)) => {
+        Ok(Stopped { service, snapshot, logged }) => {
             if !json && !run_once {
                 if let Some(signal) = ended_by {
                     print::out(&format!("codexd stopped after {}\n", name(signal)));
@@ -57,7 +57,7 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
             } else if run_once {
                 report(&shown, json, &service, &snapshot);
             }
-            ExitCode::SUCCESS
+            logged.map_or_else(|error| failed(&error.to_string()), |()| ExitCode::SUCCESS)
         }
         Err(error) => failed(&error.to_string()),
     }

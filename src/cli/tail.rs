@@ -4,12 +4,13 @@ use std::io::{self, BufWriter, Stdout, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::value::RawValue;
 
 use super::events::{Events, Heard};
 use super::low::PeopleArgs;
 use super::print;
-use super::reach::Problem;
+use super::reach::{self, Problem};
 use super::render::{Renderer, wants_colour};
 use crate::config::Config;
 use crate::model::event::Event;
@@ -58,6 +59,11 @@ fn tail(config: &Config, args: &PeopleArgs, json: bool) -> Result<(), End> {
     let session = args.session.iter().map(|id| ("sessionId", id.as_str()));
     let filters: Vec<(&str, &str)> = types.chain(session).collect();
     let mut events = Events::open(config, &filters, args.after)?;
+    if let Some(id) = &args.session {
+        // Of one that there is not, nothing would ever come.
+        let path = format!("/v1/codexd/sessions/{}", utf8_percent_encode(id, NON_ALPHANUMERIC));
+        reach::client(config)?.get(&path).map_err(Problem::from)?;
+    }
     let stdout = BufWriter::new(io::stdout());
     let mut output = if json {
         Output::Raw(stdout)

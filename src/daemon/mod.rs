@@ -10,6 +10,7 @@ mod claim;
 mod drain;
 pub mod manager;
 mod port;
+mod record;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,36 +19,28 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use log::{info, warn};
-use serde::Serialize;
 
 use crate::app_server::client::{Client, Introduction};
-use crate::app_server::inbox::{self, Inbox};
-use crate::clock;
-use crate::config::{Config, Strategy};
+use crate::app_server::inbox::Inbox;
+use crate::config::{Config, Endpoint, Strategy};
 use crate::exec::pool::Pool;
 use crate::exec::process::Shared;
 use crate::http::front_door::{Bound, FrontDoor, Limits};
 use crate::http::guard::Guard;
 use crate::http::{peer, token};
-use crate::hub::batch::Subject;
-use crate::hub::change::Change;
-use crate::hub::drafts::Drafts;
 use crate::hub::recover::{self, Recovered};
-use crate::hub::{Core, Hub, HubThreads};
-use crate::model::event::EventType;
-use crate::model::record::Identity;
+use crate::hub::{Hub, HubThreads};
 use crate::model::view::{ServiceView, Snapshot, Summary};
-use crate::ops;
 use crate::ops::service::Service;
 use crate::ops::{OpError, Ops, recovery};
 use crate::os;
 use crate::process::ledger::Ledger;
-use crate::process::orphans::{self, Adoption, Reaped};
+use crate::process::orphans::{self, Adoption};
 use crate::store::files;
 use crate::store::lock::{Lock, LockError};
 use crate::store::token::TokenFile;
-use crate::store::{Repair, StoreError, private};
-use crate::supervisor::{self, Parts, StartError, Supervisor};
+use crate::store::{StoreError, private};
+use crate::supervisor::{Parts, StartError, Supervisor};
 use crate::threads::{self, Thread};
 use crate::timer::{Timer, TimerThread};
 
@@ -121,13 +114,14 @@ pub struct Daemon {
     lock: Lock,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Started<'a> {
-    endpoint: &'a str,
-    identity: &'a Identity,
-    local_api_base: &'a str,
-    strategy: &'a str,
+/// How a daemon was left.
+pub struct Stopped {
+    /// The port as clients saw it last.
+    pub service: ServiceView,
+    /// Everything.
+    pub snapshot: Arc<Snapshot>,
+    /// Whether the log has all that happened.
+    pub logged: Result<(), OpError>,
 }
 
 impl Daemon {
@@ -145,6 +139,12 @@ impl Daemon {
 
         private_folder(&config.paths.logs_dir)?;
         let guard = guard(&config, resolved.port())?;
+        if config.server.strategy == Strategy::Spawn && Endpoint::is_remote(&config.server.endpoint) {
+            let endpoint = &config.server.endpoint;
+            warn!(
+                "a child is started, {endpoint} is not connected to: that needs --server-strategy external"
+            );
+        }
         let adoption = Adoption::begin()
             .inspect_err(|error| warn!("orphaned descendants will not be adopted: {error}"))
             .ok();
@@ -171,7 +171,7 @@ impl Daemon {
         let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), inbox, service, runs));
 
         let (revived, lives) = bounded(1);
-        let running = begin(&ops, &config, repairs, reaped)
+        let running = record::start(&ops, &config, repairs, reaped)
             .and_then(|daemon_id| {
                 let (hub, inbox) = (ops.hub.clone(), Arc::clone(&ops.inbox));
                 let config = Arc::clone(&config);
@@ -203,7 +203,9 @@ impl Daemon {
                 })
             }
             Err(error) => {
-                record_stop(&ops);
+                if let Err(error) = record::stop(&ops) {
+                    warn!("{error}");
+                }
                 hub_threads.stop();
                 Err(error)
             }
@@ -240,7 +242,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When the hub does not answer.
-    pub fn stop(self) -> Result<(ServiceView, Arc<Snapshot>), OpError> {
+    pub fn stop(self) -> Result<Stopped, OpError> {
         let Self { ops, supervisor, timer, recovery, hub_threads, front_door, adoption, lock } = self;
         ops.hub.closing();
         drain::finish_work(&ops);
@@ -251,47 +253,15 @@ impl Daemon {
         if adoption.is_some() {
             orphans::end_adopted();
         }
-        record_stop(&ops);
+        let logged = record::stop(&ops);
         ops.service.close();
         let status = ops.status();
         hub_threads.stop();
         front_door.close(CLOSE_GRACE);
         drop(adoption);
         drop(lock);
-        status.map(|status| (status.service, status.snapshot))
+        status.map(|status| Stopped { service: status.service, snapshot: status.snapshot, logged })
     }
-}
-
-/// Records the start, what was repaired, and the turns that the last life left in flight. Returns the daemon's id.
-fn begin(
-    ops: &Ops,
-    config: &Arc<Config>,
-    repairs: Vec<Repair>,
-    reaped: Vec<Reaped>,
-) -> Result<String, Error> {
-    let config = Arc::clone(config);
-    let daemon_id = ops.hub.transact(move |core, drafts| {
-        core.update_daemon(|daemon| {
-            daemon.started = true;
-            daemon.started_at = Some(clock::now_iso());
-            daemon.stopped_at = None;
-            daemon.pid = Some(std::process::id());
-        });
-        draft_started(core, drafts, &config);
-        for repair in &repairs {
-            draft_repaired(drafts, repair);
-        }
-        for reaped in &reaped {
-            draft_reaped(drafts, reaped);
-        }
-        if config.server.strategy == Strategy::Spawn {
-            supervisor::turns_cut_off_by_a_crash(core, drafts);
-        }
-        inbox::orphan_left_over(core, drafts, &config);
-        ops::runs::interrupted_by_a_crash(core, drafts);
-        core.state().identity.as_ref().map(|identity| identity.daemon_id.clone())
-    })?;
-    daemon_id.ok_or_else(|| Error::Op(OpError::Internal("there is no identity".to_owned())))
 }
 
 /// The runs' queue, its private folder empty: what an earlier life left there belongs to nobody.
@@ -313,53 +283,6 @@ fn runs(config: &Config, hub: &Hub, ledger: Arc<Ledger>) -> Result<Pool, Error> 
         starts: Mutex::default(),
     };
     Ok(Pool::new(hub.clone(), shared, config.runs.max_concurrent, config.runs.max_queued))
-}
-
-fn draft_started(core: &Core, drafts: &mut Drafts, config: &Config) {
-    let Some(identity) = &core.state().identity else { return };
-    let strategy = config.server.strategy.as_str();
-    let mode = config.server.mode.as_str();
-    let detail = Started {
-        endpoint: &config.server.endpoint,
-        identity,
-        local_api_base: &config.service.local_api_base.text,
-        strategy,
-    };
-    drafts.push(
-        EventType::DaemonStarted,
-        format_args!("codexd started in {mode} mode."),
-        Some(&detail),
-        Subject::default(),
-        Some(Change::Identity(Box::new(identity.clone()))),
-    );
-}
-
-fn draft_repaired(drafts: &mut Drafts, repair: &Repair) {
-    let file = repair.file.display().to_string();
-    let kept_as = repair.kept_as.as_ref().map(|path| path.display().to_string());
-    drafts.push(
-        EventType::StoreRepaired,
-        format_args!("Repaired {file}: {}.", repair.problem),
-        Some(&serde_json::json!({ "file": file, "keptAs": kept_as, "problem": repair.problem })),
-        Subject::default(),
-        None,
-    );
-}
-
-fn draft_reaped(drafts: &mut Drafts, reaped: &Reaped) {
-    let Reaped { pid, purpose, owner, leader } = reaped;
-    let what = match (purpose, leader) {
-        (Some(purpose), true) => format!("the {purpose}"),
-        (Some(purpose), false) => format!("a descendant of the {purpose}"),
-        (None, _) => "a descendant of a child".to_owned(),
-    };
-    drafts.push(
-        EventType::ChildOrphanReaped,
-        format_args!("Ended process {pid}, {what} of an earlier life."),
-        Some(&serde_json::json!({ "leader": leader, "owner": owner, "pid": pid, "purpose": purpose })),
-        Subject::default(),
-        None,
-    );
 }
 
 /// What runs beside the child: the recovery of sessions, and the port, which opens when the child runs.
@@ -414,25 +337,4 @@ fn guard(config: &Config, port: u16) -> Result<Guard, Error> {
         );
     }
     Ok(guard)
-}
-
-/// The last event. What is still in flight then counts as interrupted.
-fn record_stop(ops: &Ops) {
-    let recorded = ops.hub.transact(|core, drafts| {
-        core.update_daemon(|daemon| {
-            daemon.started = false;
-            daemon.stopped_at = Some(clock::now_iso());
-            daemon.pid = None;
-        });
-        drafts.push(
-            EventType::DaemonStopped,
-            format_args!("codexd stopped."),
-            None::<&()>,
-            Subject::default(),
-            Some(Change::DaemonStopped),
-        );
-    });
-    if let Err(error) = recorded {
-        warn!("daemon.stopped could not be logged: {error}");
-    }
 }

@@ -216,6 +216,17 @@ fn nobody_who_reads_the_answer_is_a_quiet_end_of_the_turn() {
     bench.event("app-server.turn.completed", |detail| detail["status"] == "interrupted");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn an_answer_that_cannot_be_written_is_the_end_of_the_turn() {
+    let bench = Bench::stub();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let ran: Ran = ask(&bench, &["slow: 10000 5"]).stdout(full).output().unwrap().into();
+    let complaint = "codexd: cannot write to standard output: No space left on device (os error 28)";
+    assert_eq!((ran.code, ran.stderr.lines().last()), (1, Some(complaint)));
+    bench.event("app-server.turn.completed", |detail| detail["status"] == "interrupted");
+}
+
 #[test]
 fn a_daemon_that_dies_is_waited_for_and_the_turn_is_told_as_missing() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -52,6 +52,8 @@ fn wrong_words() {
         (&["config", "--json=yes"], "--json takes no value"),
         (&["--mode", "tui"], "--mode must be app-server or exec, not \"tui\""),
         (&["--server-strategy=fork"], "--server-strategy must be spawn or external, not \"fork\""),
+        (&["--node-id", "a\nb"], "--node-id must be one line without control characters, not \"a b\""),
+        (&["-help"], "unknown flag -help; did you mean --help? (codexd --help lists all)"),
         (&["--sync", "Always"], "--sync must be interval, always or never, not \"Always\""),
         (&["--restart", "yes"], "--restart must be always or never, not \"yes\""),
         (&["--request-policy", "ask"], "--request-policy must be hold or decline, not \"ask\""),

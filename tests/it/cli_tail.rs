@@ -255,6 +255,14 @@ fn a_daemon_with_a_token_wants_it_from_a_tail_too() {
 }
 
 #[test]
+fn a_session_that_there_is_not_is_not_waited_for() {
+    let daemon = Daemon::builder().start();
+    let ran = codexd(&["tail", "--local-api-base", daemon.base(), "--session", "session-x/y"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.starts_with("codexd: ") && ran.stderr.contains("session-x/y"), "{}", ran.stderr);
+}
+
+#[test]
 fn without_a_daemon_there_is_a_word_of_advice() {
     let base = free_base();
     let ran = codexd(&["tail", "--local-api-base", &base]);

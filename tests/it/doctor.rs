@@ -255,6 +255,7 @@ fn a_daemon_that_runs_is_asked() {
     says(&place.check_with("daemon", &with_token), "ok", &format!("pid {pid} is ready; its child: running"));
     says(&place.check_with("port", &with_token), "ok", "answered by the daemon of this state folder");
     says(&place.check_with("port", &flags), "fail", "does not let us in");
+    says(&place.check_with("daemon", &flags), "ok", &format!("pid {pid} runs"));
     says(&place.check_with("logs", &with_token), "ok", "events ");
     says(&place.check_with("orphans", &with_token), "ok", "none");
     let others = place.check("others");

@@ -178,6 +178,30 @@ fn ctrl_c_cancels_the_run() {
 }
 
 #[test]
+fn lines_that_cannot_be_written_are_the_end_of_the_run() {
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Stdio::from(writer)
+    };
+    #[cfg(target_os = "linux")]
+    let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let outputs: &[(&dyn Fn() -> Stdio, &str)] = &[
+        (&closed, ""),
+        #[cfg(target_os = "linux")]
+        (&full, "codexd: cannot write to standard output: No space left on device (os error 28)\n"),
+    ];
+    for (output, complaint) in outputs {
+        let bench = Bench::stub(&[]);
+        let ran: Ran =
+            prepared(&bench.daemon, &["hang:", "--json"]).stdout(output()).output().unwrap().into();
+        assert_eq!((ran.code, ran.stderr.as_str()), (1, *complaint));
+        let id = only_run(&bench)["runId"].as_str().unwrap().to_owned();
+        assert_failed(&bench.wait_end(&id), "CODEX_EXEC_CANCELLED");
+    }
+}
+
+#[test]
 fn the_end_of_the_daemon_is_the_end_of_the_run() {
     let mut bench = Bench::stub(&[]);
     let following = Following::start(&bench.daemon, &["hang:"]);
