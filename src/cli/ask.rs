@@ -18,7 +18,7 @@ use super::question::{fold, summary};
 use super::reach::{self, Problem};
 use super::render::readable;
 use super::terminal::Terminal;
-use crate::api_client::ApiClient;
+use crate::api_client::{ApiClient, ClientError};
 use crate::config::Config;
 
 const SESSIONS: &str = "/v1/codexd/sessions";
@@ -83,7 +83,8 @@ fn ask(config: &Config, args: &PeopleArgs, words: &[OsString]) -> Result<bool, P
     };
     let completed = conversation.follow(events);
     if let Err(Problem::Output(_)) = completed {
-        turn.post_interrupt();
+        // It may just have ended.
+        let _ = turn.post_interrupt();
     }
     drop(watching);
     completed
@@ -105,7 +106,7 @@ impl Turn {
     fn began(&self, session: &str, turn: &str) {
         let _ = self.place.set((session.to_owned(), turn.to_owned()));
         if self.wanted.load(Ordering::SeqCst) {
-            self.post_interrupt();
+            self.try_to_interrupt();
         }
     }
 
@@ -113,18 +114,20 @@ impl Turn {
     fn interrupt(&self) {
         print::progress("interrupting the turn; Ctrl-C once more leaves at once");
         self.wanted.store(true, Ordering::SeqCst);
-        if self.place.get().is_some() {
-            self.post_interrupt();
-        }
+        self.try_to_interrupt();
     }
 
-    fn post_interrupt(&self) {
-        let Some((session, turn)) = self.place.get() else { return };
-        let body = json!({ "turnId": turn });
-        if let Err(error) = self.api.post(&format!("{SESSIONS}/{session}/interrupt"), &body) {
+    fn try_to_interrupt(&self) {
+        if let Err(error) = self.post_interrupt() {
             // Most likely it has just ended, and the stream says so.
             print::progress(&format!("the turn was not interrupted: {error}"));
         }
+    }
+
+    fn post_interrupt(&self) -> Result<(), ClientError> {
+        let Some((session, turn)) = self.place.get() else { return Ok(()) };
+        let body = json!({ "turnId": turn });
+        self.api.post(&format!("{SESSIONS}/{session}/interrupt"), &body).map(drop)
     }
 }
 

@@ -361,7 +361,7 @@ pub const FLAGS: &[Flag] = &[
         "Only events whose type begins so, repeatable",
         Update::Many("PREFIX", |low, prefixes| low.people.types = prefixes)),
     flag!(for Tail, Ask; Client, "session", [], "",
-        "tail: only the events of this session; ask: go on with it instead of a new one", one!("ID", people.session)),
+        "tail: only the events of this session; ask: go on with it instead of a new one", one!("ID", people.session, an_id)),
     flag!(for Ask, Run; Client, "cwd", [], "the daemon's repo root",
         "Where Codex works", one!("PATH", people.cwd)),
     flag!(for Requests; Client, "all", [], "off", "Those that are settled too", switch!(people.all)),
@@ -395,6 +395,14 @@ fn restart(name: &str) -> Option<Restart> {
         "never" => Some(Restart::Never),
         _ => None,
     }
+}
+
+/// Not the empty value of a variable that was not set: as a filter that would be none.
+fn an_id(value: &str) -> Result<String, Expected> {
+    if value.trim().is_empty() {
+        return Err("must be an id".to_owned());
+    }
+    Ok(value.to_owned())
 }
 
 /// What stands in the status line.

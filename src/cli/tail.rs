@@ -12,6 +12,7 @@ use super::low::PeopleArgs;
 use super::print;
 use super::reach::{self, Problem};
 use super::render::{Renderer, wants_colour};
+use crate::api_client::ClientError;
 use crate::config::Config;
 use crate::model::event::Event;
 use crate::os;
@@ -62,7 +63,9 @@ fn tail(config: &Config, args: &PeopleArgs, json: bool) -> Result<(), End> {
     if let Some(id) = &args.session {
         // Of one that there is not, nothing would ever come.
         let path = format!("/v1/codexd/sessions/{}", utf8_percent_encode(id, NON_ALPHANUMERIC));
-        reach::client(config)?.get(&path).map_err(Problem::from)?;
+        if let Err(refused @ ClientError::Refused { status: 404, .. }) = reach::client(config)?.get(&path) {
+            return Err(Problem::from(refused).into());
+        }
     }
     let stdout = BufWriter::new(io::stdout());
     let mut output = if json {

@@ -8,10 +8,10 @@ use super::Error;
 use crate::app_server::inbox;
 use crate::clock;
 use crate::config::{Config, Strategy};
-use crate::hub::Core;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
+use crate::hub::{Core, HubError};
 use crate::model::event::EventType;
 use crate::model::record::Identity;
 use crate::ops::{self, OpError, Ops};
@@ -123,5 +123,8 @@ pub(super) fn stop(ops: &Ops) -> Result<(), OpError> {
             Some(Change::DaemonStopped),
         );
     });
-    recorded.map_err(|error| OpError::Internal(format!("daemon.stopped could not be logged: {error}")))
+    recorded.map_err(|error| match error {
+        HubError::Timeout => OpError::Internal(format!("daemon.stopped may not be in the log: {error}")),
+        _ => OpError::Internal(format!("daemon.stopped could not be logged: {error}")),
+    })
 }

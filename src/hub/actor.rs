@@ -25,8 +25,9 @@ pub(super) struct Actor {
     events: Receiver<Message>,
     control: Receiver<Message>,
     jobs: Sender<Job>,
-    /// Whether the persister may be given all that has changed; not before the daemon has started.
     persister_idle: bool,
+    /// Whether the daemon has.
+    started: bool,
     /// A message of the child that was taken up when the log failed; it is the next one.
     deferred: Option<Message>,
     /// Since when the daemon is stopping.
@@ -47,7 +48,8 @@ impl Actor {
             events,
             control,
             jobs,
-            persister_idle: false,
+            persister_idle: true,
+            started: false,
             deferred: None,
             closing: None,
             given_up: false,
@@ -133,7 +135,8 @@ impl Actor {
                     }
                 }
             }
-            Message::Started => self.persister_idle = true,
+            // Not idle, most likely, but at rest; that can be cut short once.
+            Message::Started => (self.started, self.persister_idle) = (true, true),
             Message::Closing => self.closing = Some(Instant::now()),
             Message::Stop => {}
         }
@@ -184,7 +187,7 @@ impl Actor {
     }
 
     fn persist(&mut self) {
-        let job = if self.persister_idle { self.job() } else { self.urgent_job() };
+        let job = if self.persister_idle && self.started { self.job() } else { self.urgent_job() };
         let Some(job) = job else { return };
         self.persister_idle = false;
         // Full when something urgent waits there: the persister will say again that it is idle.

@@ -166,12 +166,12 @@ impl Core {
         self.stalled.as_ref().map(|stalled| stalled.reason.as_str())
     }
 
-    /// Since when.
     /// Why the state files cannot be written; `None` when they can. Nothing is lost then: the log has it all.
     pub fn unsaved(&self) -> Option<&str> {
         self.unsaved.as_deref()
     }
 
+    /// Since when the log takes none.
     pub(super) fn stalled_since(&self) -> Option<Instant> {
         self.stalled.as_ref().map(|stalled| stalled.since)
     }

@@ -16,6 +16,7 @@ use crate::model::record::Extra;
 use crate::store::files;
 use crate::store::{Repair, StoreError};
 
+/// The events come last, in newer versions too: a start reads what is before them.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct File<E, X = Extra> {

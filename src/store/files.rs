@@ -87,8 +87,8 @@ pub fn load_registry<T: DeserializeOwned>(
     load(path, repairs)
 }
 
-/// The beginning of a state file whose last member is a list of that name: everything but what is in it. `None` where the
-/// file is not of that form: see [`load`].
+/// Everything of a state file but what is in its list of that name, which is its last member. What is in there, damage
+/// too, is not looked at. `None` where the file seems to be of another form: see [`load`].
 pub fn peek_head<F: DeserializeOwned>(path: &Path, list: &str) -> Option<F> {
     list::head(path, list).and_then(|head| serde_json::from_slice(&head).ok())
 }

@@ -41,7 +41,8 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path, names: &[&str]) -> Option<(
     Some((frame, list))
 }
 
-/// The file's own text with nothing in its list, which is its last member and not looked at; else as [`read`].
+/// The file's own text with nothing in its list, which is not looked at; else as [`read`]. The list is the last member: what
+/// might come behind it, up to another list at the file's end, is taken for a part of it.
 pub(super) fn head(path: &Path, name: &str) -> Option<Vec<u8>> {
     let text = Window::open(path)?;
     let begin = 1 + memchr::memchr(b'[', text.ahead())?;
@@ -59,7 +60,9 @@ fn introduces(head: &[u8], name: &str) -> bool {
     let key = key.map(|key| key.trim_ascii_end()).and_then(|key| key.strip_suffix(b"\""));
     let before =
         key.and_then(|key| key.strip_suffix(name.as_bytes())).and_then(|key| key.strip_suffix(b"\""));
-    before.is_some_and(|before| before.iter().filter(|&&byte| byte == b'{').count() == 1)
+    // What a key follows; after anything else, such as an escape, that quote begins none.
+    let begins = |before: &[u8]| matches!(before.trim_ascii_end().last(), Some(b'{' | b','));
+    before.is_some_and(|before| begins(before) && before.iter().filter(|&&byte| byte == b'{').count() == 1)
 }
 
 /// A part of the file that moves on.
@@ -97,7 +100,8 @@ impl Window {
     /// The first byte ahead that is no white space, which is passed over.
     fn token(&mut self) -> Option<u8> {
         loop {
-            self.at += self.ahead().iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let blank = |byte: &&u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+            self.at += self.ahead().iter().take_while(blank).count();
             if let Some(&byte) = self.ahead().first() {
                 return Some(byte);
             }
@@ -203,6 +207,8 @@ mod tests {
             r#"{"in":{"runs":[{}]},"runs":[]}"#,
             r#"{"text":"\"runs\":[","runs":[]}"#,
             r#"{"xruns":[{}]}"#,
+            r#"{"x\"runs":[{}],"runs":[]}"#,
+            "{\"runs\":[{}\x0c]}",
             r#"{"runs":[1]}"#,
             r#"{"runs":[{},]}"#,
             r#"{"runs":[{} {}]}"#,
