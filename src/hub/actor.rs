@@ -26,7 +26,7 @@ pub(super) struct Actor {
     control: Receiver<Message>,
     jobs: Sender<Job>,
     persister_idle: bool,
-    /// Whether the daemon has.
+    /// Whether the daemon has; before that nothing is given to the persister.
     started: bool,
     /// A message of the child that was taken up when the log failed; it is the next one.
     deferred: Option<Message>,
@@ -135,8 +135,7 @@ impl Actor {
                     }
                 }
             }
-            // Not idle, most likely, but at rest; that can be cut short once.
-            Message::Started => (self.started, self.persister_idle) = (true, true),
+            Message::Started => self.started = true,
             Message::Closing => self.closing = Some(Instant::now()),
             Message::Stop => {}
         }
@@ -187,7 +186,10 @@ impl Actor {
     }
 
     fn persist(&mut self) {
-        let job = if self.persister_idle && self.started { self.job() } else { self.urgent_job() };
+        if !self.started {
+            return;
+        }
+        let job = if self.persister_idle { self.job() } else { self.urgent_job() };
         let Some(job) = job else { return };
         self.persister_idle = false;
         // Full when something urgent waits there: the persister will say again that it is idle.

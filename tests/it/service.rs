@@ -300,7 +300,7 @@ fn wrong_words_are_named() {
         (&["instal"][..], 2, "codexd service takes install|uninstall|print, not \"instal\""),
         (&["print", "--launchd", "--systemd"], 2, "are two services: name one"),
         (&["print", "--mode", "x"], 2, "--mode must be"),
-        (&["install", "--systemd", "--node-id", "a\u{7}b"], 1, "control character"),
+        (&["install", "--systemd", "--server-cwd", "a\u{7}b"], 1, "control character"),
     ] {
         let ran = user.service(words);
         assert_eq!(ran.code, code, "{words:?}: {ran:?}");
