@@ -26,7 +26,7 @@ pub(super) struct Actor {
     control: Receiver<Message>,
     jobs: Sender<Job>,
     persister_idle: bool,
-    /// Whether the daemon has; before that nothing is given to the persister.
+    /// Whether the daemon has, or has no files yet that it could leave as they are until then.
     started: bool,
     /// A message of the child that was taken up when the log failed; it is the next one.
     deferred: Option<Message>,
@@ -43,13 +43,14 @@ impl Actor {
         control: Receiver<Message>,
         jobs: Sender<Job>,
     ) -> Self {
+        let started = core.state.identity_dirty;
         Self {
             core,
             events,
             control,
             jobs,
             persister_idle: true,
-            started: false,
+            started,
             deferred: None,
             closing: None,
             given_up: false,
@@ -135,7 +136,8 @@ impl Actor {
                     }
                 }
             }
-            Message::Started => self.started = true,
+            // The persister is at rest, most likely, after an urgent job; that can be cut short once.
+            Message::Started => (self.started, self.persister_idle) = (true, true),
             Message::Closing => self.closing = Some(Instant::now()),
             Message::Stop => {}
         }
@@ -186,10 +188,7 @@ impl Actor {
     }
 
     fn persist(&mut self) {
-        if !self.started {
-            return;
-        }
-        let job = if self.persister_idle { self.job() } else { self.urgent_job() };
+        let job = if self.persister_idle && self.started { self.job() } else { self.urgent_job() };
         let Some(job) = job else { return };
         self.persister_idle = false;
         // Full when something urgent waits there: the persister will say again that it is idle.

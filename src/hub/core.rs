@@ -349,7 +349,11 @@ impl Core {
 
     fn append(&mut self, rendered: &Rendered) -> io::Result<()> {
         if !rendered.batch.is_empty() {
-            match self.journal.append(&self.lines, rendered.first_seq) {
+            let appended = self.journal.append(&self.lines, rendered.first_seq);
+            if let Some(finished) = self.journal.take_finished() {
+                self.log_sync.finished(finished);
+            }
+            match appended {
                 Ok(()) => {}
                 Err(AppendError::Write(error)) => return Err(error),
                 Err(AppendError::Sync(error)) => super::actor::log_not_forced(&error),

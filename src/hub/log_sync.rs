@@ -1,4 +1,5 @@
-//! Forces the log to disk in the background, at most once an interval while there is something new (`--sync interval`).
+//! Forces the log to disk in the background (`--sync interval`): a segment when it is finished, what is being written at
+//! most once an interval while there is something new.
 //!
 //! The hub wakes the thread for the first batch after a sync only: to wake a thread takes longer than to write a batch.
 
@@ -11,53 +12,90 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::actor::log_not_forced;
 use crate::fault;
+use crate::store::journal::Finished;
 use crate::threads::{self, Thread, lock};
 
 /// The interval of `--sync interval`.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// Finished segments that may wait; with more the disk is too slow, and the hub waits for it.
+const MOST_FINISHED: usize = 4;
 
-/// The file that has something the disk may not have; the newest, for an older one was forced when it was finished.
-type Unforced = Arc<Mutex<Option<Arc<File>>>>;
+/// What the disk may not have.
+#[derive(Debug, Default)]
+struct Unforced {
+    /// In the order of the log.
+    finished: Vec<Finished>,
+    /// The file that is written.
+    current: Option<Arc<File>>,
+}
 
 /// The hub's side.
 pub(super) struct LogSync {
-    unforced: Unforced,
+    unforced: Arc<Mutex<Unforced>>,
     wake: Sender<()>,
 }
 
 impl LogSync {
     /// Starts the thread; it ends, after a last sync, when this is dropped.
     pub(super) fn start() -> io::Result<(Self, Thread)> {
-        let unforced = Unforced::default();
+        let unforced = Arc::default();
         let (wake, woken) = bounded(1);
         let files = Arc::clone(&unforced);
         let thread = threads::spawn("log-sync", move || run(&files, &woken))?;
         Ok((Self { unforced, wake }, thread))
     }
 
-    /// Something was written to that file.
+    /// Something was written to that file, the newest.
     pub(super) fn written(&self, file: &Arc<File>) {
         let mut unforced = lock(&self.unforced);
-        let was_asked = unforced.is_some();
-        if unforced.as_ref().is_none_or(|other| !Arc::ptr_eq(other, file)) {
-            *unforced = Some(Arc::clone(file));
+        let was_asked = unforced.current.is_some();
+        if unforced.current.as_ref().is_none_or(|other| !Arc::ptr_eq(other, file)) {
+            unforced.current = Some(Arc::clone(file));
         }
         drop(unforced);
         if !was_asked {
-            // There is room: the thread took the last one before it took the file.
-            let _ = self.wake.try_send(());
+            self.wake();
         }
+    }
+
+    /// That segment is finished, and forced to disk without waiting for the interval's end.
+    pub(super) fn finished(&self, segment: Finished) {
+        let mut unforced = lock(&self.unforced);
+        if unforced.finished.len() < MOST_FINISHED {
+            unforced.finished.push(segment);
+            drop(unforced);
+            self.wake();
+        } else {
+            drop(unforced);
+            force(&segment);
+        }
+    }
+
+    fn wake(&self) {
+        // When it is full the thread has yet to look at what there is.
+        let _ = self.wake.try_send(());
     }
 }
 
-fn run(unforced: &Unforced, woken: &Receiver<()>) {
+fn force(segment: &Finished) {
+    if let Err(error) = segment.force() {
+        log_not_forced(&error);
+    }
+}
+
+fn run(unforced: &Mutex<Unforced>, woken: &Receiver<()>) {
     let mut last: Option<Instant> = None;
     while woken.recv().is_ok() {
-        if let Some(last) = last {
-            // Nobody wakes it now; only the hub's end cuts the wait short.
-            let _ = woken.recv_timeout(SYNC_INTERVAL.saturating_sub(last.elapsed()));
+        // Woken again in the interval, by a segment that was finished, or by the hub's end, which cuts it short.
+        loop {
+            let finished = std::mem::take(&mut lock(unforced).finished);
+            finished.iter().for_each(force);
+            let left = last.map_or(Duration::ZERO, |last| SYNC_INTERVAL.saturating_sub(last.elapsed()));
+            if woken.recv_timeout(left).is_err() {
+                break;
+            }
         }
-        let Some(file) = lock(unforced).take() else { continue };
+        let Some(file) = lock(unforced).current.take() else { continue };
         if let Err(error) = fault::point(fault::Point::LogSync).and_then(|()| file.sync_data()) {
             log_not_forced(&error);
         }
@@ -68,17 +106,19 @@ fn run(unforced: &Unforced, woken: &Receiver<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Sync;
+    use crate::store::journal::{Journal, Limits};
 
     #[test]
     fn the_first_batch_after_a_sync_wakes_it_and_the_newest_file_is_what_waits() {
         let (wake, woken) = bounded(1);
-        let sync = LogSync { unforced: Unforced::default(), wake };
+        let sync = LogSync { unforced: Arc::default(), wake };
         let [old, new] = [(); 2].map(|()| Arc::new(tempfile::tempfile().unwrap()));
         for file in [&old, &old, &new] {
             sync.written(file);
         }
         assert_eq!(woken.try_iter().count(), 1);
-        let waits = sync.unforced.lock().unwrap().take().unwrap();
+        let waits = sync.unforced.lock().unwrap().current.take().unwrap();
         assert!(Arc::ptr_eq(&waits, &new));
         sync.written(&new);
         assert_eq!(woken.try_iter().count(), 1);
@@ -90,12 +130,56 @@ mod tests {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let unforced = Arc::clone(&sync.unforced);
         sync.written(&file);
-        while unforced.lock().unwrap().is_some() {
+        while unforced.lock().unwrap().current.is_some() {
             std::thread::yield_now();
         }
         sync.written(&file);
         drop(sync);
         thread.join();
-        assert!(unforced.lock().unwrap().is_none());
+        assert!(unforced.lock().unwrap().current.is_none());
+    }
+
+    /// Segments of a log, each just finished.
+    fn segments(count: u64) -> (tempfile::TempDir, Vec<Finished>) {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits { max_bytes: Some(1), keep: None, sync: Sync::Interval };
+        let mut journal = Journal::open(folder.path(), limits).unwrap().journal;
+        let finish = |seq| {
+            journal.append(format!("{{\"seq\":{seq}}}\n").as_bytes(), seq).unwrap();
+            journal.take_finished()
+        };
+        (folder, (1..=count + 1).filter_map(finish).collect())
+    }
+
+    #[test]
+    fn finished_segments_wake_it_and_no_more_than_some_wait() {
+        let (wake, woken) = bounded(1);
+        let sync = LogSync { unforced: Arc::default(), wake };
+        let (_folder, segments) = segments(MOST_FINISHED as u64 + 2);
+        segments.into_iter().for_each(|segment| sync.finished(segment));
+        assert_eq!(sync.unforced.lock().unwrap().finished.len(), MOST_FINISHED);
+        assert_eq!(woken.try_iter().count(), 1);
+    }
+
+    #[test]
+    fn a_finished_segment_is_forced_while_the_log_goes_on() {
+        let (sync, thread) = LogSync::start().unwrap();
+        let unforced = Arc::clone(&sync.unforced);
+        let (_folder, segments) = segments(3);
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        sync.written(&file);
+        while unforced.lock().unwrap().current.is_some() {
+            std::thread::yield_now();
+        }
+        sync.written(&file);
+        for segment in segments {
+            sync.finished(segment);
+            while !unforced.lock().unwrap().finished.is_empty() {
+                std::thread::yield_now();
+            }
+        }
+        drop(sync);
+        thread.join();
+        assert!(unforced.lock().unwrap().current.is_none());
     }
 }

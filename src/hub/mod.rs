@@ -264,8 +264,8 @@ impl Hub {
         self.events.send(Message::Work(work)).map_err(|_| HubError::Stopped)
     }
 
-    /// The daemon has started: from here on the state files are written as they change. Until then cores and disk are left
-    /// to the start; the log has it all.
+    /// The daemon has started: from here on all state files are written as they change. Until then, but in a daemon's first
+    /// life, cores and disk are left to the start, and daemon-state.json alone is written; the log has it all.
     pub fn started(&self) {
         // A hub that is already gone writes nothing.
         let _ = self.control.send(Message::Started);

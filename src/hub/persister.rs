@@ -202,14 +202,13 @@ impl<T: Serialize> Serialize for Registry<'_, T> {
 /// comes after the registries: its `appliedSeq` says up to where all of them are on disk, and start-up replays the log
 /// from there.
 fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate::store::StoreError> {
-    // First, as `codexd status` may just be on its way to it.
-    if let Some(daemon) = &job.daemon {
-        files::replace(&paths.daemon_state(), daemon)?;
-        job.daemon = None;
-    }
     if let Some(identity) = &job.identity {
         files::replace(&paths.identity(), identity)?;
         job.identity = None;
+    }
+    if let Some(daemon) = &job.daemon {
+        files::replace(&paths.daemon_state(), daemon)?;
+        job.daemon = None;
     }
     let seq = job.applied_seq;
     if let Some(sessions) = &job.sessions {

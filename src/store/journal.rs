@@ -29,6 +29,27 @@ pub struct Journal {
     unclean: bool,
     /// Events up to this one are in the state files too: only their segments may be removed.
     disposable: u64,
+    /// What was finished last, until somebody takes it to force it to disk.
+    unforced: Option<Finished>,
+}
+
+/// A segment that was finished under [`Sync::Interval`]: the disk may not have all of it yet, nor its name.
+#[derive(Debug)]
+pub struct Finished {
+    file: Arc<File>,
+    folder: PathBuf,
+}
+
+impl Finished {
+    /// Forces it to disk, and that it is followed by another.
+    ///
+    /// # Errors
+    /// What fdatasync(2) and fsync(2) say; see [`AppendError::Sync`].
+    pub fn force(&self) -> io::Result<()> {
+        fault::point(Point::LogSync)?;
+        self.file.sync_data()?;
+        sync_folder(&self.folder)
+    }
 }
 
 /// Why events are not in the log.
@@ -110,6 +131,7 @@ impl Journal {
             limits,
             unclean: false,
             disposable: 0,
+            unforced: None,
         };
         Ok(Opened { journal, last_seq, repairs })
     }
@@ -164,6 +186,12 @@ impl Journal {
         &self.file
     }
 
+    /// The segment that was finished by the last append, for whoever forces it to disk from another thread. Tens of
+    /// megabytes take tens of milliseconds, in which nothing would be logged.
+    pub fn take_finished(&mut self) -> Option<Finished> {
+        self.unforced.take()
+    }
+
     /// When this log is to be forced to disk.
     pub fn sync(&self) -> Sync {
         self.limits.sync
@@ -186,7 +214,7 @@ impl Journal {
     /// Makes the full segment a finished one and begins the next. Each step may have been done by an earlier try.
     fn rotate(&mut self) -> Result<(), AppendError> {
         let Some(first_seq) = self.first_seq else { return Ok(()) };
-        if self.limits.sync != Sync::Never {
+        if self.limits.sync == Sync::Always {
             self.force()?;
         }
         let old = self.folder.join(segments::finished_name(first_seq));
@@ -197,10 +225,13 @@ impl Journal {
         }
         fault::point(Point::LogOpen)?;
         let fresh = open_append(&self.path).map_err(|error| error.source)?;
-        if self.limits.sync != Sync::Never {
+        if self.limits.sync == Sync::Always {
             sync_folder(&self.folder).map_err(AppendError::Sync)?;
         }
-        self.file = Arc::new(fresh);
+        let file = std::mem::replace(&mut self.file, Arc::new(fresh));
+        if self.limits.sync == Sync::Interval {
+            self.unforced = Some(Finished { file, folder: self.folder.clone() });
+        }
         self.len = 0;
         self.first_seq = None;
         Arc::make_mut(&mut self.finished).push(Segment { first_seq, path: old });
@@ -350,6 +381,25 @@ mod tests {
         let opened = Journal::open(folder.path(), limits(None, None)).unwrap();
         assert_eq!(opened.last_seq, 4);
         assert!(opened.repairs.is_empty());
+    }
+
+    #[test]
+    fn with_an_interval_a_full_segment_is_left_to_others_to_force() {
+        for sync in [Sync::Interval, Sync::Always, Sync::Never] {
+            let folder = tempfile::tempdir().unwrap();
+            let limits = Limits { max_bytes: Some(1), keep: None, sync };
+            let mut journal = Journal::open(folder.path(), limits).unwrap().journal;
+            journal.append(b"{\"seq\":1}\n", 1).unwrap();
+            assert!(journal.take_finished().is_none());
+            journal.append(b"{\"seq\":2}\n", 2).unwrap();
+            let finished = journal.take_finished();
+            assert_eq!(finished.is_some(), sync == Sync::Interval, "{sync:?}");
+            if let Some(finished) = finished {
+                finished.force().unwrap();
+                assert_eq!(finished.file.metadata().unwrap().len(), 10);
+            }
+            assert!(journal.take_finished().is_none());
+        }
     }
 
     #[test]
