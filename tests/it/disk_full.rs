@@ -18,8 +18,8 @@ use crate::client::{Client, Stream};
 use crate::daemon::Daemon;
 use crate::log::{check_contiguous, new_session, on_disk, page, pages, turn, wait_for_turn, wait_until};
 
-/// How soon it must go on once it can.
-const RESUMES_WITHIN: Duration = Duration::from_secs(2);
+/// How soon it must go on once it can. After a slow write of the state files the persister rests for two seconds.
+const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 
 /// No file of the daemon may grow beyond that many bytes.
 fn limit_files(daemon: &Daemon, bytes: Option<u64>) {
