@@ -109,11 +109,9 @@ fn follow(config: &Config, body: &Value, json: bool) -> Result<Value, Problem> {
     let cancel = move || there.post(&path, &serde_json::json!({})).is_ok();
     let cancelling = OnInterrupt::watch(cancel.clone());
     let record = until_the_end(events, &api, &id, json);
-    if let Err(Problem::Output(_)) = record
-        && !cancel()
-    {
-        // Most likely it has just ended.
-        print::progress(&format!("run {id} was not cancelled"));
+    if let Err(Problem::Output(_)) = record {
+        // It may just have ended.
+        let _ = cancel();
     }
     drop(cancelling);
     record

@@ -81,7 +81,7 @@ fn break_line(out: &mut Vec<u8>, depth: usize) {
 }
 
 /// The index after the closing quote of the string whose first character is at `from`. Most strings are too short for
-/// memchr(3) to pay, so eight bytes are looked at in one go.
+/// the call of [`memchr::memchr2`] to pay, so eight bytes are looked at in one go.
 fn string_end(json: &[u8], from: usize) -> usize {
     let mut at = from;
     loop {

@@ -18,13 +18,8 @@ const TAIL: usize = 8;
 /// the file as a whole finds out what.
 pub(super) fn read<T: DeserializeOwned>(path: &Path, names: &[&str]) -> Option<(Vec<u8>, Vec<T>)> {
     let mut text = Window::open(path)?;
-    let begin = 1 + memchr::memchr(b'[', text.ahead())?;
-    let (head, _) = text.ahead().split_at(begin);
-    if !names.iter().any(|name| introduces(head, name)) {
-        return None;
-    }
-    let mut frame = head.to_vec();
-    text.at = begin;
+    let mut frame = text.head(names)?.to_vec();
+    text.at = frame.len();
     let mut list = Vec::new();
     if text.token()? != b']' {
         loop {
@@ -45,13 +40,12 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path, names: &[&str]) -> Option<(
 /// might come behind it, up to another list at the file's end, is taken for a part of it.
 pub(super) fn head(path: &Path, name: &str) -> Option<Vec<u8>> {
     let text = Window::open(path)?;
-    let begin = 1 + memchr::memchr(b'[', text.ahead())?;
-    let (head, _) = text.ahead().split_at(begin);
+    let head = text.head(&[name])?;
     let mut tail = [0; TAIL];
     let length = text.file.metadata().ok()?.len();
     text.file.read_exact_at(&mut tail, length.checked_sub(TAIL as u64)?).ok()?;
     let list = tail.trim_ascii_end().strip_suffix(b"}").map(<[u8]>::trim_ascii_end)?;
-    (introduces(head, name) && list.ends_with(b"]")).then(|| [head, b"]}"].concat())
+    list.ends_with(b"]").then(|| [head, b"]}"].concat())
 }
 
 /// Whether this text, up to a list's bracket, makes it the outermost object's member of that name.
@@ -85,6 +79,12 @@ impl Window {
 
     fn ahead(&self) -> &[u8] {
         &self.buffer[self.at..]
+    }
+
+    /// The text up to the first list's bracket, if the list has one of these names.
+    fn head(&self, names: &[&str]) -> Option<&[u8]> {
+        let (head, _) = self.ahead().split_at(1 + memchr::memchr(b'[', self.ahead())?);
+        names.iter().any(|name| introduces(head, name)).then_some(head)
     }
 
     /// Whether there was more.

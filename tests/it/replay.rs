@@ -360,3 +360,33 @@ fn a_page_from_the_middle_costs_the_same_whatever_the_logs_size() {
     let limit = if cfg!(debug_assertions) { 250 } else { 20 };
     assert!(best < Duration::from_millis(limit), "{best:?}");
 }
+
+/// A power loss under `--sync interval` may leave a finished segment shorter than it was.
+#[test]
+fn the_end_that_a_finished_segment_has_lost_is_a_gap() {
+    let mut daemon = with_a_past(SEGMENTS);
+    daemon.stop();
+    let before = on_disk(&daemon);
+    let paths = segments(&daemon);
+    let short = &paths[paths.len() - 2];
+    let text = std::fs::read_to_string(short).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let kept: usize = lines[..lines.len() - 2].iter().map(|line| line.len()).sum();
+    // Two events are gone, of one of them the beginning is left.
+    std::fs::File::options().write(true).open(short).unwrap().set_len(kept as u64 + 20).unwrap();
+    let lost = serde_json::from_str::<Value>(lines[lines.len() - 2]).unwrap()["seq"].as_u64().unwrap();
+    daemon.restart();
+    let client = daemon.client();
+    let page = page(&client, &format!("after={}&limit=1", lost - 1));
+    assert_eq!(page["gap"], json!({ "from": lost, "to": lost + 1 }));
+    assert_eq!(page["events"][0]["seq"], lost + 2);
+    let stream = Stream::open(&format!("{}?after={}", daemon.ws_url(), lost - 1));
+    stream.wait_frame(
+        |frame| frame["type"] == "gap" && frame["from"] == lost && frame["to"] == lost + 1,
+        DEADLINE,
+    );
+    let all = pages(&client, 0, "limit=10000");
+    let expected = before.iter().map(seq).filter(|seq| !(lost..=lost + 1).contains(seq));
+    assert!(all.iter().map(seq).take(before.len() - 2).eq(expected));
+    check_contiguous(&all[before.len() - 2..]);
+}
