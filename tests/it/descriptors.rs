@@ -38,7 +38,8 @@ fn every_shortage_of_descriptors_is_over_when_it_is_over() {
             prlimit(pid, Resource::Nofile, usual).unwrap();
             let told = answer.json()["error"].is_string();
             assert!(told || answer.status == 200, "with {room} left: {}", answer.text());
-            assert_eq!(client.get("/v1/codexd/status").status, 200, "after {room}");
+            let after = client.get("/v1/codexd/status");
+            assert_eq!(after.status, 200, "after {room}: {}", after.text());
             assert_eq!(client.post("/v1/codexd/sessions", &json!({})).status, 201, "after {room}");
         }
     }
