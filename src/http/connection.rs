@@ -10,7 +10,7 @@ use super::body::{self, Framing};
 use super::front_door::Shared;
 use super::guard;
 use super::head::Head;
-use super::inner::{Kind, Slot};
+use super::inner::{Kind, Slot, TICKET};
 use super::permits::Permit;
 use super::reply::{ApiError, Reply};
 use super::routes;
@@ -127,7 +127,7 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
         }
         Way::Events => return Ok(events(shared, connection, wire, head)),
         Way::Handler(kind) => {
-            let request = inner_request(head, &body);
+            let request = |ticket| inner_request(head, &body, ticket);
             let repeatable = matches!(head.method(), "GET" | "HEAD");
             let (wait, slot) = (shared.limits.wait, &connection.slot);
             let answer = shared.handlers.call(kind, &request, head.is_head(), repeatable, wait, slot);
@@ -215,7 +215,7 @@ fn expects_continue(head: &Head) -> Result<bool, ApiError> {
 }
 
 /// The request as the inner server gets it: everything of it was checked, nothing else of the head goes on.
-fn inner_request(head: &Head, body: &[u8]) -> Vec<u8> {
+fn inner_request(head: &Head, body: &[u8], ticket: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(512 + body.len());
     let mut put = |text: &str| out.extend_from_slice(text.as_bytes());
     put(head.method());
@@ -234,7 +234,7 @@ fn inner_request(head: &Head, body: &[u8]) -> Vec<u8> {
             put("\r\n");
         }
     }
-    put(&format!("content-length: {}\r\n\r\n", body.len()));
+    put(&format!("{TICKET}: {ticket}\r\ncontent-length: {}\r\n\r\n", body.len()));
     out.extend_from_slice(body);
     out
 }

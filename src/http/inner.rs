@@ -3,9 +3,12 @@
 //! A request comes over a connection of its own, whole, well-formed and with `Connection: close`, so that none of
 //! tiny_http's faults with strangers can show: its keep-alive pool, its reading of unread bodies, its framing. So many
 //! requests of each [`Kind`] are let in at a time; the rest wait in their connections' threads, in order. Each that is let
-//! in has a worker: one is started when all that there are have something to do, and they stay.
+//! in has a worker: one is started when all that there are have something to do, and they stay. A request that no worker
+//! has taken when its server ends goes to the next one; its ticket tells.
 
+mod answer;
 mod generation;
+mod tickets;
 
 use std::io::{self, Cursor, ErrorKind, Write};
 use std::net::Shutdown;
@@ -16,12 +19,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use rustix::buffer::spare_capacity;
-use rustix::io::Errno;
 
+#[cfg(test)]
+pub(super) use self::answer::receive;
 pub(super) use self::generation::sweep;
 
+use self::answer::ANSWER_ROOM;
 use self::generation::Generation;
+use self::tickets::Tickets;
 use super::api::{Api, FORWARDED, Request};
 use super::reply::ApiError;
 use crate::threads::{self, Thread};
@@ -29,15 +34,19 @@ use crate::threads::{self, Thread};
 /// Time for handlers under way when a pool is dropped.
 const DROP_GRACE: Duration = Duration::from_secs(2);
 
-/// Bytes that most answers fit into, and every head.
-const ANSWER_ROOM: usize = 8 * 1024;
-
 /// How many requests that are answered from memory are let in at a time.
 const READS: usize = 4;
 /// How many that may wait for the app-server.
 const CALLS: usize = 16;
 /// The most workers there are.
 const WORKERS: usize = READS + CALLS;
+
+/// How often a request is sent before it is refused. One is lost in the queue of a server that ends, the next finds that
+/// nobody listens and has the server started anew, a third is served; twice that, for a server that ends at once again.
+const ATTEMPTS: usize = 6;
+
+/// The field that a request has its ticket in.
+pub(super) const TICKET: &str = "ticket";
 
 /// Why there is no handler any more.
 const STOPPING: &str = "The daemon is stopping.";
@@ -97,6 +106,7 @@ struct Core {
     api: Arc<dyn Api>,
     /// `None` once it is closed.
     current: Mutex<Option<Arc<Generation>>>,
+    tickets: Tickets,
 }
 
 impl std::fmt::Debug for Core {
@@ -110,7 +120,11 @@ impl Pool {
     pub(super) fn start(api: Arc<dyn Api>) -> io::Result<Self> {
         let (alive, done) = bounded(0);
         Ok(Self {
-            core: Arc::new(Core { api, current: Mutex::new(Some(Arc::new(Generation::start(1)?))) }),
+            core: Arc::new(Core {
+                api,
+                current: Mutex::new(Some(Arc::new(Generation::start(1)?))),
+                tickets: Tickets::default(),
+            }),
             reads: Turns::new(READS),
             calls: Turns::new(CALLS),
             busy: AtomicUsize::new(0),
@@ -121,10 +135,11 @@ impl Pool {
     }
 
     /// Has a request handled; the answer is HTTP text as tiny_http wrote it, complete. Waits up to `wait` for its turn.
+    /// `request` gives its text for a ticket, which it must have in a field [`TICKET`].
     pub(super) fn call(
         &self,
         kind: Kind,
-        request: &[u8],
+        request: &dyn Fn(u64) -> Vec<u8>,
         head_only: bool,
         repeatable: bool,
         wait: Duration,
@@ -175,12 +190,12 @@ impl Pool {
 
     fn call_now(
         &self,
-        request: &[u8],
+        request: &dyn Fn(u64) -> Vec<u8>,
         head_only: bool,
         repeatable: bool,
         slot: &Slot,
     ) -> Result<Vec<u8>, ApiError> {
-        for _ in 0..2 {
+        for _ in 0..ATTEMPTS {
             let Some(generation) = self.core.current() else { return Err(unavailable(STOPPING)) };
             let stream = match UnixStream::connect(generation.path()) {
                 Ok(stream) => Arc::new(stream),
@@ -196,15 +211,17 @@ impl Pool {
             // Whoever waits must not be what keeps a dead server, and with it the request that it waits for, alive.
             drop(generation);
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&stream));
+            let ticket = self.core.tickets.issue();
             let mut answer = Vec::new();
-            let sent = (&*stream).write_all(request);
-            let read = receive(&stream, head_only, &mut answer);
+            let sent = (&*stream).write_all(&request(ticket));
+            let read = answer::receive(&stream, head_only, &mut answer);
+            let untaken = self.core.tickets.withdraw(ticket);
             if read.as_ref().is_ok_and(|&whole| whole) {
                 return Ok(answer);
             }
             log::warn!("the handlers gave {} bytes and no whole answer ({sent:?}, {read:?})", answer.len());
             // What may have had an effect is not done twice; the server may have died over what only reads.
-            if !repeatable || self.core.current().is_none() {
+            if !(untaken || repeatable) || self.core.current().is_none() {
                 return Err(ApiError::internal_error("The handler ended without an answer."));
             }
         }
@@ -287,20 +304,20 @@ impl Core {
     }
 
     fn answer(&self, mut request: tiny_http::Request) {
-        let reply = match take_request(&mut request) {
-            Ok(request) => {
-                let what = format!("{} {}", request.method, request.path);
-                catch_unwind(AssertUnwindSafe(|| self.api.handle(request))).unwrap_or_else(|_| {
-                    // The panic hook has told where and why.
-                    log::error!("the handler of {} panicked", what.escape_debug());
-                    ApiError::internal_error("The handler failed; the daemon's log says why.").into()
-                })
-            }
-            Err(error) => {
-                log::error!("a request was cut on its way to the handler: {error}");
-                ApiError::internal_error("The request did not reach its handler.").into()
-            }
+        let (ticket, taken) = match take_request(&mut request) {
+            Ok(taken) => taken,
+            // Whoever sent it sees that it was not taken.
+            Err(error) => return log::error!("a request was cut on its way to the handler: {error}"),
         };
+        if !self.tickets.take(ticket) {
+            return log::debug!("a request had been withdrawn before it was taken");
+        }
+        let what = format!("{} {}", taken.method, taken.path);
+        let reply = catch_unwind(AssertUnwindSafe(|| self.api.handle(taken))).unwrap_or_else(|_| {
+            // The panic hook has told where and why.
+            log::error!("the handler of {} panicked", what.escape_debug());
+            ApiError::internal_error("The handler failed; the daemon's log says why.").into()
+        });
         let headers = reply
             .headers
             .iter()
@@ -338,7 +355,8 @@ fn respond(
     writer.flush()
 }
 
-fn take_request(request: &mut tiny_http::Request) -> io::Result<Request> {
+/// The request and its ticket.
+fn take_request(request: &mut tiny_http::Request) -> io::Result<(u64, Request)> {
     let (path, query) = match request.url().split_once('?') {
         Some((path, query)) => (path.to_owned(), query.to_owned()),
         None => (request.url().to_owned(), String::new()),
@@ -347,6 +365,8 @@ fn take_request(request: &mut tiny_http::Request) -> io::Result<Request> {
         tiny_http::Method::Head => "GET".to_owned(),
         other => other.to_string(),
     };
+    let ticket = request.headers().iter().find(|header| header.field.equiv(TICKET));
+    let ticket = ticket.and_then(|header| header.value.as_str().parse().ok());
     let headers = request
         .headers()
         .iter()
@@ -359,56 +379,8 @@ fn take_request(request: &mut tiny_http::Request) -> io::Result<Request> {
     if body.len() != announced {
         return Err(ErrorKind::UnexpectedEof.into());
     }
-    Ok(Request { method, path, query, headers, body })
-}
-
-/// Reads an answer; whether it is one of ours and has as many bytes as its head says: one that was cut must not go out on
-/// a connection that lives.
-pub(super) fn receive(from: &UnixStream, head_only: bool, answer: &mut Vec<u8>) -> io::Result<bool> {
-    let mut length = None;
-    loop {
-        let rest = length.map_or(ANSWER_ROOM, |length: usize| length - answer.len());
-        answer.reserve(rest);
-        match rustix::io::read(from, spare_capacity(answer)) {
-            Ok(0) => return Ok(false),
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
-        }
-        length = match length {
-            None => match head_of(answer) {
-                // tiny_http's word for a request that no worker took before its server ended. Ours have a body.
-                Some(Head { status: 500, body: 0, .. }) => return Ok(false),
-                Some(Head { bytes, .. }) if head_only => Some(bytes),
-                Some(Head { bytes, body, .. }) => bytes.checked_add(body),
-                None => None,
-            },
-            known => known,
-        };
-        if let Some(length) = length.filter(|&length| length <= answer.len()) {
-            return Ok(length == answer.len());
-        }
-    }
-}
-
-/// The head of an answer.
-struct Head {
-    status: u16,
-    /// The length of the head itself.
-    bytes: usize,
-    /// That of the body, as the head says.
-    body: usize,
-}
-
-/// The head, once it is there and whole.
-fn head_of(answer: &[u8]) -> Option<Head> {
-    let mut slots = [httparse::EMPTY_HEADER; 64];
-    let mut response = httparse::Response::new(&mut slots);
-    let Ok(httparse::Status::Complete(bytes)) = response.parse(answer) else { return None };
-    let mut fields = response.headers.iter();
-    let length = fields.find(|field| field.name.eq_ignore_ascii_case("content-length"))?;
-    let body = std::str::from_utf8(length.value).ok()?.parse().ok()?;
-    Some(Head { status: response.code?, bytes, body })
+    let ticket = ticket.ok_or(ErrorKind::InvalidData)?;
+    Ok((ticket, Request { method, path, query, headers, body }))
 }
 
 fn unavailable(why: &str) -> ApiError {
