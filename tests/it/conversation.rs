@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Answer, Client, Stream};
 use crate::daemon::{Builder, Daemon};
+use crate::processes;
 use crate::real_codex::CodexHome;
 
 /// How often something is done: `short` usually, `long` when CODEXD_TEST_LONG=1 asks for the full proof.
@@ -31,13 +32,11 @@ pub(crate) fn on_script(script: &str, flags: &[&str]) -> Builder {
 
 /// A file that runs this script as `codex exec` would be run.
 pub(crate) fn fake_codex(script: &str) -> tempfile::TempPath {
-    use std::io::Write;
-    use std::os::unix::fs::PermissionsExt;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let mut file = tempfile::Builder::new().prefix("codex-").suffix(".sh").tempfile_in(folder).unwrap();
-    write!(file, "#!/bin/sh\n{script}").unwrap();
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o700)).unwrap();
-    file.into_temp_path()
+    let file = tempfile::Builder::new().prefix("codex-").suffix(".sh").tempfile_in(folder).unwrap();
+    let path = file.into_temp_path();
+    processes::write_program(&path, &format!("#!/bin/sh\n{script}"));
+    path
 }
 
 /// A new run's id, once its process runs.

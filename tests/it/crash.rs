@@ -6,7 +6,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +20,7 @@ use self::promises::{Promised, answer, try_post, write};
 use crate::client::authority;
 use crate::daemon::{Builder, Daemon};
 use crate::log::{EVENTS, check_contiguous, on_disk, segments};
+use crate::processes;
 
 mod promises;
 
@@ -40,9 +40,7 @@ impl Random {
 fn builder(folder: &Path) -> Builder {
     let codexd = env!("CARGO_BIN_EXE_codexd");
     let script = folder.join("codex");
-    let mut file = fs::File::create(&script).unwrap();
-    writeln!(file, "#!/bin/sh\nexec {codexd} stub-exec \"$@\"").unwrap();
-    file.set_permissions(fs::Permissions::from_mode(0o755)).unwrap();
+    processes::write_program(&script, &format!("#!/bin/sh\nexec {codexd} stub-exec \"$@\"\n"));
     let temporary = folder.join("t");
     fs::create_dir(&temporary).unwrap();
     let threads = folder.join("threads");

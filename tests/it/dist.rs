@@ -1,9 +1,10 @@
 //! `make dist` and `make static`: what is packed, the same bytes each time, and what is said where something is missing.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use crate::processes;
 
 const BINARY: &str = "#!/bin/sh\ncase $1 in -V) echo 'codexd 1.2.3';; man) echo '.TH CODEXD 1';; completions) echo \"for $2\";; esac\n";
 
@@ -12,9 +13,7 @@ fn root() -> &'static Path {
 }
 
 fn executable(path: PathBuf, script: &str) -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "a command for the test")]
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    processes::write_program(&path, script);
     path
 }
 

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::cli_support::{Ran, command};
 use crate::daemon::Daemon;
+use crate::processes;
 use crate::real_codex::{CodexHome, real_codex_or_skip};
 
 /// A folder for the repository, and one with commands that is all of the PATH.
@@ -58,10 +59,7 @@ impl Place {
 
     /// A command on the PATH.
     fn with(self, name: &str, script: &str) -> Place {
-        let path = self.bin().join(name);
-        #[expect(clippy::disallowed_methods, reason = "a command for the test")]
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        processes::write_program(&self.bin().join(name), script);
         self
     }
 

@@ -2,7 +2,6 @@
 //!
 //! A shell script plays the daemon's outside; the model server is the HTTP server at hand.
 
-use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::thread;
@@ -19,15 +18,11 @@ use crate::{DEADLINE, processes};
 /// A builder whose program is a script: it gets the daemon's flags and the file `lives` to count its starts in.
 fn scripted(script: &str) -> Builder {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let mut file = tempfile::Builder::new().prefix("daemon-").suffix(".sh").tempfile_in(folder).unwrap();
-    write!(file, "#!/bin/sh\n{script}").unwrap();
-    use std::os::unix::fs::PermissionsExt;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o700)).unwrap();
-    let path = file.into_temp_path();
-    let name = path.display().to_string();
-    // The file must be closed before it can run, and live as long as the test: the script removes itself at last.
-    path.keep().unwrap();
-    Daemon::builder().program(name)
+    let file = tempfile::Builder::new().prefix("daemon-").suffix(".sh").tempfile_in(folder).unwrap();
+    // It must live as long as the test: the script removes itself at last.
+    let path = file.into_temp_path().keep().unwrap();
+    processes::write_program(&path, &format!("#!/bin/sh\n{script}"));
+    Daemon::builder().program(path)
 }
 
 const DAEMON: &str = r#"

@@ -3,8 +3,10 @@
 //! Every process gets a mark in its environment, which its descendants inherit, whatever groups they make for
 //! themselves. On Linux [`left_of`] finds them by it; elsewhere only the group is looked at.
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -139,6 +141,19 @@ pub(crate) fn carrying(name: &str, value: &str) -> Vec<(u32, String)> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn carrying(_name: &str, _value: &str) -> Vec<(u32, String)> {
     Vec::new()
+}
+
+/// Writes a program for a test to start. Another process does it: while this one had the file open for writing, a process
+/// that another test forks just then could keep it open for a moment, and to start it would be refused (ETXTBSY).
+pub(crate) fn write_program(path: &Path, text: &str) {
+    let mut shell = Command::new("sh")
+        .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    shell.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(shell.wait().unwrap().success());
 }
 
 #[cfg(test)]

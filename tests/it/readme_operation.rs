@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::client::Client;
 use crate::daemon::Daemon;
+use crate::processes;
 
 /// The `sh` blocks below a heading (`## …` or `### …`), up to the next one of its own or a higher level.
 pub(crate) fn blocks(heading: &str) -> Vec<String> {
@@ -81,10 +82,7 @@ impl Host {
     }
 
     pub(crate) fn command(&self, name: &str, script: &str) {
-        let path = self.bin.join(name);
-        #[expect(clippy::disallowed_methods, reason = "a command for the test")]
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        processes::write_program(&self.bin.join(name), &format!("#!/bin/sh\n{script}\n"));
     }
 
     /// The folder with repository, logs and state.

@@ -1,9 +1,7 @@
 //! A daemon for tests of one-shot runs, with the stand-in or the real Codex behind them.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -35,7 +33,7 @@ impl Bench {
         let codex = folder();
         let program = env!("CARGO_BIN_EXE_codexd");
         let script = format!("{STAND_IN}exec '{program}' stub-exec \"$@\"\n");
-        write_program(&codex.path().join("codex"), &script);
+        processes::write_program(&codex.path().join("codex"), &script);
         Bench::start(Daemon::builder().flags(flags), codex)
     }
 
@@ -259,17 +257,4 @@ pub(crate) fn assert_golden_file(daemon: &Daemon) {
 
 fn folder() -> TempDir {
     tempfile::Builder::new().prefix("codex-bin-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
-/// Writes an executable file by way of another process: were it open for writing in this one, a fork of another test
-/// would keep it so, and running it would fail with ETXTBSY.
-fn write_program(path: &Path, text: &str) {
-    let mut shell = Command::new("sh")
-        .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
-        .arg(path)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    shell.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(shell.wait().unwrap().success());
 }

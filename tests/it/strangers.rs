@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::DEADLINE;
 use crate::client::{Answer, Client, Stream, authority, read_answer};
 use crate::daemon::{Builder, Daemon};
+use crate::processes;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 /// The user that owns nothing; tests that need another user run as root only.
@@ -387,9 +388,15 @@ fn a_daemon_of_another_user_serves_that_user_and_root() {
         tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir_in("/tmp").unwrap();
     std::os::unix::fs::chown(folder.path(), Some(NOBODY), None).unwrap();
     let program = folder.path().join("codexd");
-    fs::copy(env!("CARGO_BIN_EXE_codexd"), &program).unwrap();
+    assert!(
+        Command::new("cp")
+            .args([Path::new(env!("CARGO_BIN_EXE_codexd")), &program])
+            .status()
+            .unwrap()
+            .success()
+    );
     let script = folder.path().join("as-nobody");
-    write_script(
+    processes::write_program(
         &script,
         &format!(
             "#!/bin/sh\nshift\nexec setpriv --reuid {NOBODY} --clear-groups {0} start --repo-root {1} --local-api-base \
@@ -409,16 +416,13 @@ fn a_daemon_of_another_user_serves_that_user_and_root() {
     drop(daemon);
 }
 
-fn write_script(path: &Path, text: &str) {
-    let mut file = fs::File::create(path).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    file.set_permissions(fs::Permissions::from_mode(0o755)).unwrap();
-}
-
 /// A script that sets something and then becomes codexd.
 fn through(builder: Builder, folder: &Path, first: &str) -> Builder {
     let script = folder.join("codexd-with");
-    write_script(&script, &format!("#!/bin/sh\n{first}\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_codexd")));
+    processes::write_program(
+        &script,
+        &format!("#!/bin/sh\n{first}\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_codexd")),
+    );
     builder.program(script)
 }
 
