@@ -155,7 +155,11 @@ impl Reader {
 
     /// One line; `true` if it was a message of the protocol.
     fn line(&mut self, bytes: &[u8]) -> bool {
-        self.message(&String::from_utf8_lossy(bytes))
+        // What is lossy about the other way is looked for byte by byte.
+        match std::str::from_utf8(bytes) {
+            Ok(line) => self.message(line),
+            Err(_) => self.message(&String::from_utf8_lossy(bytes)),
+        }
     }
 
     /// One message; `true` if it was one of the protocol.

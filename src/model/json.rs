@@ -114,11 +114,15 @@ fn first_quote_or_backslash(eight: [u8; 8]) -> usize {
     found.trailing_zeros() as usize / 8
 }
 
+/// What stands between the quotes of a JSON string's raw text.
+pub fn inside(raw: &str) -> &str {
+    raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw)
+}
+
 /// The characters of a JSON string, given as its raw text with the quotes, decoded one at a time: a preview of a
 /// 20 MB delta reads its first few hundred bytes. An escape that is wrong yields U+FFFD.
 pub fn string_chars(raw: &str) -> impl Iterator<Item = char> + '_ {
-    let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw);
-    let mut chars = inner.chars();
+    let mut chars = inside(raw).chars();
     std::iter::from_fn(move || {
         let char = chars.next()?;
         if char != '\\' {

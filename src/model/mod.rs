@@ -17,8 +17,43 @@ pub fn preview(text: &str) -> String {
 /// The length of a preview, in characters.
 pub const PREVIEW_CHARS: usize = 160;
 
+/// As [`preview`], of a JSON string given as its raw text with the quotes. Most deltas are their own preview; of a long one
+/// no more is read than is shown.
+pub fn preview_of_raw(raw: &str) -> Cow<'_, str> {
+    let inside = json::inside(raw).trim_start_matches(' ');
+    let plain = plain_prefix(inside);
+    if plain == inside.len() && plain <= PREVIEW_CHARS {
+        return Cow::Borrowed(inside.trim_end_matches(' '));
+    }
+    // The last one seen is shown: had it been a space, there might be no more to show.
+    match inside.get(..PREVIEW_CHARS - 3) {
+        Some(start) if plain > PREVIEW_CHARS && !inside[..plain].ends_with(' ') => {
+            Cow::Owned([start, "..."].concat())
+        }
+        _ => Cow::Owned(preview_chars(json::string_chars(raw))),
+    }
+}
+
+/// How much of the beginning of a JSON string's inside, up to one character more than a preview has, is shown as it is.
+fn plain_prefix(inside: &str) -> usize {
+    let bytes = inside.as_bytes();
+    let bytes = bytes.get(..=PREVIEW_CHARS).unwrap_or(bytes);
+    let mut before = b' ';
+    let folded = |byte: &u8| {
+        let shown = match byte {
+            b' ' => before != b' ',
+            b'\\' => false,
+            b'!'..=b'~' => true,
+            _ => false,
+        };
+        before = *byte;
+        !shown
+    };
+    bytes.iter().position(folded).unwrap_or(bytes.len())
+}
+
 /// As [`preview`], reading no more of `chars` than it needs.
-pub fn preview_chars(chars: impl Iterator<Item = char>) -> String {
+fn preview_chars(chars: impl Iterator<Item = char>) -> String {
     let mut line = String::with_capacity(chars.size_hint().1.unwrap_or(PREVIEW_CHARS).min(PREVIEW_CHARS) + 4);
     let mut count = 0;
     let mut gap = false;
@@ -82,5 +117,19 @@ mod tests {
         assert_eq!(preview(&exact), exact);
         assert_eq!(preview(&"x".repeat(161)), format!("{}...", "x".repeat(157)));
         assert_eq!(preview(&format!("{}   ", "ä".repeat(160))), "ä".repeat(160));
+    }
+
+    #[test]
+    fn a_preview_of_raw_text_is_that_of_what_it_stands_for() {
+        let long = |end: &str| ["x y".repeat(53), end.to_owned()].concat();
+        let texts =
+            ["", " ", "a", "  a b ", "a  b", "a\tb", "\"q\" \\ /", "ä ö", "a\u{7f}b", "\u{1b}[0m", "😀"];
+        let ends = ["", "z", "zz", " ", "z ", " z", "  z", "z  z", "\n", "z\n", "\"", "zä", "zzzzzzzzz"];
+        let texts = texts.iter().map(|text| (*text).to_owned()).chain(ends.iter().map(|end| long(end)));
+        for text in texts {
+            let raw = serde_json::to_string(&text).unwrap();
+            assert_eq!(preview_of_raw(&raw), preview(&text), "{raw}");
+        }
+        assert!(matches!(preview_of_raw("\" word \""), Cow::Borrowed("word")));
     }
 }

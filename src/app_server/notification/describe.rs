@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use crate::model::members::{self, Members};
-use crate::model::{preview, preview_chars};
+use crate::model::{preview, preview_of_raw};
 
 /// Items that begin with one text: how they are called, and where the text is.
 const TEXT_ITEMS: &[(&str, &str, &str)] = &[
@@ -210,7 +210,7 @@ fn text(of: &Members<'_>, name: &str) -> Option<String> {
 /// Only as much of it is decoded as is shown: it may be 20 MB.
 fn text_of(value: &RawValue) -> Option<String> {
     let is_text = value.get().starts_with('"');
-    let shown = is_text.then(|| preview_chars(crate::model::json::string_chars(value.get())));
+    let shown = is_text.then(|| preview_of_raw(value.get()).into_owned());
     shown.filter(|shown| !shown.is_empty())
 }
 

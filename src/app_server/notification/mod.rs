@@ -145,7 +145,7 @@ impl Translator {
             return None;
         }
         let subject = Subject { thread: Some(self.thread_of_raw(thread_id)), ..Subject::default() };
-        let preview = model::preview_chars(json::string_chars(delta.get()));
+        let preview = model::preview_of_raw(delta.get());
         let turn = RawString(turn_id);
         drafts.push_raw(
             kind,
@@ -313,7 +313,7 @@ fn command_output(drafts: &mut Drafts, params: &RawValue) -> Option<()> {
     let kind = EventType::CommandOutputDelta;
     let level = if stream == "stderr" { Level::Warn } else { kind.level() };
     let shown = model::preview(&stream);
-    let process = model::preview_chars(json::string_chars(process_id.get()));
+    let process = model::preview_of_raw(process_id.get());
     let detail = OutputDetail { cap_reached, delta_base64, process_id, stream: &stream };
     drafts.push_raw(
         kind,
