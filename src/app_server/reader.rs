@@ -167,6 +167,9 @@ impl Reader {
         if line.trim().is_empty() {
             return false;
         }
+        if self.translator.translate_plain_delta(&mut self.drafts, line) {
+            return true;
+        }
         match wire::decode(line) {
             Ok(Incoming::Notification { method, params }) => self.notification(&method, params),
             Ok(Incoming::Response { id, outcome }) => {

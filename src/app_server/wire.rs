@@ -95,6 +95,15 @@ pub fn decode(line: &str) -> Result<Incoming<'_>, String> {
     }
 }
 
+/// The method and the text of the params, of a line that looks like a notification as Codex writes it. It is one if that
+/// text is JSON, which is not looked at here: whoever decodes it need not decode the line before.
+pub fn plain_notification(line: &str) -> Option<(&str, &str)> {
+    let rest = line.strip_prefix(r#"{"method":""#)?;
+    let (method, rest) = rest.split_at(memchr::memchr2(b'"', b'\\', rest.as_bytes())?);
+    let params = rest.strip_prefix(r#"","params":"#)?.strip_suffix('}')?;
+    Some((method, params))
+}
+
 /// An error that is not quite as JSON-RPC has it is still the answer: who asked must not wait for another.
 fn read_error(error: &RawValue) -> RpcError {
     serde_json::from_str(error.get()).unwrap_or_else(|_| {

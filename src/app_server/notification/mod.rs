@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::wire;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
@@ -44,11 +45,17 @@ impl Translator {
         }
     }
 
+    /// Drafts the event of a delta as Codex writes it, of whose line nothing but the delta's own members is decoded;
+    /// `false` if the line is something else, and nothing was drafted.
+    pub fn translate_plain_delta(&mut self, drafts: &mut Drafts, line: &str) -> bool {
+        let Some((method, params)) = wire::plain_notification(line) else { return false };
+        self.delta(drafts, method, params, None).is_some()
+    }
+
     fn known(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) -> Option<()> {
         let text = params.get();
         match method {
-            "item/agentMessage/delta" => self.delta(drafts, EventType::MessageDelta, "delta", params),
-            "item/plan/delta" => self.delta(drafts, EventType::PlanDelta, "plan delta", params),
+            "item/agentMessage/delta" | "item/plan/delta" => self.delta(drafts, method, text, Some(params)),
             "thread/started" => {
                 let ThreadParams { thread } = serde_json::from_str(text).ok()?;
                 let id = &thread.id;
@@ -136,12 +143,27 @@ impl Translator {
         }
     }
 
-    /// The hot path: the texts of the params are copied as they are; only the preview is decoded.
-    fn delta(&mut self, drafts: &mut Drafts, kind: EventType, what: &str, params: &RawValue) -> Option<()> {
-        let text = params.get();
+    /// The hot path: the texts of the params are copied as they are; only the preview is decoded. `params` are the same
+    /// as `text`, and needed if there is more than a delta's own members.
+    fn delta(
+        &mut self,
+        drafts: &mut Drafts,
+        method: &str,
+        text: &str,
+        params: Option<&RawValue>,
+    ) -> Option<()> {
+        let (kind, what) = match method {
+            "item/agentMessage/delta" => (EventType::MessageDelta, "delta"),
+            "item/plan/delta" => (EventType::PlanDelta, "plan delta"),
+            _ => return None,
+        };
         let Delta { delta, item_id, thread_id, turn_id } = serde_json::from_str(text).ok()?;
         let known = [delta, item_id, thread_id, turn_id].map(|raw| raw.get().len()).iter().sum::<usize>();
         if ![delta, item_id, thread_id, turn_id].iter().all(|raw| raw.get().starts_with('"')) {
+            return None;
+        }
+        let more = text.len() > known + DELTA_FRAME.len();
+        if more && params.is_none() {
             return None;
         }
         let subject = Subject { thread: Some(self.thread_of_raw(thread_id)), ..Subject::default() };
@@ -163,7 +185,7 @@ impl Translator {
                 out.extend_from_slice(b",\"turnId\":");
                 out.extend_from_slice(turn_id.get().as_bytes());
                 out.push(b'}');
-                if text.len() > known + DELTA_FRAME.len() {
+                if let (true, Some(params)) = (more, params) {
                     write_rest(out, kind, params);
                 }
             },

@@ -60,6 +60,46 @@ fn every_event_has_the_fields_of_its_type() {
 }
 
 #[test]
+fn a_plain_delta_becomes_what_its_decoded_line_does() {
+    let params = r#"{"threadId":"t","turnId":"u","itemId":"i","delta":"a \u00e4}"}"#;
+    let line = |method: &str, params: &str| format!(r#"{{"method":"{method}","params":{params}}}"#);
+    for method in ["item/agentMessage/delta", "item/plan/delta"] {
+        let (mut plain, mut decoded) = (Drafts::new(), Drafts::new());
+        let line = line(method, params);
+        assert!(Translator::default().translate_plain_delta(&mut plain, &line));
+        let Ok(wire::Incoming::Notification { method, params }) = wire::decode(&line) else {
+            panic!("{line}")
+        };
+        Translator::default().translate(&mut decoded, &method, params);
+        let all = [plain, decoded].map(Drafts::into_parts);
+        assert_eq!(all[0].0, all[1].0);
+        let [plain, decoded] = all.map(|(_, items)| items.into_iter().map(|item| (item.kind, item.subject)));
+        assert!(plain.eq(decoded));
+    }
+    let delta = line("item/agentMessage/delta", params);
+    let others = [
+        line("turn/started", params),
+        line("item/agentMessage/delta", r#"{"threadId":"t","turnId":"u","itemId":"i","delta":"a","more":1}"#),
+        line("item/agentMessage/delta", r#"{"threadId":"t","turnId":"u","itemId":"i"}"#),
+        line("item/agentMessage/delta", r#"{"threadId":"t","turnId":"u","itemId":"i","delta":1}"#),
+        line("item/agentMessage\\/delta", params),
+        delta.replace("}}", r#"},"id":1}"#),
+        delta.replace("}}", "}}}"),
+        delta.replace("}}", "}"),
+        delta.replace(r#""a \u"#, r#""\x \u"#),
+        delta.replace(r#""method""#, r#" "method""#),
+        format!("{delta} "),
+    ];
+    for line in others {
+        let mut drafts = Drafts::new();
+        assert!(
+            !Translator::default().translate_plain_delta(&mut drafts, &line) && drafts.is_empty(),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn an_error_that_codex_tries_again_is_no_failed_turn() {
     for (will_retry, message) in
         [("true", "App-server turn u is tried again: m"), ("false", "App-server turn u failed: m")]
