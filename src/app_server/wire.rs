@@ -95,13 +95,23 @@ pub fn decode(line: &str) -> Result<Incoming<'_>, String> {
     }
 }
 
-/// The method and the text of the params, of a line that looks like a notification as Codex writes it. It is one if that
-/// text is JSON, which is not looked at here: whoever decodes it need not decode the line before.
+/// Of a line that begins as Codex writes notifications: the method, and the line from its params on. Whoever decodes those,
+/// and finds after them a [`plain_end`], has decoded the line.
 pub fn plain_notification(line: &str) -> Option<(&str, &str)> {
     let rest = line.strip_prefix(r#"{"method":""#)?;
     let (method, rest) = rest.split_at(memchr::memchr2(b'"', b'\\', rest.as_bytes())?);
-    let params = rest.strip_prefix(r#"","params":"#)?.strip_suffix('}')?;
-    Some((method, params))
+    Some((method, rest.strip_prefix(r#"","params":"#)?))
+}
+
+/// Whether this is all that Codex writes after the params of a notification: when it was emitted, which older versions
+/// leave out, and the end.
+pub fn plain_end(rest: &str) -> bool {
+    let number = |rest: &str| {
+        let digits = rest.strip_prefix(r#","emittedAtMs":"#)?.strip_suffix('}')?;
+        let is_number = digits.starts_with(|first| ('1'..='9').contains(&first));
+        (is_number && digits.bytes().all(|digit| digit.is_ascii_digit())).then_some(())
+    };
+    rest == "}" || number(rest).is_some()
 }
 
 /// An error that is not quite as JSON-RPC has it is still the answer: who asked must not wait for another.

@@ -89,10 +89,11 @@ fn stream(
     let filler = "x".repeat(size.saturating_sub(20));
     let line = |buffer: &mut Vec<u8>| {
         // The delta begins with the time of its making, 20 digits.
+        let now = now_nanos();
         writeln!(
             buffer,
-            r#"{{"method":"item/agentMessage/delta","params":{{"threadId":"{thread}","turnId":"{turn}","itemId":"i","delta":"{:020}{filler}"}}}}"#,
-            now_nanos()
+            r#"{{"method":"item/agentMessage/delta","params":{{"threadId":"{thread}","turnId":"{turn}","itemId":"i","delta":"{now:020}{filler}"}},"emittedAtMs":{}}}"#,
+            now / 1_000_000
         )
         .unwrap();
     };

@@ -48,14 +48,21 @@ impl Translator {
     /// Drafts the event of a delta as Codex writes it, of whose line nothing but the delta's own members is decoded;
     /// `false` if the line is something else, and nothing was drafted.
     pub fn translate_plain_delta(&mut self, drafts: &mut Drafts, line: &str) -> bool {
-        let Some((method, params)) = wire::plain_notification(line) else { return false };
-        self.delta(drafts, method, params, None).is_some()
+        let Some((method, rest)) = wire::plain_notification(line) else { return false };
+        let Some((kind, what)) = delta_kind(method) else { return false };
+        let mut params = serde_json::Deserializer::from_str(rest).into_iter();
+        let Some(Ok(delta)) = params.next() else { return false };
+        let length = params.byte_offset();
+        wire::plain_end(&rest[length..]) && self.delta(drafts, kind, what, &delta, length, None).is_some()
     }
 
     fn known(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) -> Option<()> {
         let text = params.get();
+        if let Some((kind, what)) = delta_kind(method) {
+            let delta = serde_json::from_str(text).ok()?;
+            return self.delta(drafts, kind, what, &delta, text.len(), Some(params));
+        }
         match method {
-            "item/agentMessage/delta" | "item/plan/delta" => self.delta(drafts, method, text, Some(params)),
             "thread/started" => {
                 let ThreadParams { thread } = serde_json::from_str(text).ok()?;
                 let id = &thread.id;
@@ -143,26 +150,23 @@ impl Translator {
         }
     }
 
-    /// The hot path: the texts of the params are copied as they are; only the preview is decoded. `params` are the same
-    /// as `text`, and needed if there is more than a delta's own members.
+    /// The hot path: the texts of the params are copied as they are; only the preview is decoded. `length` is that of the
+    /// params; themselves they are needed if they have more than a delta's own members.
+    #[allow(clippy::too_many_arguments, reason = "an event is that much")]
     fn delta(
         &mut self,
         drafts: &mut Drafts,
-        method: &str,
-        text: &str,
+        kind: EventType,
+        what: &str,
+        &Delta { delta, item_id, thread_id, turn_id }: &Delta<'_>,
+        length: usize,
         params: Option<&RawValue>,
     ) -> Option<()> {
-        let (kind, what) = match method {
-            "item/agentMessage/delta" => (EventType::MessageDelta, "delta"),
-            "item/plan/delta" => (EventType::PlanDelta, "plan delta"),
-            _ => return None,
-        };
-        let Delta { delta, item_id, thread_id, turn_id } = serde_json::from_str(text).ok()?;
         let known = [delta, item_id, thread_id, turn_id].map(|raw| raw.get().len()).iter().sum::<usize>();
         if ![delta, item_id, thread_id, turn_id].iter().all(|raw| raw.get().starts_with('"')) {
             return None;
         }
-        let more = text.len() > known + DELTA_FRAME.len();
+        let more = length > known + DELTA_FRAME.len();
         if more && params.is_none() {
             return None;
         }
@@ -285,6 +289,15 @@ impl Translator {
             Some(id) => self.thread(id),
             None => self.thread(&json::string_chars(raw.get()).collect::<String>()),
         }
+    }
+}
+
+/// Of a method whose params are a delta: its event, and what that calls it.
+fn delta_kind(method: &str) -> Option<(EventType, &'static str)> {
+    match method {
+        "item/agentMessage/delta" => Some((EventType::MessageDelta, "delta")),
+        "item/plan/delta" => Some((EventType::PlanDelta, "plan delta")),
+        _ => None,
     }
 }
 
