@@ -95,17 +95,9 @@ pub fn decode(line: &str) -> Result<Incoming<'_>, String> {
     }
 }
 
-/// Of a line that begins as Codex writes notifications: the method, and the line from its params on. Whoever decodes those,
-/// and finds after them a [`plain_end`], has decoded the line.
-pub fn plain_notification(line: &str) -> Option<(&str, &str)> {
-    let rest = line.strip_prefix(r#"{"method":""#)?;
-    let (method, rest) = rest.split_at(memchr::memchr2(b'"', b'\\', rest.as_bytes())?);
-    Some((method, rest.strip_prefix(r#"","params":"#)?))
-}
-
 /// Whether this is all that Codex writes after the params of a notification: when it was emitted, which older versions
 /// leave out, and the end.
-pub fn plain_end(rest: &str) -> bool {
+pub fn is_end_of_notification(rest: &str) -> bool {
     let number = |rest: &str| {
         let digits = rest.strip_prefix(r#","emittedAtMs":"#)?.strip_suffix('}')?;
         let is_number = digits.starts_with(|first| ('1'..='9').contains(&first));

@@ -118,6 +118,19 @@ impl Drafts {
         message: fmt::Arguments<'_>,
         write_detail: impl FnOnce(&mut Vec<u8>),
     ) {
+        self.push_written(kind, level, subject, change, |out| out.write_fmt(message), write_detail);
+    }
+
+    /// As [`Drafts::push_raw`], and `write_message` writes the message piece by piece; where one fails, nothing follows.
+    pub fn push_written(
+        &mut self,
+        kind: EventType,
+        level: Level,
+        subject: Subject,
+        change: Option<Change>,
+        write_message: impl FnOnce(&mut Message<'_>) -> fmt::Result,
+        write_detail: impl FnOnce(&mut Vec<u8>),
+    ) {
         let start = self.text.len();
         self.text.extend_from_slice(b"\"level\":\"");
         self.text.extend_from_slice(level.as_str().as_bytes());
@@ -125,7 +138,7 @@ impl Drafts {
         self.text.extend_from_slice(kind.name().as_bytes());
         self.text.extend_from_slice(b"\",\"message\":\"");
         // It fails only where the message is cut.
-        let _ = Message { out: &mut self.text, left: MAX_MESSAGE }.write_fmt(message);
+        let _ = write_message(&mut Message { out: &mut self.text, left: MAX_MESSAGE });
         self.text.extend_from_slice(b"\",\"detail\":");
         let mut detail = self.text.len();
         write_detail(&mut self.text);
@@ -153,9 +166,26 @@ const MAX_MESSAGE: usize = 1024;
 
 /// Writes a message as the inside of a JSON string (RFC 8259 section 7), on one line: control characters become
 /// blanks, and what is too long is cut.
-struct Message<'a> {
+#[derive(Debug)]
+pub struct Message<'a> {
     out: &'a mut Vec<u8>,
     left: usize,
+}
+
+impl Message<'_> {
+    /// As [`Write::write_str`], of a text that is known to be its own JSON and to have no control characters: it is not
+    /// looked at.
+    ///
+    /// # Errors
+    /// Where the message is cut.
+    pub fn write_plain(&mut self, text: &str) -> fmt::Result {
+        if text.len() > self.left {
+            return self.write_str(text);
+        }
+        self.left -= text.len();
+        self.out.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
 }
 
 impl Write for Message<'_> {

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use super::eight;
+
 /// A JSON string that is borrowed where it holds no escape. In an `Option`, a plain [`Cow`] is copied each time: serde's
 /// `borrow` does not reach through.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -86,7 +88,7 @@ fn string_end(json: &[u8], from: usize) -> usize {
     let mut at = from;
     loop {
         while let Some(&eight) = json.get(at..).and_then(<[u8]>::first_chunk) {
-            match first_quote_or_backslash(eight) {
+            match eight::first_quote_or_backslash(eight) {
                 8 => at += 8,
                 step => {
                     at += step;
@@ -101,17 +103,6 @@ fn string_end(json: &[u8], from: usize) -> usize {
             None => return json.len(),
         }
     }
-}
-
-/// Its index; 8 where there is none.
-fn first_quote_or_backslash(eight: [u8; 8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
-    let bytes = u64::from_le_bytes(eight);
-    // A byte that is zero gets its highest bit; those after it may get theirs too, but only the first counts.
-    let zeros = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes & HIGHS;
-    let found = zeros(bytes ^ (ONES * u64::from(b'"'))) | zeros(bytes ^ (ONES * u64::from(b'\\')));
-    found.trailing_zeros() as usize / 8
 }
 
 /// What stands between the quotes of a JSON string's raw text.

@@ -1,5 +1,6 @@
 //! What is stored and sent: serde types without logic of their own.
 
+pub mod eight;
 pub mod event;
 pub mod json;
 pub mod members;
@@ -17,39 +18,42 @@ pub fn preview(text: &str) -> String {
 /// The length of a preview, in characters.
 pub const PREVIEW_CHARS: usize = 160;
 
-/// As [`preview`], of a JSON string given as its raw text with the quotes. Most deltas are their own preview; of a long one
-/// no more is read than is shown.
-pub fn preview_of_raw(raw: &str) -> Cow<'_, str> {
+/// As [`preview`], of a JSON string given as its raw text with the quotes; of a long one no more is read than is shown.
+pub fn preview_of_raw(raw: &str) -> String {
+    match plain_preview(raw) {
+        Some((text, end)) => [text, end].concat(),
+        None => preview_chars(json::string_chars(raw)),
+    }
+}
+
+/// As [`preview_of_raw`], where the preview stands in the raw text as it is, and what comes after it where it is cut. Most
+/// deltas are like that.
+pub fn plain_preview(raw: &str) -> Option<(&str, &'static str)> {
     let inside = json::inside(raw).trim_start_matches(' ');
     let plain = plain_prefix(inside);
     if plain == inside.len() && plain <= PREVIEW_CHARS {
-        return Cow::Borrowed(inside.trim_end_matches(' '));
+        return Some((inside.trim_end_matches(' '), ""));
     }
-    // The last one seen is shown: had it been a space, there might be no more to show.
-    match inside.get(..PREVIEW_CHARS - 3) {
-        Some(start) if plain > PREVIEW_CHARS && !inside[..plain].ends_with(' ') => {
-            Cow::Owned([start, "..."].concat())
-        }
-        _ => Cow::Owned(preview_chars(json::string_chars(raw))),
-    }
+    // Were the last one seen a space, there might be no more to show.
+    let cut = plain > PREVIEW_CHARS && !inside[..plain].ends_with(' ');
+    cut.then(|| (&inside[..PREVIEW_CHARS - 3], "..."))
 }
 
 /// How much of the beginning of a JSON string's inside, up to one character more than a preview has, is shown as it is.
 fn plain_prefix(inside: &str) -> usize {
     let bytes = inside.as_bytes();
-    let bytes = bytes.get(..=PREVIEW_CHARS).unwrap_or(bytes);
-    let mut before = b' ';
-    let folded = |byte: &u8| {
-        let shown = match byte {
-            b' ' => before != b' ',
-            b'\\' => false,
-            b'!'..=b'~' => true,
-            _ => false,
-        };
-        before = *byte;
-        !shown
-    };
-    bytes.iter().position(folded).unwrap_or(bytes.len())
+    let (eights, rest) = bytes.get(..=PREVIEW_CHARS).unwrap_or(bytes).as_chunks();
+    let mut after_space = true;
+    let mut length = 0;
+    for &eight in eights {
+        match eight::single_spaced_run(eight, &mut after_space) {
+            8 => length += 8,
+            run => return length + run,
+        }
+    }
+    let mut last = [b'x'; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    length + eight::single_spaced_run(last, &mut after_space).min(rest.len())
 }
 
 /// As [`preview`], reading no more of `chars` than it needs.
@@ -130,6 +134,8 @@ mod tests {
             let raw = serde_json::to_string(&text).unwrap();
             assert_eq!(preview_of_raw(&raw), preview(&text), "{raw}");
         }
-        assert!(matches!(preview_of_raw("\" word \""), Cow::Borrowed("word")));
+        assert_eq!(plain_preview("\" one word \""), Some(("one word", "")));
+        assert_eq!(plain_preview(&format!("\"{}\"", "x".repeat(161))).unwrap().1, "...");
+        assert_eq!(plain_preview("\"two  words\""), None);
     }
 }

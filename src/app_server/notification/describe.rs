@@ -210,7 +210,7 @@ fn text(of: &Members<'_>, name: &str) -> Option<String> {
 /// Only as much of it is decoded as is shown: it may be 20 MB.
 fn text_of(value: &RawValue) -> Option<String> {
     let is_text = value.get().starts_with('"');
-    let shown = is_text.then(|| preview_of_raw(value.get()).into_owned());
+    let shown = is_text.then(|| preview_of_raw(value.get()));
     shown.filter(|shown| !shown.is_empty())
 }
 

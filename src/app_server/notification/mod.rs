@@ -4,6 +4,7 @@
 //! the others stand the fields of the type, and beside them, under its own name and as it came, every other member of the
 //! params; should one of a later version have the name of a field that codexd takes from elsewhere, all are in `params`.
 
+mod delta;
 mod describe;
 mod params;
 
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::wire;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
@@ -21,13 +21,11 @@ use crate::model::event::{EventType, Level};
 use crate::model::members::{Members, is_name};
 use crate::model::{self, json};
 
+use self::delta::Delta;
 use self::params::{
-    Delta, DiffDetail, DiffParams, ErrorDetail, ErrorParams, OutputDetail, OutputParams, PlanDetail,
-    PlanParams, StatusDetail, StatusParams, ThreadParams, TurnParams,
+    DiffDetail, DiffParams, ErrorDetail, ErrorParams, OutputDetail, OutputParams, PlanDetail, PlanParams,
+    StatusDetail, StatusParams, ThreadParams, TurnParams,
 };
-
-/// The params of a delta without their values, and without any white space.
-const DELTA_FRAME: &str = r#"{"threadId":,"turnId":,"itemId":,"delta":}"#;
 
 /// Turns notifications into drafts. It remembers the last thread's name, so that the thousands of deltas of one turn
 /// share it.
@@ -45,22 +43,17 @@ impl Translator {
         }
     }
 
-    /// Drafts the event of a delta as Codex writes it, of whose line nothing but the delta's own members is decoded;
-    /// `false` if the line is something else, and nothing was drafted.
+    /// Drafts the event of a line that is a delta as Codex writes it. `false` if it is something else, or a delta that is
+    /// written otherwise; then nothing was drafted.
     pub fn translate_plain_delta(&mut self, drafts: &mut Drafts, line: &str) -> bool {
-        let Some((method, rest)) = wire::plain_notification(line) else { return false };
-        let Some((kind, what)) = delta_kind(method) else { return false };
-        let mut params = serde_json::Deserializer::from_str(rest).into_iter();
-        let Some(Ok(delta)) = params.next() else { return false };
-        let length = params.byte_offset();
-        wire::plain_end(&rest[length..]) && self.delta(drafts, kind, what, &delta, length, None).is_some()
+        Delta::of_line(line).map(|delta| delta.draft(self, drafts)).is_some()
     }
 
     fn known(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) -> Option<()> {
         let text = params.get();
-        if let Some((kind, what)) = delta_kind(method) {
-            let delta = serde_json::from_str(text).ok()?;
-            return self.delta(drafts, kind, what, &delta, text.len(), Some(params));
+        if let Some(delta) = Delta::of_params(method, params) {
+            delta.draft(self, drafts);
+            return Some(());
         }
         match method {
             "thread/started" => {
@@ -150,53 +143,6 @@ impl Translator {
         }
     }
 
-    /// The hot path: the texts of the params are copied as they are; only the preview is decoded. `length` is that of the
-    /// params; themselves they are needed if they have more than a delta's own members.
-    #[allow(clippy::too_many_arguments, reason = "an event is that much")]
-    fn delta(
-        &mut self,
-        drafts: &mut Drafts,
-        kind: EventType,
-        what: &str,
-        &Delta { delta, item_id, thread_id, turn_id }: &Delta<'_>,
-        length: usize,
-        params: Option<&RawValue>,
-    ) -> Option<()> {
-        let known = [delta, item_id, thread_id, turn_id].map(|raw| raw.get().len()).iter().sum::<usize>();
-        if ![delta, item_id, thread_id, turn_id].iter().all(|raw| raw.get().starts_with('"')) {
-            return None;
-        }
-        let more = length > known + DELTA_FRAME.len();
-        if more && params.is_none() {
-            return None;
-        }
-        let subject = Subject { thread: Some(self.thread_of_raw(thread_id)), ..Subject::default() };
-        let preview = model::preview_of_raw(delta.get());
-        let turn = RawString(turn_id);
-        drafts.push_raw(
-            kind,
-            kind.level(),
-            subject,
-            None,
-            format_args!("App-server emitted {what} for turn {turn}: {preview}"),
-            |out| {
-                out.extend_from_slice(b"{\"delta\":");
-                out.extend_from_slice(delta.get().as_bytes());
-                out.extend_from_slice(b",\"itemId\":");
-                out.extend_from_slice(item_id.get().as_bytes());
-                out.extend_from_slice(b",\"threadId\":");
-                out.extend_from_slice(thread_id.get().as_bytes());
-                out.extend_from_slice(b",\"turnId\":");
-                out.extend_from_slice(turn_id.get().as_bytes());
-                out.push(b'}');
-                if let (true, Some(params)) = (more, params) {
-                    write_rest(out, kind, params);
-                }
-            },
-        );
-        Some(())
-    }
-
     fn error(&mut self, drafts: &mut Drafts, params: &RawValue) -> Option<()> {
         #[derive(Deserialize, Default)]
         #[serde(default)]
@@ -284,20 +230,11 @@ impl Translator {
         }
     }
 
-    fn thread_of_raw(&mut self, raw: &RawValue) -> Arc<str> {
+    fn thread_of_raw(&mut self, raw: &str) -> Arc<str> {
         match plain(raw) {
             Some(id) => self.thread(id),
-            None => self.thread(&json::string_chars(raw.get()).collect::<String>()),
+            None => self.thread(&json::string_chars(raw).collect::<String>()),
         }
-    }
-}
-
-/// Of a method whose params are a delta: its event, and what that calls it.
-fn delta_kind(method: &str) -> Option<(EventType, &'static str)> {
-    match method {
-        "item/agentMessage/delta" => Some((EventType::MessageDelta, "delta")),
-        "item/plan/delta" => Some((EventType::PlanDelta, "plan delta")),
-        _ => None,
     }
 }
 
@@ -375,19 +312,19 @@ fn status_name(status: &RawValue) -> String {
 }
 
 /// The inside of a raw string without escapes.
-fn plain(raw: &RawValue) -> Option<&str> {
-    let inside = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+fn plain(raw: &str) -> Option<&str> {
+    let inside = raw.strip_prefix('"')?.strip_suffix('"')?;
     (!inside.contains('\\')).then_some(inside)
 }
 
 /// Shows a raw string's characters.
-struct RawString<'a>(&'a RawValue);
+struct RawString<'a>(&'a str);
 
 impl std::fmt::Display for RawString<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match plain(self.0) {
             Some(text) => formatter.write_str(text),
-            None => json::string_chars(self.0.get()).try_for_each(|char| formatter.write_char(char)),
+            None => json::string_chars(self.0).try_for_each(|char| formatter.write_char(char)),
         }
     }
 }

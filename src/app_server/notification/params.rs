@@ -6,19 +6,6 @@ use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Delta<'a> {
-    #[serde(borrow)]
-    pub(super) delta: &'a RawValue,
-    #[serde(borrow)]
-    pub(super) item_id: &'a RawValue,
-    #[serde(borrow)]
-    pub(super) thread_id: &'a RawValue,
-    #[serde(borrow)]
-    pub(super) turn_id: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct ThreadParams {
     pub(super) thread: WithId,
 }

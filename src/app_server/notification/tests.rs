@@ -60,54 +60,6 @@ fn every_event_has_the_fields_of_its_type() {
 }
 
 #[test]
-fn a_plain_delta_becomes_what_its_decoded_line_does() {
-    let params = r#"{"threadId":"t","turnId":"u","itemId":"i","delta":"a \u00e4}"}"#;
-    let line = |method: &str, params: &str| {
-        format!(r#"{{"method":"{method}","params":{params},"emittedAtMs":1795221284857}}"#)
-    };
-    let [delta, plan] = ["item/agentMessage/delta", "item/plan/delta"].map(|method| line(method, params));
-    // As older versions write it.
-    let old = delta.replace(r#","emittedAtMs":1795221284857"#, "");
-    for line in [&delta, &plan, &old] {
-        let (mut plain, mut decoded) = (Drafts::new(), Drafts::new());
-        assert!(Translator::default().translate_plain_delta(&mut plain, line));
-        let Ok(wire::Incoming::Notification { method, params }) = wire::decode(line) else {
-            panic!("{line}")
-        };
-        Translator::default().translate(&mut decoded, &method, params);
-        let all = [plain, decoded].map(Drafts::into_parts);
-        assert_eq!(all[0].0, all[1].0);
-        let [plain, decoded] = all.map(|(_, items)| items.into_iter().map(|item| (item.kind, item.subject)));
-        assert!(plain.eq(decoded));
-    }
-    let others = [
-        line("turn/started", params),
-        line("item/agentMessage/delta", r#"{"threadId":"t","turnId":"u","itemId":"i","delta":"a","more":1}"#),
-        line("item/agentMessage/delta", r#"{"threadId":"t","turnId":"u","itemId":"i"}"#),
-        line("item/agentMessage/delta", r#"{"threadId":"t","turnId":"u","itemId":"i","delta":1}"#),
-        line("item/agentMessage\\/delta", params),
-        old.replace("}}", r#"},"id":1}"#),
-        old.replace("}}", "}}}"),
-        old.replace("}}", "}"),
-        delta.replace(":1795", ":01795"),
-        delta.replace(":1795", ":-1795"),
-        delta.replace(":1795221284857", ":"),
-        delta.replace("857}", "857,}"),
-        delta.replace(r#","emitted"#, r#","id":1,"emitted"#),
-        delta.replace(r#""a \u"#, r#""\x \u"#),
-        delta.replace(r#""method""#, r#" "method""#),
-        format!("{delta} "),
-    ];
-    for line in others {
-        let mut drafts = Drafts::new();
-        assert!(
-            !Translator::default().translate_plain_delta(&mut drafts, &line) && drafts.is_empty(),
-            "{line}"
-        );
-    }
-}
-
-#[test]
 fn an_error_that_codex_tries_again_is_no_failed_turn() {
     for (will_retry, message) in
         [("true", "App-server turn u is tried again: m"), ("false", "App-server turn u failed: m")]

@@ -1,0 +1,98 @@
+//! Eight bytes of JSON or other text looked at in one go: most texts here are too short for the call of a search function
+//! to pay, and there are hundreds of thousands of them a second.
+
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
+
+/// The index of the first quote or backslash; 8 where there is none.
+pub fn first_quote_or_backslash(eight: [u8; 8]) -> usize {
+    let bytes = u64::from_le_bytes(eight);
+    first(equal(bytes, b'"') | equal(bytes, b'\\'))
+}
+
+/// How many of the bytes, from the first on, stand in a JSON string for nothing but themselves.
+pub fn string_run(eight: [u8; 8]) -> usize {
+    let bytes = u64::from_le_bytes(eight);
+    first(control(bytes) | equal(bytes, b'"') | equal(bytes, b'\\'))
+}
+
+/// How many of the bytes, from the first on, are plain: ASCII that is its own JSON in a string, and no control character.
+fn plain_run(eight: [u8; 8]) -> usize {
+    first(not_plain(u64::from_le_bytes(eight)))
+}
+
+/// As [`plain_run`], and a space is not one of them after another space; `after_space` is about the byte before these, and
+/// afterwards about the last of them.
+pub fn single_spaced_run(eight: [u8; 8], after_space: &mut bool) -> usize {
+    let bytes = u64::from_le_bytes(eight);
+    // Unlike `equal`, exact for each byte.
+    let other = bytes ^ (ONES * u64::from(b' '));
+    let spaces = !(((other & !HIGHS) + !HIGHS) | other) & HIGHS;
+    let again = spaces & (spaces << 8 | u64::from(*after_space) << 7);
+    *after_space = eight[7] == b' ';
+    first(not_plain(bytes) | again)
+}
+
+/// Whether all of a text is plain, as [`plain_run`] has it.
+pub fn is_plain(text: &str) -> bool {
+    let (eights, rest) = text.as_bytes().as_chunks();
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    eights.iter().chain([&last]).all(|&eight| plain_run(eight) == 8)
+}
+
+/// Marks what is not plain; after the first, there may be marks that mean nothing.
+fn not_plain(bytes: u64) -> u64 {
+    control(bytes) | (bytes & HIGHS) | equal(bytes, b'"') | equal(bytes, b'\\') | equal(bytes, 0x7f)
+}
+
+/// Marks the bytes below 0x20 in their highest bit; after the first, there may be marks that mean nothing.
+fn control(bytes: u64) -> u64 {
+    bytes.wrapping_sub(ONES * u64::from(b' ')) & !bytes & HIGHS
+}
+
+/// Marks the bytes that are this one in their highest bit; after the first, there may be marks that mean nothing.
+fn equal(bytes: u64, byte: u8) -> u64 {
+    let other = bytes ^ (ONES * u64::from(byte));
+    other.wrapping_sub(ONES) & !other & HIGHS
+}
+
+/// The index of the first marked byte; 8 where there is none.
+fn first(marks: u64) -> usize {
+    marks.trailing_zeros() as usize / 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_ends_where_byte_by_byte_it_does() {
+        let plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+        for byte in 0..=255_u8 {
+            for at in 0..8 {
+                for second in [b' ', b'!', b'"', byte.wrapping_add(1)] {
+                    let mut eight = *b"~[]{}-az";
+                    eight[at] = byte;
+                    eight[(at + 1) % 8] = second;
+                    let length = |found: Option<usize>| found.unwrap_or(8);
+                    let ends = eight.iter().position(|&byte| byte == b'"' || byte == b'\\');
+                    assert_eq!(first_quote_or_backslash(eight), length(ends), "{eight:?}");
+                    let ends = eight.iter().position(|&byte| byte < b' ' || byte == b'"' || byte == b'\\');
+                    assert_eq!(string_run(eight), length(ends), "{eight:?}");
+                    let run = length(eight.iter().position(|&byte| !plain(byte)));
+                    assert_eq!(plain_run(eight), run, "{eight:?}");
+                    assert_eq!(is_plain(str::from_utf8(&eight).unwrap_or("\0")), run == 8, "{eight:?}");
+                    for mut after_space in [false, true] {
+                        let before = |at: usize| if at == 0 { after_space } else { eight[at - 1] == b' ' };
+                        let again = (0..8).position(|at| eight[at] == b' ' && before(at));
+                        let expected = run.min(length(again));
+                        assert_eq!(single_spaced_run(eight, &mut after_space), expected, "{eight:?}");
+                        assert_eq!(after_space, eight[7] == b' ');
+                    }
+                }
+            }
+        }
+        assert!(is_plain("") && is_plain("123456789") && !is_plain("12345678\"") && !is_plain("\n"));
+    }
+}
