@@ -118,8 +118,9 @@ impl Batch {
         self.text.slice(entry.frame.clone())
     }
 
-    /// The event itself, as it stands in the log (without the line end). Nothing is copied.
-    pub fn event(&self, entry: &Entry) -> Bytes {
-        self.text.slice(entry.frame.start + FRAME_HEAD.len()..entry.frame.end - FRAME_TAIL.len())
+    /// The event itself, as it stands in the log (without the line end).
+    pub fn event(&self, entry: &Entry) -> &[u8] {
+        let inside = entry.frame.start + FRAME_HEAD.len()..entry.frame.end - FRAME_TAIL.len();
+        self.text.get(inside).unwrap_or_default()
     }
 }

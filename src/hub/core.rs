@@ -5,7 +5,6 @@
 //! or on a stream.
 
 use std::collections::VecDeque;
-use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -302,7 +301,8 @@ impl Core {
         let mut text = Vec::with_capacity(size + count * (FRAME_HEAD.len() + FRAME_TAIL.len() + 64));
         let mut entries = Vec::with_capacity(count);
         let mut changes = Vec::new();
-        let mut head = String::with_capacity(96);
+        let (before_seq, after_seq) =
+            (format!("{FRAME_HEAD}{{\"seq\":"), format!(",\"createdAt\":\"{at}\","));
         for drafts in drafts {
             let only_known_threads = drafts.only_known_threads();
             let (rendered, items) = drafts.into_parts();
@@ -311,10 +311,10 @@ impl Core {
                     continue;
                 }
                 let start = text.len();
-                head.clear();
-                // Writing to a String cannot fail.
-                let _ = write!(head, "{FRAME_HEAD}{{\"seq\":{},\"createdAt\":\"{at}\",", self.next_seq);
-                text.extend_from_slice(head.as_bytes());
+                text.extend_from_slice(before_seq.as_bytes());
+                // A number in memory cannot fail, and costs less than formatted.
+                let _ = serde_json::to_writer(&mut text, &self.next_seq);
+                text.extend_from_slice(after_seq.as_bytes());
                 text.extend_from_slice(draft.text(&rendered));
                 text.push(b'}');
                 text.extend_from_slice(FRAME_TAIL.as_bytes());
@@ -342,7 +342,7 @@ impl Core {
     fn render_lines(&mut self, batch: &Batch) {
         self.lines.clear();
         for entry in batch.entries() {
-            self.lines.extend_from_slice(&batch.event(entry));
+            self.lines.extend_from_slice(batch.event(entry));
             self.lines.push(b'\n');
         }
     }
@@ -405,8 +405,7 @@ impl Core {
         let surplus = (self.recent.len() + kept.len()).saturating_sub(self.recent_capacity);
         self.recent.drain(..surplus);
         self.recent.extend(kept.iter().filter_map(|entry| {
-            let event = batch.event(entry);
-            let json = std::str::from_utf8(&event).ok()?;
+            let json = std::str::from_utf8(batch.event(entry)).ok()?;
             Some(Recent { seq: entry.seq, subject: entry.subject.clone(), json: Arc::from(json) })
         }));
     }

@@ -69,7 +69,7 @@ impl Voice {
                 continue;
             }
             // A copy: the rest of the batch need not stay in memory for it.
-            let event = Bytes::copy_from_slice(&batch.event(entry));
+            let event = Bytes::copy_from_slice(batch.event(entry));
             match self.events.try_send((level, event)) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.missed += 1,

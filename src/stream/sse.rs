@@ -83,7 +83,7 @@ impl Sink for Client {
     }
 
     fn live(&mut self, batch: &Batch, entry: &Entry) -> io::Result<()> {
-        self.event(entry.seq, entry.kind.name(), &batch.event(entry))
+        self.event(entry.seq, entry.kind.name(), batch.event(entry))
     }
 
     fn logged(&mut self, event: &Logged<'_>) -> io::Result<()> {
