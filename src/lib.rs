@@ -103,6 +103,9 @@
 //! - A status is asked of the hub only if something has changed since the last one ([`hub::Hub::version`]).
 //! - Events are rendered by the reader, in its own thread; the hub only numbers them. That is half of the work off the
 //!   one thread that everything goes through.
+//! - A delta that is written as Codex writes it is taken apart without a parser, and most previews are not decoded
+//!   (`app_server::notification::delta`): what the reader does for a delta of 64 bytes went from 1.5 to 0.55 µs. Whatever is
+//!   written otherwise goes through serde_json, and comes to the same.
 //! - The state files' checkpoint is `appliedSeq` in recent-events.json, which is written after the registries.
 //!   So a start writes no registry in which nothing has changed, however large it is.
 //! - A segment that is full is forced to disk by log-sync, at once, and not by the hub: 64 MB took it 20 to 40 ms in which
