@@ -16,13 +16,13 @@ pub fn string_run(eight: [u8; 8]) -> usize {
     first(control(bytes) | equal(bytes, b'"') | equal(bytes, b'\\'))
 }
 
-/// How many of the bytes, from the first on, are plain: ASCII that is its own JSON in a string, and no control character.
+/// How many of the bytes, from the first on, are plain.
 fn plain_run(eight: [u8; 8]) -> usize {
     first(not_plain(u64::from_le_bytes(eight)))
 }
 
-/// As [`plain_run`], and a space is not one of them after another space; `after_space` is about the byte before these, and
-/// afterwards about the last of them.
+/// How many of the bytes, from the first on, are plain, as [`is_plain`] has it, and no space after another space;
+/// `after_space` is about the byte before these, and afterwards about the last of them.
 pub fn single_spaced_run(eight: [u8; 8], after_space: &mut bool) -> usize {
     let bytes = u64::from_le_bytes(eight);
     // Unlike `equal`, exact for each byte.
@@ -33,7 +33,7 @@ pub fn single_spaced_run(eight: [u8; 8], after_space: &mut bool) -> usize {
     first(not_plain(bytes) | again)
 }
 
-/// Whether all of a text is plain, as [`plain_run`] has it.
+/// Whether all of a text is plain: ASCII that stands in a JSON string for nothing but itself, and no control character.
 pub fn is_plain(text: &str) -> bool {
     let (eights, rest) = text.as_bytes().as_chunks();
     let mut last = [b' '; 8];
