@@ -98,12 +98,12 @@ pub fn decode(line: &str) -> Result<Incoming<'_>, String> {
 /// Whether this is all that Codex writes after the params of a notification: when it was emitted, which older versions
 /// leave out, and the end.
 pub fn is_end_of_notification(rest: &str) -> bool {
-    let number = |rest: &str| {
-        let digits = rest.strip_prefix(r#","emittedAtMs":"#)?.strip_suffix('}')?;
-        let is_number = digits.starts_with(|first| ('1'..='9').contains(&first));
-        (is_number && digits.bytes().all(|digit| digit.is_ascii_digit())).then_some(())
+    let Some(more) = rest.strip_suffix('}') else { return false };
+    let is_number = |digits: &str| {
+        digits.starts_with(|first| ('1'..='9').contains(&first))
+            && digits.bytes().all(|digit| digit.is_ascii_digit())
     };
-    rest == "}" || number(rest).is_some()
+    more.is_empty() || more.strip_prefix(r#","emittedAtMs":"#).is_some_and(is_number)
 }
 
 /// An error that is not quite as JSON-RPC has it is still the answer: who asked must not wait for another.

@@ -4,6 +4,17 @@
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
 const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
 
+/// The first index from `at` on at which `run`, one of those below, ends, or from which there are fewer than eight bytes.
+pub fn skip(bytes: &[u8], mut at: usize, run: impl Fn([u8; 8]) -> usize) -> usize {
+    while let Some(&eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        match run(eight) {
+            8 => at += 8,
+            step => return at + step,
+        }
+    }
+    at
+}
+
 /// The index of the first quote or backslash; 8 where there is none.
 pub fn first_quote_or_backslash(eight: [u8; 8]) -> usize {
     let bytes = u64::from_le_bytes(eight);

@@ -87,15 +87,7 @@ fn break_line(out: &mut Vec<u8>, depth: usize) {
 fn string_end(json: &[u8], from: usize) -> usize {
     let mut at = from;
     loop {
-        while let Some(&eight) = json.get(at..).and_then(<[u8]>::first_chunk) {
-            match eight::first_quote_or_backslash(eight) {
-                8 => at += 8,
-                step => {
-                    at += step;
-                    break;
-                }
-            }
-        }
+        at = eight::skip(json, at, eight::first_quote_or_backslash);
         match json.get(at) {
             Some(b'"') => return at + 1,
             Some(b'\\') => at += 2,
