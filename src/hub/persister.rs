@@ -141,12 +141,12 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
         let result = write(paths, extras, &mut job);
         left = job;
         let rest = match result {
-            Ok(()) => {
-                if failing.take().is_some() {
-                    info!("the state files can be written again");
-                }
-                (began.elapsed() * DUTY).clamp(REST, LONGEST_REST)
+            // The hub is told after the rest, and the daemon is not ready before.
+            Ok(()) if failing.take().is_some() => {
+                info!("the state files can be written again");
+                REST
             }
+            Ok(()) => (began.elapsed() * DUTY).clamp(REST, LONGEST_REST),
             Err(error) => {
                 let reason = error.to_string();
                 if failing.is_none() {

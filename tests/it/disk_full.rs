@@ -20,8 +20,6 @@ use crate::log::{check_contiguous, new_session, on_disk, page, pages, turn, wait
 
 /// How soon it must go on once it can.
 const RESUMES_WITHIN: Duration = Duration::from_secs(2);
-/// How long the persister rests at most after a write, before it says that the files are well again.
-const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// No file of the daemon may grow beyond that many bytes.
 fn limit_files(daemon: &Daemon, bytes: Option<u64>) {
@@ -415,8 +413,7 @@ fn folders_nobody_may_write_to() {
         }
         drop(guard);
         let took = wait_ready(&client);
-        let rest = if name == "state" { LONGEST_REST } else { Duration::ZERO };
-        assert!(took < RESUMES_WITHIN + rest, "{name}: {took:?}");
+        assert!(took < RESUMES_WITHIN, "{name}: {took:?}");
         wait_for_turn(&client, &running);
         assert_eq!(words(&client, &running), 200);
     }
