@@ -4,6 +4,7 @@
 //! A *vital* thread that panics takes the daemon down with a message: a daemon that has lost its hub or its reader
 //! must not look healthy. A *contained* thread (one connection of one client) is logged and gone.
 
+pub mod answer;
 pub mod budget;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

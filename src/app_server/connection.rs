@@ -14,6 +14,7 @@ use super::impression::Impression;
 use super::wire::{self, OVERLOADED, RpcError};
 use crate::hub::drafts::Drafts;
 use crate::hub::{Core, Hub, HubError};
+use crate::threads::answer::{Answer, answer};
 use crate::threads::lock;
 
 /// Lines that may wait for the app-server to read them. When it is full a caller waits, up to its deadline.
@@ -211,10 +212,10 @@ impl Connection {
         timeout: Duration,
     ) -> Result<Box<RawValue>, CallError> {
         self.retried(method, timeout, |deadline| {
-            let (reply, answer) = bounded(1);
+            let (reply, answer) = answer();
             let respond: Responder = Box::new(move |outcome| {
                 // A caller past its deadline is gone.
-                let _ = reply.send(outcome.map(ToOwned::to_owned));
+                reply.give(outcome.map(ToOwned::to_owned));
             });
             let id = self.send_request(method, params, respond, deadline, timeout)?;
             self.wait(None, id, method, &answer, deadline, timeout)?
@@ -235,10 +236,10 @@ impl Connection {
         run: impl FnOnce(&mut Core, &mut Drafts, &RawValue) -> Result<T, String> + Clone + Send + 'static,
     ) -> Result<T, CallError> {
         self.retried(method, timeout, |deadline| {
-            let (reply, answer) = bounded(1);
+            let (reply, answer) = answer();
             let (run, inner, asked) = (run.clone(), hub.clone(), method.to_owned());
             let respond: Responder = Box::new(move |outcome| match outcome {
-                Err(error) => drop(reply.send(Err(error))),
+                Err(error) => reply.give(Err(error)),
                 Ok(result) => {
                     let result = result.to_owned();
                     let then = move |outcome: Result<Result<T, String>, HubError>| {
@@ -247,7 +248,7 @@ impl Connection {
                             Ok(Err(problem)) => Err(CallError::Unreadable { method: asked, problem }),
                             Err(error) => Err(error.into()),
                         };
-                        drop(reply.send(outcome));
+                        reply.give(outcome);
                     };
                     // A hub that has stopped drops `then`, and with it the caller's channel.
                     let bytes = result.get().len();
@@ -403,13 +404,13 @@ impl Connection {
         hub: Option<&Hub>,
         id: i64,
         method: &str,
-        answer: &Receiver<T>,
+        answer: &Answer<T>,
         deadline: Instant,
         timeout: Duration,
     ) -> Result<T, CallError> {
         let error = loop {
             let look = hub.map_or(deadline, |_| deadline.min(Instant::now() + STALL_LOOK));
-            match answer.recv_deadline(look) {
+            match answer.wait(look) {
                 Ok(value) => return Ok(value),
                 Err(RecvTimeoutError::Disconnected) => break CallError::Hub(HubError::Stopped),
                 Err(RecvTimeoutError::Timeout) => {}

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use self::actor::Actor;
 use self::core::AfterCommit;
@@ -39,6 +39,7 @@ pub use self::persister::FileExtras;
 use self::persister::Files;
 use self::voice::Voice;
 use crate::config::Paths;
+use crate::threads::answer::{Answer, answer};
 use crate::threads::budget::{Budget, Share};
 use crate::threads::{self, Thread};
 
@@ -189,10 +190,10 @@ impl Hub {
         question: impl FnOnce(&mut Core) -> T + Send + 'static,
     ) -> Result<T, HubError> {
         let until = Instant::now() + limit;
-        let (reply, answer) = bounded(1);
+        let (reply, answer) = answer();
         let work: Work = Box::new(move |core| {
             // Nobody waits any more after the deadline; that is no fault.
-            let _ = reply.send(question(core));
+            reply.give(question(core));
             None
         });
         self.post(work, until)?;
@@ -209,8 +210,8 @@ impl Hub {
         run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
     ) -> Result<T, HubError> {
         let until = Instant::now() + COMMIT_TIMEOUT;
-        let (reply, answer) = bounded(1);
-        self.post(transaction(false, run, move |result| drop(reply.send(result))), until)?;
+        let (reply, answer) = answer();
+        self.post(transaction(false, run, move |result| reply.give(result)), until)?;
         wait(&answer, until)?
     }
 
@@ -225,9 +226,9 @@ impl Hub {
         then: impl FnOnce(T) -> U + Send + 'static,
     ) -> Result<U, HubError> {
         let until = Instant::now() + COMMIT_TIMEOUT;
-        let (reply, answer) = bounded(1);
+        let (reply, answer) = answer();
         // Nobody waits any more after the deadline; that is no fault.
-        let then = move |result: Result<T, HubError>| drop(reply.send(result.map(then)));
+        let then = move |result: Result<T, HubError>| reply.give(result.map(then));
         self.post(transaction(false, run, then), until)?;
         wait(&answer, until)?
     }
@@ -330,8 +331,8 @@ fn transaction<T: Send + 'static>(
     })
 }
 
-fn wait<T>(answer: &Receiver<T>, until: Instant) -> Result<T, HubError> {
-    answer.recv_deadline(until).map_err(|error| match error {
+fn wait<T>(answer: &Answer<T>, until: Instant) -> Result<T, HubError> {
+    answer.wait(until).map_err(|error| match error {
         RecvTimeoutError::Timeout => HubError::Timeout,
         RecvTimeoutError::Disconnected => HubError::Stopped,
     })
