@@ -89,7 +89,7 @@ pub fn contained_panics() -> u64 {
 /// # Errors
 /// What the system says when it can start no further thread (`EAGAIN` of pthread_create(3)).
 pub fn spawn(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> std::io::Result<Thread> {
-    start(name.into(), NORMAL_STACK, true, run)
+    start(name.into(), NORMAL_STACK, true, Box::new(run))
 }
 
 /// Starts a thread on a small stack whose panic is logged and counted, but ends nothing but itself.
@@ -100,15 +100,10 @@ pub fn spawn_contained(
     name: impl Into<String>,
     run: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<Thread> {
-    start(name.into(), SMALL_STACK, false, run)
+    start(name.into(), SMALL_STACK, false, Box::new(run))
 }
 
-fn start(
-    name: String,
-    stack: usize,
-    vital: bool,
-    run: impl FnOnce() + Send + 'static,
-) -> std::io::Result<Thread> {
+fn start(name: String, stack: usize, vital: bool, run: Box<dyn FnOnce() + Send>) -> std::io::Result<Thread> {
     fault::point(Point::ThreadStart)?;
     let builder = Builder::new().name(name.clone()).stack_size(stack);
     let (ending, ended) = bounded::<()>(0);

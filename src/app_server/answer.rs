@@ -254,16 +254,14 @@ fn user_input(params: &RawValue, answers: &RawValue) -> Result<Box<RawValue>, St
     if !ids.is_empty() && given.keys().any(|id| !ids.contains(id)) {
         return Err(wrong());
     }
-    let answers: Map<String, Value> = given
-        .into_iter()
-        .map(|(id, answer)| {
-            let answers = match answer {
-                GivenAnswer::One(answer) => vec![answer],
-                GivenAnswer::Many(answers) | GivenAnswer::AsSent { answers } => answers,
-            };
-            (id, json!({ "answers": answers }))
-        })
-        .collect();
+    let mut answers = Map::new();
+    for (id, answer) in given {
+        let given = match answer {
+            GivenAnswer::One(answer) => vec![answer],
+            GivenAnswer::Many(answers) | GivenAnswer::AsSent { answers } => answers,
+        };
+        answers.insert(id, json!({ "answers": given }));
+    }
     Ok(raw(&json!({ "answers": answers })))
 }
 

@@ -126,7 +126,7 @@ fn parameters(path: &str, spec: &Spec) -> Vec<Value> {
 }
 
 /// Everything that a route may answer, by status.
-fn answers(spec: &Spec) -> BTreeMap<String, Value> {
+fn answers(spec: &Spec) -> Map<String, Value> {
     let mut answers: BTreeMap<u16, Answer> = BTreeMap::new();
     for (status, payload) in spec.ok {
         let answer = answers.entry(*status).or_default();
@@ -143,7 +143,7 @@ fn answers(spec: &Spec) -> BTreeMap<String, Value> {
         let answer = answers.entry(code.status()).or_default();
         answer.codes.push(*code);
     }
-    answers.into_iter().map(|(status, answer)| (status.to_string(), answer.json())).collect()
+    shape::map(answers.into_iter().map(|(status, answer)| (status.to_string(), answer.json())).collect())
 }
 
 const JSON: &str = "application/json";
@@ -169,7 +169,7 @@ impl Answer {
         if !self.codes.is_empty() {
             self.content.entry(JSON).or_default().push(shape::Shape::Ref("Error").schema());
         }
-        let content: Map<String, Value> = self
+        let content = self
             .content
             .into_iter()
             .map(|(kind, mut schemas)| {
@@ -180,11 +180,12 @@ impl Answer {
                 (kind.to_owned(), json!({ "schema": schema }))
             })
             .collect();
+        let content = shape::map(content);
         let link = |(name, pointer): &(&str, &str)| {
             let id = format!("$response.body#{pointer}");
             ((*name).to_owned(), json!({ "operationId": name, "parameters": { "id": id } }))
         };
-        let links: Map<String, Value> = self.links.iter().map(link).collect();
+        let links = shape::map(self.links.iter().map(link).collect());
         json!({ "description": lines.join("\n"), "content": content, "links": links })
     }
 }
@@ -222,7 +223,7 @@ fn responses() -> Map<String, Value> {
         });
         (code.name().to_owned(), response)
     };
-    ErrorCode::ALL.iter().map(response).collect()
+    shape::map(ErrorCode::ALL.iter().map(response).collect())
 }
 
 fn schemas() -> Map<String, Value> {
@@ -243,5 +244,5 @@ fn schemas() -> Map<String, Value> {
         schema["description"] = component.doc.into();
         (component.name.to_owned(), schema)
     });
-    named.chain([("Error".to_owned(), error)]).collect()
+    shape::map(named.chain([("Error".to_owned(), error)]).collect())
 }
