@@ -225,7 +225,7 @@ fn inner_request(head: &Head, body: &[u8], ticket: u64) -> Vec<u8> {
         put("?");
         put(head.query());
     }
-    put(" HTTP/1.1\r\nhost: codexd\r\nconnection: close\r\n");
+    put(" HTTP/1.1\r\nhost: codexd\r\n");
     for name in FORWARDED {
         for value in head.all(name) {
             put(name);

@@ -1,16 +1,19 @@
 //! tiny_http behind the front door: handlers with a server on a Unix socket.
 //!
-//! A request comes over a connection of its own, whole, well-formed and with `Connection: close`, so that none of
-//! tiny_http's faults with strangers can show: its keep-alive pool, its reading of unread bodies, its framing. So many
-//! requests of each [`Kind`] are let in at a time; the rest wait in their connections' threads, in order. Each that is let
-//! in has a worker: one is started when all that there are have something to do, and they stay. A request that no worker
+//! A request comes whole and well-formed, over a connection on which nothing else is under way, so that none of tiny_http's
+//! faults with strangers can show: its reading of unread bodies, its framing, its pool of threads. So many requests of each
+//! [`Kind`] are let in at a time; the rest wait in their connections' threads, in order. Each that is let in has a worker
+//! and a connection: one is started when all that there are have something to do, and they stay. A request that no worker
 //! has taken when its server ends goes to the next one; its ticket tells.
 
 mod answer;
+mod connections;
+mod core;
 mod generation;
 mod tickets;
+mod worker;
 
-use std::io::{self, Cursor, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,10 +27,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 pub(super) use self::answer::receive;
 pub(super) use self::generation::sweep;
 
-use self::answer::ANSWER_ROOM;
-use self::generation::Generation;
-use self::tickets::Tickets;
-use super::api::{Api, FORWARDED, Request};
+use self::core::{Core, Lost};
+use super::api::Api;
 use super::reply::ApiError;
 use crate::threads::{self, Thread};
 
@@ -102,29 +103,12 @@ struct Workers {
     alive: Option<Sender<()>>,
 }
 
-struct Core {
-    api: Arc<dyn Api>,
-    /// `None` once it is closed.
-    current: Mutex<Option<Arc<Generation>>>,
-    tickets: Tickets,
-}
-
-impl std::fmt::Debug for Core {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Core").finish_non_exhaustive()
-    }
-}
-
 impl Pool {
     /// Starts the server.
     pub(super) fn start(api: Arc<dyn Api>) -> io::Result<Self> {
         let (alive, done) = bounded(0);
         Ok(Self {
-            core: Arc::new(Core {
-                api,
-                current: Mutex::new(Some(Arc::new(Generation::start(1)?))),
-                tickets: Tickets::default(),
-            }),
+            core: Arc::new(Core::start(api)?),
             reads: Turns::new(READS),
             calls: Turns::new(CALLS),
             busy: AtomicUsize::new(0),
@@ -153,11 +137,8 @@ impl Pool {
             return Err(unavailable("Every handler is busy; try again."));
         }
         let busy = self.busy.fetch_add(1, Ordering::AcqRel) + 1;
-        let answer = self.ensure_workers(busy).and_then(|()| {
-            let answer = self.call_now(request, head_only, repeatable, slot);
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            answer
-        });
+        let answer =
+            self.ensure_workers(busy).and_then(|()| self.call_now(request, head_only, repeatable, slot));
         self.busy.fetch_sub(1, Ordering::AcqRel);
         let _ = turns.give_back.try_send(());
         answer
@@ -197,32 +178,35 @@ impl Pool {
     ) -> Result<Vec<u8>, ApiError> {
         for _ in 0..ATTEMPTS {
             let Some(generation) = self.core.current() else { return Err(unavailable(STOPPING)) };
-            let stream = match UnixStream::connect(generation.path()) {
-                Ok(stream) => Arc::new(stream),
+            let number = generation.number;
+            let stream = match self.core.connection(&generation) {
+                Ok(stream) => stream,
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
                     self.core.replace(&generation, &error);
                     continue;
                 }
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => continue,
                 Err(error) => {
                     log::warn!("no connection to the handlers: {error}");
                     break;
                 }
             };
-            // Whoever waits must not be what keeps a dead server, and with it the request that it waits for, alive.
+            // A server that has ended goes with its last user.
             drop(generation);
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&stream));
-            let ticket = self.core.tickets.issue();
-            let mut answer = Vec::new();
-            let sent = (&*stream).write_all(&request(ticket));
-            let read = answer::receive(&stream, head_only, &mut answer);
-            let untaken = self.core.tickets.withdraw(ticket);
-            if read.as_ref().is_ok_and(|&whole| whole) {
-                return Ok(answer);
-            }
-            log::warn!("the handlers gave {} bytes and no whole answer ({sent:?}, {read:?})", answer.len());
-            // What may have had an effect is not done twice; the server may have died over what only reads.
-            if !(untaken || repeatable) || self.core.current().is_none() {
-                return Err(ApiError::internal_error("The handler ended without an answer."));
+            let answer = self.core.exchange(number, &stream, request, head_only);
+            // From here on nobody cuts it.
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            match answer {
+                Ok(answer) => {
+                    self.core.connections.keep(number, stream);
+                    return Ok(answer);
+                }
+                // What may have had an effect is not done twice; the server may have died over what only reads.
+                Err(Lost { taken }) if taken && (!repeatable || self.core.current().is_none()) => {
+                    return Err(ApiError::internal_error("The handler ended without an answer."));
+                }
+                Err(Lost { .. }) => {}
             }
         }
         Err(unavailable("The handlers are not reachable; try again."))
@@ -233,7 +217,7 @@ impl Pool {
         let Some(last) = self.core.lock().take() else { return };
         // No more are started, and once those there are have ended the channel is disconnected.
         drop(self.workers().alive.take());
-        last.end(WORKERS);
+        self.core.end(&last);
         drop(last);
         let until = Instant::now() + grace;
         let ended = self.done.recv_deadline(until) != Err(RecvTimeoutError::Timeout);
@@ -261,126 +245,6 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.close(DROP_GRACE);
     }
-}
-
-impl Core {
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Generation>>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn current(&self) -> Option<Arc<Generation>> {
-        self.lock().clone()
-    }
-
-    /// One worker's life.
-    fn work(&self) {
-        while let Some(generation) = self.current() {
-            match generation.server.recv() {
-                Ok(request) => {
-                    drop(generation);
-                    self.answer(request);
-                }
-                Err(error) => self.replace(&generation, &error),
-            }
-        }
-    }
-
-    /// Starts the server anew, unless somebody has since `dead` was current. If that fails the next request tries
-    /// again.
-    fn replace(&self, dead: &Arc<Generation>, why: &io::Error) {
-        let mut current = self.lock();
-        if current.as_ref().is_none_or(|current| current.number != dead.number) {
-            return;
-        }
-        match Generation::start(dead.number + 1) {
-            Ok(next) => {
-                log::warn!("the handlers' server ended ({why}) and was started again");
-                *current = Some(Arc::new(next));
-                drop(current);
-                dead.end(WORKERS);
-            }
-            Err(error) => log::error!("the handlers' server ended ({why}) and does not start: {error}"),
-        }
-    }
-
-    fn answer(&self, mut request: tiny_http::Request) {
-        let (ticket, taken) = match take_request(&mut request) {
-            Ok(taken) => taken,
-            // Whoever sent it sees that it was not taken.
-            Err(error) => return log::error!("a request was cut on its way to the handler: {error}"),
-        };
-        if !self.tickets.take(ticket) {
-            return log::debug!("a request had been withdrawn before it was taken");
-        }
-        let what = format!("{} {}", taken.method, taken.path);
-        let reply = catch_unwind(AssertUnwindSafe(|| self.api.handle(taken))).unwrap_or_else(|_| {
-            // The panic hook has told where and why.
-            log::error!("the handler of {} panicked", what.escape_debug());
-            ApiError::internal_error("The handler failed; the daemon's log says why.").into()
-        });
-        let headers = reply
-            .headers
-            .iter()
-            .filter_map(|(name, value)| tiny_http::Header::from_bytes(*name, value.as_bytes()).ok())
-            .collect();
-        let length = reply.body.len();
-        let response = tiny_http::Response::new(
-            tiny_http::StatusCode(reply.status),
-            headers,
-            Cursor::new(reply.body),
-            Some(length),
-            None,
-        )
-        // Never chunked: the length stands in the head.
-        .with_chunked_threshold(usize::MAX);
-        if let Err(error) = respond(request, response, length) {
-            log::debug!("an answer was not taken: {error}");
-        }
-    }
-}
-
-/// As [`tiny_http::Request::respond`], but with one write(2): that one writes what its 1 KB of buffer holds, piece by
-/// piece, and wakes the reader for each.
-#[inline(never)] // In the frame of a worker that waits, its buffers would be 20 KB of memory for each.
-fn respond(
-    request: tiny_http::Request,
-    response: tiny_http::Response<Cursor<Vec<u8>>>,
-    length: usize,
-) -> io::Result<()> {
-    let mut text = Vec::with_capacity(length + ANSWER_ROOM);
-    let head_only = *request.method() == tiny_http::Method::Head;
-    response.raw_print(&mut text, request.http_version().clone(), request.headers(), head_only, None)?;
-    let mut writer = request.into_writer();
-    writer.write_all(&text)?;
-    writer.flush()
-}
-
-/// The request and its ticket.
-fn take_request(request: &mut tiny_http::Request) -> io::Result<(u64, Request)> {
-    let (path, query) = match request.url().split_once('?') {
-        Some((path, query)) => (path.to_owned(), query.to_owned()),
-        None => (request.url().to_owned(), String::new()),
-    };
-    let method = match request.method() {
-        tiny_http::Method::Head => "GET".to_owned(),
-        other => other.to_string(),
-    };
-    let ticket = request.headers().iter().find(|header| header.field.equiv(TICKET));
-    let ticket = ticket.and_then(|header| header.value.as_str().parse().ok());
-    let headers = request
-        .headers()
-        .iter()
-        .map(|header| (header.field.as_str().as_str().to_ascii_lowercase(), header.value.to_string()))
-        .filter(|(name, _)| FORWARDED.contains(&name.as_str()))
-        .collect();
-    let announced = request.body_length().unwrap_or(0);
-    let mut body = Vec::with_capacity(announced);
-    request.as_reader().read_to_end(&mut body)?;
-    if body.len() != announced {
-        return Err(ErrorKind::UnexpectedEof.into());
-    }
-    let ticket = ticket.ok_or(ErrorKind::InvalidData)?;
-    Ok((ticket, Request { method, path, query, headers, body }))
 }
 
 fn unavailable(why: &str) -> ApiError {

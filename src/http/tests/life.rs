@@ -118,6 +118,41 @@ fn the_inner_server_is_started_again_when_it_dies() {
 }
 
 #[test]
+fn no_request_is_lost_or_mistaken_while_the_inner_server_dies_again_and_again() {
+    let port = port();
+    let (answered, answers) = bounded(0);
+    let clients: Vec<_> = (0..6)
+        .map(|client| {
+            let (mut stream, answered) = (port.connect(), answered.clone());
+            let head = port.expand("POST /v1/echo HTTP/1.1\r\n@Content-Type: application/json\r\n");
+            crate::threads::spawn_contained(format!("test-client-{client}"), move || {
+                for n in 0..100 {
+                    // Some are more than tiny_http reads ahead.
+                    let body = format!("{{\"mine\":\"{client}-{n}-{}\"}}", "x".repeat(n % 7 * 300));
+                    let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+                    stream.write_all(request.as_bytes()).unwrap();
+                    let (status, answer) = read_answer(&mut stream);
+                    let right =
+                        status.starts_with("http/1.1 200") && answer.contains(&format!("{client}-{n}-"));
+                    answered.send(right.then_some(()).ok_or((status, answer))).unwrap();
+                }
+            })
+            .unwrap()
+        })
+        .collect();
+    // Goes first when an assertion fails, so that the clients end.
+    let answers = answers;
+    for n in 0..600 {
+        let answer = answers.recv_timeout(Duration::from_secs(20)).expect("a request hangs");
+        assert_eq!(answer, Ok(()));
+        if n % 10 == 0 {
+            port.door.kill_inner();
+        }
+    }
+    drop(clients);
+}
+
+#[test]
 fn closing_lets_work_end_and_then_nothing_listens() {
     let mut port = port();
     let mut idle = port.connect();
