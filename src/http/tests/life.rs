@@ -126,7 +126,7 @@ fn no_request_is_lost_or_mistaken_while_the_inner_server_dies_again_and_again() 
             let (mut stream, answered) = (port.connect(), answered.clone());
             let head = port.expand("POST /v1/echo HTTP/1.1\r\n@Content-Type: application/json\r\n");
             crate::threads::spawn_contained(format!("test-client-{client}"), move || {
-                for n in 0..100 {
+                for n in 0..200 {
                     // Some are more than tiny_http reads ahead.
                     let body = format!("{{\"mine\":\"{client}-{n}-{}\"}}", "x".repeat(n % 7 * 300));
                     let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
@@ -142,10 +142,11 @@ fn no_request_is_lost_or_mistaken_while_the_inner_server_dies_again_and_again() 
         .collect();
     // Goes first when an assertion fails, so that the clients end.
     let answers = answers;
-    for n in 0..600 {
+    for n in 0..1200 {
         let answer = answers.recv_timeout(Duration::from_secs(20)).expect("a request hangs");
         assert_eq!(answer, Ok(()));
-        if n % 10 == 0 {
+        // Rarely enough that nobody meets with more dying servers than a request is tried.
+        if n % 60 == 0 {
             port.door.kill_inner();
         }
     }
