@@ -423,8 +423,12 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let entry = self.shared.open().remove(&self.number);
+        let (entry, left) = {
+            let mut open = self.shared.open();
+            (open.remove(&self.number), open.len())
+        };
         // The thread's handle is dropped by the thread itself: nobody has to join it.
         drop(entry);
+        self.shared.handlers.clients_left(left);
     }
 }

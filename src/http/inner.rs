@@ -212,6 +212,11 @@ impl Pool {
         Err(unavailable("The handlers are not reachable; try again."))
     }
 
+    /// So many clients are connected: what they cannot use is let go of, but for one connection.
+    pub(super) fn clients_left(&self, count: usize) {
+        self.core.connections.trim(count.max(1));
+    }
+
     /// Ends the workers; waits up to `grace` for handlers that still run, and then leaves them to themselves.
     pub(super) fn close(&self, grace: Duration) {
         let Some(last) = self.core.lock().take() else { return };

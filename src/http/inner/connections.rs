@@ -6,7 +6,7 @@
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The connections that wait for a request. There are never more than were in use at a time.
+/// The connections that wait for a request: no more than were in use at a time, and than clients could use.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     idle: Mutex<Idle>,
@@ -51,6 +51,13 @@ impl Connections {
         idle.connections.retain(|connection| connection.generation > ended);
     }
 
+    /// Lets go of all but so many, the longest unused first.
+    pub(super) fn trim(&self, most: usize) {
+        let connections = &mut lock(&self.idle).connections;
+        let surplus = connections.len().saturating_sub(most);
+        connections.drain(..surplus);
+    }
+
     /// Until this is dropped nobody else opens a connection. Two that come while one thread of tiny_http's pool is idle
     /// are both given to that one (0.12), and the second would wait for the first's end.
     pub(super) fn open_alone(&self) -> MutexGuard<'_, ()> {
@@ -65,6 +72,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_too_much_goes_the_longest_unused_first() {
+        let (first, second) = UnixStream::pair().unwrap();
+        let (first, second) = (Arc::new(first), Arc::new(second));
+        let connections = Connections::default();
+        connections.keep(1, Arc::clone(&first));
+        connections.keep(1, Arc::clone(&second));
+        connections.trim(2);
+        assert_eq!(Arc::strong_count(&first), 2);
+        connections.trim(1);
+        assert_eq!((Arc::strong_count(&first), Arc::strong_count(&second)), (1, 2));
+        connections.trim(0);
+        assert!(connections.take(1).is_none());
+    }
 
     #[test]
     fn the_last_used_is_taken_and_none_of_a_server_that_has_ended() {
