@@ -20,6 +20,8 @@ struct Row {
     unit: &'static str,
     better: Better,
     target: Option<f64>,
+    /// What is asked for as a share of the reference.
+    share: Option<f64>,
     values: Vec<f64>,
     /// The reference measured in the same run, if there is one.
     reference: Vec<f64>,
@@ -46,6 +48,13 @@ impl Report {
         row.reference.push(value);
     }
 
+    /// Adds what the reference did in the same repeat, of which the figure is to be so much.
+    pub fn add_yardstick(&mut self, name: &str, value: f64, share: f64) {
+        self.add_reference(name, value);
+        let row = self.rows.iter_mut().find(|row| row.name == name).expect("the figure comes first");
+        row.share = Some(share);
+    }
+
     fn row(&mut self, name: &str, unit: &'static str, better: Better, target: Option<f64>) -> &mut Row {
         let at = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
             let row = Row {
@@ -53,6 +62,7 @@ impl Report {
                 unit,
                 better,
                 target,
+                share: None,
                 values: Vec::new(),
                 reference: Vec::new(),
             };
@@ -67,13 +77,20 @@ impl Report {
         println!("|---|---|---|---|---|---|");
         for row in &self.rows {
             let (low, high) = (min(&row.values), max(&row.values));
-            let target = row.target.map_or(String::new(), |target| {
-                let met = match row.better {
-                    Better::More => median(&row.values) >= target,
-                    Better::Less => median(&row.values) <= target,
-                };
-                format!("{} {}", shown(target), if met { "✓" } else { "✗" })
-            });
+            let target = match (row.share, row.target) {
+                (Some(share), _) => {
+                    let met = row.ratio().is_some_and(|ratio| ratio >= share);
+                    format!("{share} of it {}", mark(met))
+                }
+                (None, Some(target)) => {
+                    let met = match row.better {
+                        Better::More => median(&row.values) >= target,
+                        Better::Less => median(&row.values) <= target,
+                    };
+                    format!("{} {}", shown(target), mark(met))
+                }
+                (None, None) => String::new(),
+            };
             let share = row.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
             let relay = match row.reference.is_empty() {
                 true => String::new(),
@@ -97,7 +114,7 @@ impl Report {
             .map(|row| {
                 let figure = json!({
                     "unit": row.unit, "median": median(&row.values), "values": row.values,
-                    "target": row.target, "reference": row.reference, "ratio": row.ratio(),
+                    "target": row.target, "share": row.share, "reference": row.reference, "ratio": row.ratio(),
                 });
                 (row.name.as_str(), figure)
             })
@@ -126,6 +143,11 @@ impl Report {
         }
         good
     }
+}
+
+/// In the table.
+fn mark(met: bool) -> &'static str {
+    if met { "✓" } else { "✗" }
 }
 
 impl Row {
