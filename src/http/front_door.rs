@@ -429,6 +429,6 @@ impl Drop for Entry {
         };
         // The thread's handle is dropped by the thread itself: nobody has to join it.
         drop(entry);
-        self.shared.handlers.clients_left(left);
+        self.shared.handlers.trim(left);
     }
 }

@@ -212,9 +212,9 @@ impl Pool {
         Err(unavailable("The handlers are not reachable; try again."))
     }
 
-    /// So many clients are connected: what they cannot use is let go of, but for one connection.
-    pub(super) fn clients_left(&self, count: usize) {
-        self.core.connections.trim(count.max(1));
+    /// Lets go of the connections that so many clients cannot use at a time, but for one.
+    pub(super) fn trim(&self, clients: usize) {
+        self.core.connections.trim(clients.max(1));
     }
 
     /// Ends the workers; waits up to `grace` for handlers that still run, and then leaves them to themselves.

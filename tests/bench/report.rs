@@ -44,15 +44,17 @@ impl Report {
 
     /// Adds what the reference did at the same task.
     pub fn add_reference(&mut self, name: &str, value: f64) {
-        let row = self.rows.iter_mut().find(|row| row.name == name).expect("the figure comes first");
-        row.reference.push(value);
+        self.measured(name).reference.push(value);
     }
 
-    /// Adds what the reference did in the same repeat, of which the figure is to be so much.
+    /// As [`Report::add_reference`], where the figure is to be so much of it; each repeat is compared with its own.
     pub fn add_yardstick(&mut self, name: &str, value: f64, share: f64) {
         self.add_reference(name, value);
-        let row = self.rows.iter_mut().find(|row| row.name == name).expect("the figure comes first");
-        row.share = Some(share);
+        self.measured(name).share = Some(share);
+    }
+
+    fn measured(&mut self, name: &str) -> &mut Row {
+        self.rows.iter_mut().find(|row| row.name == name).expect("the figure comes first")
     }
 
     fn row(&mut self, name: &str, unit: &'static str, better: Better, target: Option<f64>) -> &mut Row {
