@@ -100,8 +100,8 @@
 //! - The handlers of requests are one pool with one tiny_http, not one each for reads and calls: how many of each kind are let
 //!   in is counted before it, so calls that wait still leave workers to reads. Workers are started when they are needed: of 41
 //!   threads of an idle daemon 25 were handlers that nobody had asked for anything, and the second tiny_http's.
-//! - The connections to that tiny_http are kept from one request to the next: its accept thread and a thread of its pool woke
-//!   up for each. Four clients get 1.4 times as many statuses. Since tiny_http keeps a connection's thread, and with it the
+//! - The connections to that tiny_http are kept from one request to the next: each was set up, accepted and handed to a thread
+//!   of its pool. Four clients get 1.4 times as many statuses. Since tiny_http keeps a connection's thread, and with it the
 //!   queue of requests, after the server's end, whoever waits for a request that nobody took is told by us
 //!   (`http::inner::tickets`).
 //! - A status is asked of the hub only if something has changed since the last one ([`hub::Hub::version`]).

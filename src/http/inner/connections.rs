@@ -1,7 +1,7 @@
 //! The connections to the inner server, kept from one request to the next.
 //!
-//! For one that is made for a request alone tiny_http's accept thread and a thread of its pool wake up, one after the other:
-//! that costs nearly half as much as all the rest of the request.
+//! One that is made for a request alone costs nearly half as much as all the rest of the request: it is set up, and
+//! tiny_http's accept thread wakes up and hands it to a thread of its pool.
 
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
