@@ -209,6 +209,7 @@ impl ApiClient {
         }
         // The hello has the whole state in one frame, however large.
         let limits = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        let stream = Uninterrupted(stream);
         let (socket, _) = client_with_config(request, stream, Some(limits)).map_err(|error| match error {
             HandshakeError::Failure(tungstenite::Error::Http(refusal)) => self.refused(&refusal),
             other => self.not_codexd(&other),
@@ -224,7 +225,7 @@ fn refusal(status: u16, envelope: &Value) -> ClientError {
 
 /// An open event stream.
 pub struct EventStream {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Uninterrupted>,
     address: SocketAddr,
 }
 
@@ -255,7 +256,7 @@ impl EventStream {
             if left.is_zero() {
                 return Err(io(io::ErrorKind::TimedOut.into()));
             }
-            self.socket.get_ref().set_read_timeout(Some(left)).map_err(io)?;
+            self.socket.get_ref().0.set_read_timeout(Some(left)).map_err(io)?;
             match self.socket.read() {
                 Ok(Message::Text(text)) => return Ok(text),
                 Ok(Message::Close(frame)) => {
@@ -268,6 +269,35 @@ impl EventStream {
                 Err(tungstenite::Error::Io(source)) => return Err(io(source)),
                 Err(error) => return Err(ClientError::Closed(error.to_string())),
             }
+        }
+    }
+}
+
+/// A connection that outlasts signals: Ctrl-C is handled elsewhere, and tungstenite would end with `EINTR`, which a
+/// socket with a timeout gives whatever the handler asks for (signal(7)).
+struct Uninterrupted(TcpStream);
+
+impl Read for Uninterrupted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| self.0.read(buffer))
+    }
+}
+
+impl Write for Uninterrupted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        uninterrupted(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
         }
     }
 }

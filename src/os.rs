@@ -312,14 +312,15 @@ pub fn ready(input: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
 /// What poll(2) says.
 pub fn readable(input: &impl AsFd) -> io::Result<bool> {
     let mut fds = [PollFd::new(input, PollFlags::IN)];
-    poll(&mut fds, Some(&rustix::event::Timespec::default()))?;
+    // A signal that is about to be delivered interrupts even a poll that does not wait.
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&rustix::event::Timespec::default())))?;
     Ok(!fds[0].revents().is_empty())
 }
 
 /// Whether this is a pipe or a socket that nobody reads any more.
 pub fn reader_is_gone(output: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(output, PollFlags::empty())];
-    poll(&mut fds, Some(&rustix::event::Timespec::default())).is_ok()
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&rustix::event::Timespec::default()))).is_ok()
         && fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 

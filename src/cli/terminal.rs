@@ -94,7 +94,7 @@ impl Terminal {
 
     /// The request and the answer's body, once the person has typed it. Does not wait.
     pub fn answer(&mut self) -> Option<(String, Value)> {
-        if !self.has_question() || !os::readable(&io::stdin()).unwrap_or(true) {
+        if !self.has_question() || !os::readable(&io::stdin()).unwrap_or(false) {
             return None;
         }
         let mut chunk = [0; 1024];

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use crate::daemon::Daemon;
 use crate::inbox_support::{Bench, text};
 use crate::model_server::ModelServer;
 use crate::processes::Process;
-use crate::pty::{AtTerminal, can_or_skip};
+use crate::pty::{AtTerminal, can_or_skip, ctrl_c_right_after};
 use crate::real_codex::{CodexHome, real_codex_or_skip};
 
 fn ask(bench: &Bench, words: &[&str]) -> Command {
@@ -200,6 +201,21 @@ fn ctrl_c_interrupts_first_and_leaves_second() {
     let (_, shown) = terminal.end();
     bench.daemon.signal(Signal::CONT);
     assert!(shown.contains("did not exit normally"), "{shown}");
+}
+
+/// The signal may come at any step between two looks at the terminal, which must not make it wait for a line there.
+#[test]
+fn ctrl_c_at_any_moment_after_a_question_interrupts() {
+    if !can_or_skip("ctrl_c_at_any_moment_after_a_question_interrupts") {
+        return;
+    }
+    let bench = Bench::stub();
+    for step in 0..50 {
+        let program = ask(&bench, &["run: echo hi"]);
+        let (code, shown) = ctrl_c_right_after(&program, "[c]ancel?", Duration::from_nanos(200 * step));
+        assert_eq!(code, Some(1), "{shown}");
+        assert!(shown.contains("turn interrupted"), "{shown}");
+    }
 }
 
 #[test]

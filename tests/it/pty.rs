@@ -1,11 +1,11 @@
 //! A program at a terminal: what it shows, what is typed, Ctrl-C.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -36,19 +36,7 @@ pub(crate) struct AtTerminal {
 impl AtTerminal {
     /// Starts it; the terminal controls it, so Ctrl-C is a signal.
     pub(crate) fn start(program: &Command) -> AtTerminal {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let name = std::path::Path::new(std::ffi::OsStr::from_bytes(name.to_bytes())).to_owned();
-        let slave = || Stdio::from(OpenOptions::new().read(true).write(true).open(&name).unwrap());
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).arg(program.get_program()).args(program.get_args());
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TERM", "xterm");
-        command.current_dir("/").stdin(slave()).stdout(slave()).stderr(slave());
-        let process = Process::spawn(&mut command);
-        drop(command);
-        let master = File::from(master);
+        let (process, master) = spawn(program);
         let mut reader = master.try_clone().unwrap();
         let (sender, chunks) = bounded(10_000);
         let read = move || {
@@ -92,4 +80,52 @@ impl AtTerminal {
         self.shown.extend(self.chunks.iter());
         (status.code(), self.shown)
     }
+}
+
+/// The program at a terminal of its own, and the terminal's other side.
+fn spawn(program: &Command) -> (Process, File) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let name = std::path::Path::new(std::ffi::OsStr::from_bytes(name.to_bytes())).to_owned();
+    let slave = || Stdio::from(OpenOptions::new().read(true).write(true).open(&name).unwrap());
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait"]).arg(program.get_program()).args(program.get_args());
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TERM", "xterm");
+    command.current_dir("/").stdin(slave()).stdout(slave()).stderr(slave());
+    let process = Process::spawn(&mut command);
+    drop(command);
+    (process, File::from(master))
+}
+
+/// Runs a program at a terminal, types Ctrl-C that long after it shows `text`, as exactly as a thread can that does
+/// not sleep meanwhile, and waits for its end: its exit code, and what was shown.
+pub(crate) fn ctrl_c_right_after(program: &Command, text: &str, delay: Duration) -> (Option<i32>, String) {
+    let (mut process, mut master) = spawn(program);
+    rustix::io::ioctl_fionbio(&master, true).unwrap();
+    let (mut shown, mut typed) = (String::new(), false);
+    let until = Instant::now() + DEADLINE;
+    let mut chunk = [0; 4096];
+    loop {
+        match master.read(&mut chunk) {
+            Ok(length @ 1..) => shown.push_str(&String::from_utf8_lossy(&chunk[..length])),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                assert!(Instant::now() < until, "it does not end:\n{shown}");
+            }
+            // EIO: nobody has the other side open any more.
+            Ok(0) | Err(_) => break,
+        }
+        if !typed && shown.contains(text) {
+            let then = Instant::now() + delay;
+            while Instant::now() < then {
+                std::hint::spin_loop();
+            }
+            master.write_all(b"\x03").unwrap();
+            typed = true;
+        }
+    }
+    let status = process.wait(DEADLINE).unwrap_or_else(|| panic!("it does not end:\n{shown}"));
+    process.sweep();
+    (status.code(), shown)
 }
