@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::sockopt;
 
 use super::upgrade;
 use crate::config::{Endpoint, Server};
 use crate::duplex::{Duplex, Reader, Transport, Writer};
+use crate::os;
 
 /// The longest a dial may take, name resolution aside.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -197,22 +198,8 @@ impl Limit<'_> {
 
 /// connect(2) that can be waited for and broken off.
 fn connect(address: SocketAddr, limit: &Limit<'_>) -> io::Result<TcpStream> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    #[cfg(not(target_vendor = "apple"))]
-    let socket = rustix::net::socket_with(
-        family,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    #[cfg(target_vendor = "apple")]
-    let socket = {
-        let _: Option<SocketFlags> = None;
-        let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
-        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        socket
-    };
+    let socket = os::socket::tcp(address)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
     let connecting = rustix::net::connect(&socket, &address);
     let stream = TcpStream::from(socket);
     match connecting {

@@ -10,9 +10,11 @@ use crossbeam_channel::bounded;
 use super::{Error, private_folder};
 use crate::config::Config;
 use crate::http::front_door::{Bound, FrontDoor};
+use crate::os::socket;
 use crate::store::lock::{self, Lock, LockError};
 
-/// How long a port that is taken may be another start's that has not come to its lock yet.
+/// How long a port that is taken may be another start's that has not come to its lock yet: elsewhere than on Linux, where
+/// whoever has the port has the lock.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Between two looks: neither a port nor a lock tells when it is free.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -22,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 pub(super) fn lock_and_port(config: &Config) -> Result<(Lock, Bound), Error> {
     let (path, address) = (config.paths.lock(), config.service.local_api_base.address);
     if !config.paths.state_dir.is_dir()
-        && let Err(source) = FrontDoor::bind(address)
+        && let Err(source) = socket::could_listen(address)
     {
         let holder = within(|| lock::holder(&path).ok().flatten());
         return Err(match holder {
