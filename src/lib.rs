@@ -87,7 +87,7 @@
 //! | dial-N | `External` | connect, TLS, upgrade | its deadline, or a cancelled poll(2) |
 //! | timer | `Daemon` | the next deadline | its `TimerThread` is dropped |
 //! | watchdog | `Manager` | half of the service manager's interval | its sender is dropped |
-//! | accept, conn-N | `FrontDoor` | the port, a socket | self-connect, shutdown |
+//! | accept, conn-N | `FrontDoor` | the port, a socket | a pipe, shutdown |
 //! | http-N, started when one is needed | `Pool` (http) | tiny_http | unblock |
 //! | ws-N-tx | its connection | its queue | the queue's end |
 //! | run-N, run-…-out/-err/-in | `Pool` (exec) | a process, its pipes | its end, or a cancel |

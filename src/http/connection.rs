@@ -11,6 +11,7 @@ use super::front_door::Shared;
 use super::guard;
 use super::head::Head;
 use super::inner::{Kind, Slot, TICKET};
+use super::open::Waiting;
 use super::permits::Permit;
 use super::reply::{ApiError, Reply};
 use super::routes;
@@ -29,6 +30,8 @@ pub(super) struct Connection {
     pub(super) slot: Slot,
     /// Whether it has become an event stream, which ends itself when the daemon stops.
     pub(super) streaming: AtomicBool,
+    /// Whether it waits for a request.
+    pub(super) waiting: Waiting,
 }
 
 /// What becomes of the connection after a request.
@@ -77,7 +80,10 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
             Err(Stop::Refuse(error)) => refuse(shared, &wire, &head, error),
         };
         match next {
-            Next::Request if !shared.is_closing() => idle = shared.limits.idle,
+            Next::Request if !shared.is_closing() => {
+                idle = shared.limits.idle;
+                shared.open.waits(connection);
+            }
             Next::Request | Next::Close => return,
             Next::Linger => return wire.linger(),
         }
@@ -121,6 +127,9 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
         wire.write(b"HTTP/1.1 100 Continue\r\n\r\n", shared.limits.write).map_err(|_| Stop::Silent)?;
     }
     let body = body::read(wire, framing, shared.limits.body, Instant::now() + shared.limits.body_time)?;
+    if !connection.waiting.has_come() {
+        return Err(Stop::Silent);
+    }
     let answer = match way {
         Way::Health => {
             shared.api.healthz().to_http(head.is_head(), head.wants_close() || shared.is_closing())
@@ -268,6 +277,9 @@ fn events(shared: &Shared, connection: &Connection, wire: &Wire, head: &Head) ->
 
 /// Hands the connection over to the event stream, or refuses.
 fn upgrade(shared: &Shared, connection: &Connection, wire: Wire, head: &Head) {
+    if !connection.waiting.has_come() {
+        return;
+    }
     let refusal = if head.path() == shared.api.stream_path() {
         connection.streaming.store(true, Ordering::Release);
         let (stream, leftover) = wire.into_parts();

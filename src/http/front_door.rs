@@ -1,12 +1,12 @@
 //! The accept loop and the life of its connections.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -18,6 +18,7 @@ use super::api::Api;
 use super::connection::{Connection, converse};
 use super::guard::Guard;
 use super::inner::{Pool, cut, sweep};
+use super::open::{Open, Waiting};
 use super::permits::Permits;
 use super::reply::{ApiError, Reply};
 use crate::threads::{self, Thread};
@@ -26,14 +27,15 @@ use crate::threads::{self, Thread};
 const LARGE_BODIES: usize = 32;
 /// Descriptors that connections leave to the rest of the daemon.
 const KEEP_DESCRIPTORS: u64 = 256;
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 1024;
+/// Connections that may wait to be accepted: as many as Linux allows without further setting. One that finds no place
+/// waits a second until its SYN is sent again, and then two.
+const BACKLOG: i32 = 4096;
 /// Pause when the system has no descriptor, memory or thread for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Refused connections whose sockets are still open, so that the refusal is not lost in a reset.
 const REFUSED_OPEN: usize = 16;
-/// Seconds after which they are closed when nobody else comes.
-const REFUSED_LINGER: i64 = 1;
+/// How long they stay open, at most.
+const REFUSED_LINGER: Duration = Duration::from_secs(1);
 /// Time that connections get to end by themselves when the front door is dropped without [`FrontDoor::close`].
 const DROP_GRACE: Duration = Duration::from_secs(2);
 
@@ -52,7 +54,8 @@ pub struct Limits {
     pub write: Duration,
     /// For a free worker (30 s).
     pub wait: Duration,
-    /// Connections at a time (1024); fewer where the limit of descriptors is low.
+    /// Connections at a time (1024); fewer where the limit of descriptors is low. Beyond them a newcomer takes the place
+    /// of the one whose request has been waited for the longest, and gets 503 while none is waited for.
     pub connections: usize,
 }
 
@@ -70,9 +73,6 @@ impl Default for Limits {
     }
 }
 
-/// The open connections by their number, each with its thread once that has started.
-type Open = HashMap<u64, (Arc<Connection>, Option<Thread>)>;
-
 /// What the connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -84,7 +84,7 @@ pub(super) struct Shared {
     /// Disconnected when the front door closes.
     pub(super) stopping: Receiver<()>,
     closing: AtomicBool,
-    open: Mutex<Open>,
+    pub(super) open: Open,
 }
 
 /// The daemon; a type of its own because trait objects have no `Debug`.
@@ -106,10 +106,6 @@ impl std::fmt::Debug for ApiHandle {
 impl Shared {
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
-    }
-
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,7 +141,7 @@ impl Bound {
             large_bodies: Permits::new(LARGE_BODIES),
             stopping,
             closing: AtomicBool::new(false),
-            open: Mutex::default(),
+            open: Open::new(limits.connections),
         };
         Ok(Prepared { bound: self, shared: Arc::new(shared), stop })
     }
@@ -200,7 +196,7 @@ impl FrontDoor {
     /// What bind(2) says: in use, no such address, not permitted.
     pub fn bind(address: SocketAddr) -> io::Result<Bound> {
         let listener = TcpListener::bind(address)?;
-        // std listens with a backlog of 128; a burst beyond that would wait a second for its SYN to be sent again.
+        // std listens with a backlog of 128.
         rustix::net::listen(&listener, BACKLOG)?;
         // A client may be gone between poll and accept, and accept must not wait for the next one then.
         listener.set_nonblocking(true)?;
@@ -215,7 +211,7 @@ impl FrontDoor {
 
     /// Connections open now.
     pub fn connections(&self) -> usize {
-        self.shared.open().len()
+        self.shared.open.len()
     }
 
     /// Takes no more connections, lets requests under way and stream clients end for up to `grace`, then cuts them.
@@ -229,18 +225,18 @@ impl FrontDoor {
         self.shared.closing.store(true, Ordering::Release);
         drop(stop);
         drop(self.accept.take());
-        for (connection, _) in self.shared.open().values() {
+        self.shared.open.each(|connection| {
             // Whoever waits for a request sees its end; whoever works on one can still answer.
             if !connection.streaming.load(Ordering::Acquire) {
                 drop(connection.stream.shutdown(Shutdown::Read));
             }
-        }
+        });
         let until = Instant::now() + grace;
         if !self.wait(until) {
-            for (connection, _) in self.shared.open().values() {
+            self.shared.open.each(|connection| {
                 drop(connection.stream.shutdown(Shutdown::Both));
                 cut(&connection.slot);
-            }
+            });
             if !self.wait(Instant::now() + DROP_GRACE) {
                 log::warn!("{} connections did not end", self.connections());
             }
@@ -275,7 +271,8 @@ struct Acceptor {
     alive: Sender<()>,
     /// Given up for a moment when there is no other descriptor, so that a client can be told.
     reserve: Option<File>,
-    refused: VecDeque<Arc<TcpStream>>,
+    /// Since when, and which; the oldest first.
+    refused: VecDeque<(Instant, Arc<TcpStream>)>,
     /// How many were refused for want of room.
     turned_away: u64,
     next: u64,
@@ -293,14 +290,14 @@ impl Acceptor {
 
     /// Waits for a client; `false` when it is time to end.
     fn wait(&mut self) -> bool {
+        // Whoever was refused has read it by then.
+        while self.refused.front().is_some_and(|(since, _)| since.elapsed() >= REFUSED_LINGER) {
+            self.refused.pop_front();
+        }
+        let left = self.refused.front().map(|(since, _)| REFUSED_LINGER.saturating_sub(since.elapsed()));
+        let left: Option<Timespec> = left.and_then(|left| left.try_into().ok());
         let mut events = [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
-        let linger = Timespec { tv_sec: REFUSED_LINGER, tv_nsec: 0 };
-        match poll(&mut events, (!self.refused.is_empty()).then_some(&linger)) {
-            Ok(0) => {
-                // Quiet again: whoever was refused has read it by now.
-                self.refused.clear();
-                true
-            }
+        match poll(&mut events, left.as_ref()) {
             Ok(_) => events[1].revents().is_empty(),
             Err(Errno::INTR) => true,
             Err(error) => {
@@ -358,18 +355,9 @@ impl Acceptor {
             stream: Arc::new(stream),
             slot: Mutex::new(None),
             streaming: AtomicBool::new(false),
+            waiting: Waiting::new(),
         });
-        let full = {
-            let mut open = self.shared.open();
-            let full = open.len() >= limits.connections;
-            if !full {
-                open.insert(number, (Arc::clone(&connection), None));
-            }
-            full
-        };
-        let spawned = if full {
-            Err(io::Error::other("too many connections"))
-        } else {
+        let spawned = if self.shared.open.admit(number, &connection) {
             let entry = Entry { shared: Arc::clone(&self.shared), number, _alive: self.alive.clone() };
             let connection = Arc::clone(&connection);
             threads::spawn_contained(format!("conn-{number}"), move || {
@@ -377,13 +365,12 @@ impl Acceptor {
                 drop(connection);
                 drop(entry);
             })
+        } else {
+            Err(io::Error::other("too many connections"))
         };
         match spawned {
-            Ok(thread) => match self.shared.open().get_mut(&number) {
-                Some((_, handle)) => *handle = Some(thread),
-                // It has ended already; joining takes no time.
-                None => drop(thread),
-            },
+            // If it has ended already, joining takes no time.
+            Ok(thread) => drop(self.shared.open.started(number, thread)),
             Err(error) => {
                 self.turned_away += 1;
                 // Not a line each: a flood of clients must not fill the disk.
@@ -398,7 +385,7 @@ impl Acceptor {
     fn refuse(&mut self, stream: Arc<TcpStream>) {
         self.shared.api.answered(503);
         tell_unavailable(&stream);
-        self.refused.push_back(stream);
+        self.refused.push_back((Instant::now(), stream));
         if self.refused.len() > REFUSED_OPEN {
             self.refused.pop_front();
         }
@@ -423,12 +410,7 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let (entry, left) = {
-            let mut open = self.shared.open();
-            (open.remove(&self.number), open.len())
-        };
-        // The thread's handle is dropped by the thread itself: nobody has to join it.
-        drop(entry);
+        let left = self.shared.open.strike_off(self.number);
         self.shared.handlers.trim(left);
     }
 }

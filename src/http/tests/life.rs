@@ -55,22 +55,72 @@ fn half_open_connections_do_not_keep_health_waiting() {
     drop(half);
 }
 
-#[test]
-fn connections_beyond_the_cap_get_503() {
-    let port = port_with(Limits { connections: 2, ..Limits::default() });
-    let mut kept: Vec<TcpStream> = (0..2).map(|_| port.connect()).collect();
-    for stream in &mut kept {
-        stream.write_all(port.expand("GET /healthz HTTP/1.1\r\n@\r\n").as_bytes()).unwrap();
-        assert!(read_answer(stream).0.starts_with("http/1.1 200"));
-    }
-    assert_eq!(status(&port.talk("")), 503);
-    drop(kept);
+fn all_gone(port: &Port) {
     let until = Instant::now() + Duration::from_secs(5);
     while port.door.connections() > 0 {
         assert!(Instant::now() < until);
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn connections_beyond_the_cap_get_503_while_all_are_served() {
+    let mut port = port_with(Limits { connections: 2, ..Limits::default() });
+    let mut served: Vec<TcpStream> = (0..2).map(|_| port.connect()).collect();
+    for stream in &mut served {
+        stream.write_all(port.expand("GET /v1/hold HTTP/1.1\r\n@\r\n").as_bytes()).unwrap();
+        port.entered.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+    assert_eq!(status(&port.talk("")), 503);
+    drop(port.release.take());
+    for stream in &mut served {
+        assert!(read_answer(stream).0.starts_with("http/1.1 200"));
+    }
+    drop(served);
+    all_gone(&port);
     assert_eq!(status(&port.get("/healthz")), 200);
+}
+
+#[test]
+fn a_newcomer_takes_the_place_of_whoever_has_said_nothing_for_longest() {
+    let mut port = port_with(Limits { connections: 4, ..Limits::default() });
+    let ask = |stream: &mut TcpStream, path: &str| {
+        stream.write_all(port.expand(&format!("GET {path} HTTP/1.1\r\n@\r\n")).as_bytes()).unwrap();
+    };
+    let gone = |stream: &mut TcpStream| stream.read(&mut [0]).map_or(true, |read| read == 0);
+    // Each is there before the next: that is answered on it, or seen among the open ones.
+    let mut talking = port.connect();
+    ask(&mut talking, "/healthz");
+    read_answer(&mut talking);
+    let mut held = port.connect();
+    ask(&mut held, "/v1/hold");
+    port.entered.recv_timeout(Duration::from_secs(10)).unwrap();
+    let [mut first, mut second] = ["", "GET /healthz HT"].map(|part| {
+        let before = port.door.connections();
+        let mut stream = port.connect();
+        stream.write_all(part.as_bytes()).unwrap();
+        while port.door.connections() == before {
+            std::thread::yield_now();
+        }
+        stream
+    });
+    // That one waits anew, and so for less long than the two.
+    ask(&mut talking, "/healthz");
+    read_answer(&mut talking);
+    let newcomers = [&mut first, &mut second].map(|silent| {
+        let mut newcomer = port.connect();
+        ask(&mut newcomer, "/healthz");
+        assert!(read_answer(&mut newcomer).0.starts_with("http/1.1 200"));
+        assert!(gone(silent));
+        newcomer
+    });
+    assert_eq!(port.door.connections(), 4);
+    for mut stream in newcomers.into_iter().chain([talking]) {
+        ask(&mut stream, "/healthz");
+        assert!(read_answer(&mut stream).0.starts_with("http/1.1 200"));
+    }
+    drop(port.release.take());
+    assert!(read_answer(&mut held).0.starts_with("http/1.1 200"));
 }
 
 #[test]
