@@ -96,20 +96,29 @@ pub(crate) fn pages(client: &Client, after: u64, query: &str) -> Vec<Value> {
     }
 }
 
-/// Waits for the end of that turn, in the log.
+/// Waits for the end of that turn, in the log. Turns that take their time may be long on a busy machine.
 pub(crate) fn wait_for_turn(client: &Client, turn: &str) {
-    wait_until("the turn's end", || {
-        pages(client, 0, "type=app-server.turn.completed&limit=10000")
-            .iter()
-            .any(|event| event["detail"]["turnId"] == turn)
+    let mut after = 0;
+    wait_up_to(4 * DEADLINE, "the turn's end", || {
+        let page = page(client, &format!("after={after}&type=app-server.turn.completed"));
+        let events = page["events"].as_array().unwrap();
+        after = match events.last() {
+            Some(last) if page["more"] == true => seq(last),
+            _ => page["latestSeq"].as_u64().unwrap(),
+        };
+        events.iter().any(|event| event["detail"]["turnId"] == turn)
     });
 }
 
 /// Asks again and again until it is so.
-pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
-    let until = Instant::now() + DEADLINE;
+pub(crate) fn wait_until(what: &str, so: impl FnMut() -> bool) {
+    wait_up_to(DEADLINE, what, so);
+}
+
+fn wait_up_to(deadline: Duration, what: &str, mut so: impl FnMut() -> bool) {
+    let until = Instant::now() + deadline;
     while !so() {
-        assert!(Instant::now() < until, "{what}: not within {DEADLINE:?}");
+        assert!(Instant::now() < until, "{what}: not within {deadline:?}");
         std::thread::park_timeout(Duration::from_millis(10));
     }
 }
