@@ -172,6 +172,7 @@ impl Prepared {
             reserve: File::open("/dev/null").ok(),
             refused: VecDeque::new(),
             turned_away: 0,
+            shortages: 0,
             next: 1,
         };
         let accept = threads::spawn("accept", move || acceptor.run())?;
@@ -275,6 +276,8 @@ struct Acceptor {
     refused: VecDeque<(Instant, Arc<TcpStream>)>,
     /// How many were refused for want of room.
     turned_away: u64,
+    /// How often there was no descriptor.
+    shortages: u64,
     next: u64,
 }
 
@@ -323,20 +326,32 @@ impl Acceptor {
             ) => {}
             Some(Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
             Some(Errno::MFILE | Errno::NFILE) => {
-                log::warn!("no descriptor for another connection: {error}");
-                self.reserve = None;
-                self.refused.clear();
-                if let Ok((stream, _)) = self.listener.accept() {
-                    tell_unavailable(&stream);
+                self.shortages += 1;
+                // Not a line each: a flood of clients must not fill the disk.
+                if self.shortages.is_power_of_two() {
+                    log::warn!(
+                        "no descriptor for another connection, {} times so far: {error}",
+                        self.shortages
+                    );
                 }
-                self.reserve = File::open("/dev/null").ok();
-                self.pause();
+                if !self.shared.open.make_room() && !self.refuse_without_descriptor() {
+                    self.pause();
+                }
             }
             _ => {
                 log::error!("accept on the port: {error}");
                 self.pause();
             }
         }
+    }
+
+    /// Whether there was a client to be told.
+    fn refuse_without_descriptor(&mut self) -> bool {
+        self.reserve = None;
+        self.refused.clear();
+        let told = self.listener.accept().map(|(stream, _)| tell_unavailable(&stream)).is_ok();
+        self.reserve = File::open("/dev/null").ok();
+        told
     }
 
     fn welcome(&mut self, stream: TcpStream, peer: SocketAddr) {

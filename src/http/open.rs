@@ -37,20 +37,31 @@ impl Open {
     pub(super) fn admit(&self, number: u64, connection: &Arc<Connection>) -> bool {
         let mut open = self.lock();
         if open.len() >= self.most {
-            if !end_the_longest_waiting(&open) {
+            let (now, made) = self.make_room_in(open);
+            if !made {
                 return false;
             }
-            let full = |open: &mut ByNumber| open.len() >= self.most;
-            let (waited, outcome) =
-                self.ended.wait_timeout_while(open, PATIENCE, full).unwrap_or_else(PoisonError::into_inner);
-            if outcome.timed_out() {
-                return false;
-            }
-            open = waited;
+            open = now;
         }
         self.waits(connection);
         open.insert(number, (Arc::clone(connection), None));
         true
+    }
+
+    /// Ends the one whose request has been waited for the longest, for want of what it holds; `false` if there is none
+    /// or it has not ended in a moment.
+    pub(super) fn make_room(&self) -> bool {
+        self.make_room_in(self.lock()).1
+    }
+
+    fn make_room_in<'a>(&self, open: MutexGuard<'a, ByNumber>) -> (MutexGuard<'a, ByNumber>, bool) {
+        if !end_the_longest_waiting(&open) {
+            return (open, false);
+        }
+        let before = open.len();
+        let ended = self.ended.wait_timeout_while(open, PATIENCE, |open: &mut ByNumber| open.len() >= before);
+        let (open, outcome) = ended.unwrap_or_else(PoisonError::into_inner);
+        (open, !outcome.timed_out())
     }
 
     /// Its thread, which it is given back if the connection has ended already.
@@ -72,9 +83,10 @@ impl Open {
             let mut open = self.lock();
             (open.remove(&number), open.len())
         };
-        self.ended.notify_one();
-        // The thread's handle is dropped by the thread itself: nobody has to join it.
+        // The thread's handle is dropped by the thread itself: nobody has to join it. The socket is closed with it, before
+        // anybody who waits for its descriptor is told.
         drop(ended);
+        self.ended.notify_one();
         left
     }
 

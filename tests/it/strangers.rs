@@ -506,18 +506,17 @@ fn the_limit_of_descriptors_is_raised_but_not_for_children() {
 #[test]
 fn running_out_of_descriptors_is_survived() {
     let folder = tempfile::tempdir().unwrap();
-    // Fewer than the front door would allow connections (16) beside what the daemon itself has open.
-    let mut daemon = through(Daemon::builder(), folder.path(), "ulimit -n 50").start();
+    // Fewer than the front door allows connections (16) beside the 25 or so that the daemon itself has open.
+    let mut daemon = through(Daemon::builder(), folder.path(), "ulimit -n 36").start();
     let client = daemon.client().with_deadline(Duration::from_secs(10));
     let before = open_descriptors(daemon.pid());
     let mut held = Vec::new();
     let until = Instant::now() + DEADLINE;
-    while !daemon.stderr().contains("no descriptor") && !daemon.stderr().contains("connections were refused")
-    {
+    while !daemon.stderr().contains("no descriptor") {
         assert!(Instant::now() < until, "{} open: {}", held.len(), daemon.stderr());
         held.push(client.connect());
         let full = open_descriptors(daemon.pid());
-        assert!(full <= 50, "{full}");
+        assert!(full <= 36, "{full}");
     }
     // A new client gets an answer or an end, not silence for ever; what was open before goes on.
     for _ in 0..20 {
