@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use rustix::process::Pid;
 use serde::de::DeserializeOwned;
 use serde_json::value::to_raw_value;
 
@@ -18,31 +19,39 @@ use crate::store::lock;
 
 /// Prints the status.
 pub fn run(config: &Config, json: bool) -> ExitCode {
-    let snapshot = match snapshot(config, &mut |complaint| print::complain(&complaint)) {
+    let lock = config.paths.lock();
+    let holder = lock::holder(&lock);
+    if let Err(error) = &holder {
+        print::complain(&format!("cannot tell whether a daemon runs: {}: {error}", lock.display()));
+    }
+    let known = holder.is_ok();
+    let snapshot = snapshot(config, holder.unwrap_or(None), &mut |complaint| print::complain(&complaint));
+    let snapshot = match snapshot {
         Ok(snapshot) => snapshot,
         Err(error) => {
             print::complain(&format!("cannot show the configuration as JSON: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    if json {
+    let shown = if json {
         print::out_json(&snapshot)
     } else {
         print::out(&format!("{}\n", print::status_line(config, &Summary::from(&snapshot))))
-    }
+    };
+    if known { shown } else { ExitCode::FAILURE }
 }
 
 /// The snapshot by the files, without a file being made or changed. A missing file stands for its default; so does a
-/// damaged one, which `complain` is told.
+/// damaged one, which `complain` is told. `holder` is the daemon that runs.
 ///
 /// # Errors
 /// A configuration that cannot be JSON.
-pub fn snapshot(config: &Config, complain: &mut dyn FnMut(String)) -> serde_json::Result<Snapshot> {
+pub fn snapshot(
+    config: &Config,
+    holder: Option<Pid>,
+    complain: &mut dyn FnMut(String),
+) -> serde_json::Result<Snapshot> {
     let paths = &config.paths;
-    let holder = lock::holder(&paths.lock()).unwrap_or_else(|error| {
-        complain(format!("cannot tell whether a daemon runs: {}: {error}", paths.lock().display()));
-        None
-    });
     let mut daemon = read(&paths.daemon_state(), complain).unwrap_or_else(|| never_started(config));
     config.refresh_child(&mut daemon.child);
     match holder {

@@ -20,7 +20,7 @@ fn recorded(words: &[&str]) -> (Config, Snapshot) {
     let state = recorded_state();
     let mut here = config(words);
     here.paths.state_dir = state.path().join("codexd");
-    let snapshot = status::snapshot(&here, &mut |complaint| panic!("{complaint}")).unwrap();
+    let snapshot = status::snapshot(&here, None, &mut |complaint| panic!("{complaint}")).unwrap();
     (config(words), snapshot)
 }
 

@@ -134,3 +134,16 @@ fn a_damaged_file_is_named_and_counts_as_missing() {
     assert!(ran.stderr.starts_with(&begins) && ran.stderr.lines().count() == 1, "{}", ran.stderr);
     assert_eq!(std::fs::read(&path).unwrap(), b"{\"updatedAt\": nu");
 }
+
+#[test]
+fn where_nobody_can_tell_whether_a_daemon_runs_the_exit_code_says_so() {
+    let root = recorded_state();
+    let path = root.path().join("codexd/lock");
+    // What cannot be opened, not even by root.
+    std::os::unix::fs::symlink("lock", &path).unwrap();
+    let ran = status(root.path(), &[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.contains(" daemon=stopped "), "{}", ran.stdout);
+    let begins = format!("codexd: cannot tell whether a daemon runs: {}: ", path.display());
+    assert!(ran.stderr.starts_with(&begins) && ran.stderr.lines().count() == 1, "{}", ran.stderr);
+}
