@@ -97,4 +97,4 @@ mod tidy;
 mod watch;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.
-pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
