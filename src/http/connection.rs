@@ -64,20 +64,25 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
             Ok(head) => head,
             Err(Stop::Silent) => return,
             Err(Stop::Refuse(error)) => {
+                let error = if connection.waiting.has_come() { error } else { made_way() };
                 let _ = send(shared, &wire, &Reply::from(error).to_http(false, true));
                 return wire.linger();
             }
         };
         let parameter = head.take_parameter(token::PARAMETER);
         let allowed = shared.guard.check(&head, parameter.as_deref());
-        if allowed.is_ok() && head.wants_websocket() {
+        if allowed.is_ok() && head.wants_websocket() && connection.waiting.has_come() {
             return upgrade(shared, connection, wire, &head);
         }
         let done = allowed.map_err(Stop::from).and_then(|()| answer(shared, connection, &mut wire, &head));
         let next = match done {
             Ok(next) => next,
             Err(Stop::Silent) => return,
-            Err(Stop::Refuse(error)) => refuse(shared, &wire, &head, error),
+            Err(Stop::Refuse(error)) if connection.waiting.has_come() => refuse(shared, &wire, &head, error),
+            Err(Stop::Refuse(_)) => {
+                let _ = send(shared, &wire, &Reply::from(made_way()).to_http(head.is_head(), true));
+                return wire.linger();
+            }
         };
         match next {
             Next::Request if !shared.is_closing() => {
@@ -88,6 +93,14 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
             Next::Linger => return wire.linger(),
         }
     }
+}
+
+/// To a client whose connection was ended for another one's sake while it sent something.
+fn made_way() -> ApiError {
+    ApiError::unavailable(
+        "There are too many connections, and this one was silent for the longest; try again.",
+    )
+    .with_retry_after(1)
 }
 
 /// Sends an answer that begins with its status line, and has it counted.
@@ -128,7 +141,7 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
     }
     let body = body::read(wire, framing, shared.limits.body, Instant::now() + shared.limits.body_time)?;
     if !connection.waiting.has_come() {
-        return Err(Stop::Silent);
+        return Err(made_way().into());
     }
     let answer = match way {
         Way::Health => {
@@ -277,9 +290,6 @@ fn events(shared: &Shared, connection: &Connection, wire: &Wire, head: &Head) ->
 
 /// Hands the connection over to the event stream, or refuses.
 fn upgrade(shared: &Shared, connection: &Connection, wire: Wire, head: &Head) {
-    if !connection.waiting.has_come() {
-        return;
-    }
     let refusal = if head.path() == shared.api.stream_path() {
         connection.streaming.store(true, Ordering::Release);
         let (stream, leftover) = wire.into_parts();

@@ -27,6 +27,9 @@ use crate::threads::{self, Thread};
 const LARGE_BODIES: usize = 32;
 /// Descriptors that connections leave to the rest of the daemon.
 const KEEP_DESCRIPTORS: u64 = 256;
+/// Descriptors that they leave to it even where there are not so many: to look up whose a connection is, to bring a
+/// request to a handler, to start a child.
+const KEEP_AT_LEAST: usize = 8;
 /// Connections that may wait to be accepted: as many as Linux allows without further setting. One that finds no place
 /// waits a second until its SYN is sent again, and then two.
 const BACKLOG: i32 = 4096;
@@ -57,6 +60,8 @@ pub struct Limits {
     /// Connections at a time (1024); fewer where the limit of descriptors is low. Beyond them a newcomer takes the place
     /// of the one whose request has been waited for the longest, and gets 503 while none is waited for.
     pub connections: usize,
+    /// For how long a connection must have been waited for to make way for a newcomer (0.5 s).
+    pub silence: Duration,
 }
 
 impl Default for Limits {
@@ -69,6 +74,7 @@ impl Default for Limits {
             write: Duration::from_secs(10),
             wait: Duration::from_secs(30),
             connections: 1024,
+            silence: Duration::from_millis(500),
         }
     }
 }
@@ -141,7 +147,7 @@ impl Bound {
             large_bodies: Permits::new(LARGE_BODIES),
             stopping,
             closing: AtomicBool::new(false),
-            open: Open::new(limits.connections),
+            open: Open::new(limits),
         };
         Ok(Prepared { bound: self, shared: Arc::new(shared), stop })
     }
@@ -334,7 +340,8 @@ impl Acceptor {
                         self.shortages
                     );
                 }
-                if !self.shared.open.make_room() && !self.refuse_without_descriptor() {
+                if !self.shared.open.make_room(KEEP_AT_LEAST) {
+                    self.refuse_without_descriptor();
                     self.pause();
                 }
             }
@@ -345,13 +352,24 @@ impl Acceptor {
         }
     }
 
-    /// Whether there was a client to be told.
-    fn refuse_without_descriptor(&mut self) -> bool {
+    /// Whether there are some left for the rest of the daemon. Nothing tells but to take them for a moment.
+    fn has_descriptors(&mut self) -> bool {
+        let Some(reserve) = &self.reserve else { return false };
+        let taken = (0..KEEP_AT_LEAST).map_while(|_| rustix::io::fcntl_dupfd_cloexec(reserve, 0).ok());
+        if taken.collect::<Vec<_>>().len() == KEEP_AT_LEAST {
+            return true;
+        }
+        self.refused.clear();
+        false
+    }
+
+    fn refuse_without_descriptor(&mut self) {
         self.reserve = None;
         self.refused.clear();
-        let told = self.listener.accept().map(|(stream, _)| tell_unavailable(&stream)).is_ok();
+        if let Ok((stream, _)) = self.listener.accept() {
+            tell_unavailable(&stream);
+        }
         self.reserve = File::open("/dev/null").ok();
-        told
     }
 
     fn welcome(&mut self, stream: TcpStream, peer: SocketAddr) {
@@ -372,7 +390,8 @@ impl Acceptor {
             streaming: AtomicBool::new(false),
             waiting: Waiting::new(),
         });
-        let spawned = if self.shared.open.admit(number, &connection) {
+        let instead_of = if self.has_descriptors() { 0 } else { KEEP_AT_LEAST };
+        let spawned = if self.shared.open.admit(number, &connection, instead_of) {
             let entry = Entry { shared: Arc::clone(&self.shared), number, _alive: self.alive.clone() };
             let connection = Arc::clone(&connection);
             threads::spawn_contained(format!("conn-{number}"), move || {

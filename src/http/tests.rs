@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -19,6 +20,7 @@ mod life;
 struct Echo {
     entered: Sender<()>,
     release: Receiver<()>,
+    handled: Arc<AtomicUsize>,
 }
 
 impl Api for Echo {
@@ -38,6 +40,7 @@ impl Api for Echo {
     }
 
     fn handle(&self, request: Request) -> Reply {
+        self.handled.fetch_add(1, Ordering::Relaxed);
         match request.path.as_str() {
             "/v1/panic" => panic!("on purpose"),
             "/v1/hold" => {
@@ -72,6 +75,7 @@ struct Port {
     address: SocketAddr,
     entered: Receiver<()>,
     release: Option<Sender<()>>,
+    handled: Arc<AtomicUsize>,
 }
 
 fn port() -> Port {
@@ -83,9 +87,10 @@ fn port_with(limits: Limits) -> Port {
     let (release_send, release) = bounded(0);
     let bound = FrontDoor::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = bound.local_addr();
-    let api = Arc::new(Echo { entered: entered_send, release });
+    let handled = Arc::<AtomicUsize>::default();
+    let api = Arc::new(Echo { entered: entered_send, release, handled: Arc::clone(&handled) });
     let door = bound.prepare(api, Guard::new(address.port()), limits).unwrap().open().unwrap();
-    Port { door, address, entered, release: Some(release_send) }
+    Port { door, address, entered, release: Some(release_send), handled }
 }
 
 impl Port {

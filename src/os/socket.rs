@@ -25,7 +25,7 @@ pub fn tcp(address: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 /// Whether the port could be listened at, without listening there. On Linux nobody else's bind(2) notices: among those
-/// with `SO_REUSEADDR` only a port that somebody listens at is taken (ip(7)). Elsewhere it may find the port taken while
+/// with `SO_REUSEADDR` only a port that somebody listens at is taken (socket(7)). Elsewhere it may find the port taken while
 /// this looks.
 ///
 /// # Errors

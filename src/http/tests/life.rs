@@ -83,11 +83,12 @@ fn connections_beyond_the_cap_get_503_while_all_are_served() {
 
 #[test]
 fn a_newcomer_takes_the_place_of_whoever_has_said_nothing_for_longest() {
-    let mut port = port_with(Limits { connections: 4, ..Limits::default() });
+    let (head, silence) = (Duration::from_secs(60), Duration::ZERO);
+    let mut port = port_with(Limits { connections: 4, head, silence, ..Limits::default() });
     let ask = |stream: &mut TcpStream, path: &str| {
         stream.write_all(port.expand(&format!("GET {path} HTTP/1.1\r\n@\r\n")).as_bytes()).unwrap();
     };
-    let gone = |stream: &mut TcpStream| stream.read(&mut [0]).map_or(true, |read| read == 0);
+    let until = Instant::now() + Duration::from_secs(30);
     // Each is there before the next: that is answered on it, or seen among the open ones.
     let mut talking = port.connect();
     ask(&mut talking, "/healthz");
@@ -95,23 +96,27 @@ fn a_newcomer_takes_the_place_of_whoever_has_said_nothing_for_longest() {
     let mut held = port.connect();
     ask(&mut held, "/v1/hold");
     port.entered.recv_timeout(Duration::from_secs(10)).unwrap();
-    let [mut first, mut second] = ["", "GET /healthz HT"].map(|part| {
-        let before = port.door.connections();
-        let mut stream = port.connect();
-        stream.write_all(part.as_bytes()).unwrap();
-        while port.door.connections() == before {
-            std::thread::yield_now();
-        }
-        stream
-    });
+    let mut first = port.connect();
+    while port.door.connections() == 2 {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    let mut second = port.connect();
+    let half = "POST /v1/echo HTTP/1.1\r\n@Content-Type: application/json\r\nContent-Length: 9\r\n\
+                Expect: 100-continue\r\n\r\n";
+    second.write_all(port.expand(half).as_bytes()).unwrap();
+    assert!(read_answer(&mut second).0.starts_with("http/1.1 100"));
     // That one waits anew, and so for less long than the two.
     ask(&mut talking, "/healthz");
     read_answer(&mut talking);
-    let newcomers = [&mut first, &mut second].map(|silent| {
+    let newcomers = [(&mut first, ""), (&mut second, "HTTP/1.1 503")].map(|(silent, word)| {
         let mut newcomer = port.connect();
         ask(&mut newcomer, "/healthz");
         assert!(read_answer(&mut newcomer).0.starts_with("http/1.1 200"));
-        assert!(gone(silent));
+        // Whose request was not whole is told.
+        let mut last = String::new();
+        silent.read_to_string(&mut last).unwrap();
+        assert!(last.starts_with(word) && last.is_empty() == word.is_empty(), "{last}");
         newcomer
     });
     assert_eq!(port.door.connections(), 4);
@@ -121,6 +126,51 @@ fn a_newcomer_takes_the_place_of_whoever_has_said_nothing_for_longest() {
     }
     drop(port.release.take());
     assert!(read_answer(&mut held).0.starts_with("http/1.1 200"));
+}
+
+/// Each request is handled and answered, or refused, or never read because its connection ended before; none of the
+/// clients sends it again.
+#[test]
+fn who_makes_way_was_not_handled() {
+    let port = port_with(Limits { connections: 2, silence: Duration::ZERO, ..Limits::default() });
+    let post = "POST /v1/echo HTTP/1.1\r\n@Content-Type: application/json\r\nContent-Length: 2\r\n";
+    let whole = format!("{post}Connection: close\r\n\r\n{{}}");
+    // After an answer that no handler gave.
+    let second = format!("GET /nope HTTP/1.1\r\n@\r\n{whole}");
+    let answered: usize = std::thread::scope(|scope| {
+        let client = |number: usize| {
+            let (port, request) = (&port, if number.is_multiple_of(2) { &whole } else { &second });
+            scope.spawn(move || {
+                let sent = port.expand(request);
+                let answers = (0..50).map(|_| {
+                    let mut stream = port.connect();
+                    let mut answer = Vec::new();
+                    let _ = stream.write_all(sent.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
+                    String::from_utf8_lossy(&answer).matches("HTTP/1.1 200").count()
+                });
+                answers.sum::<usize>()
+            })
+        };
+        let clients: Vec<_> = (0..8).map(client).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    assert_eq!(port.handled.load(Ordering::Relaxed), answered);
+    assert!(answered > 0);
+}
+
+#[test]
+fn a_burst_beyond_the_cap_leaves_no_whole_request_without_an_answer() {
+    let port = port_with(Limits { connections: 16, ..Limits::default() });
+    for _ in 0..5 {
+        std::thread::scope(|scope| {
+            for _ in 0..64 {
+                scope.spawn(|| {
+                    let answer = port.get("/v1/echo");
+                    assert!([200, 503].contains(&status(&answer)), "{answer:?}");
+                });
+            }
+        });
+    }
 }
 
 #[test]
