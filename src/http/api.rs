@@ -33,7 +33,7 @@ pub struct Request {
     pub query: String,
     /// Those of [`FORWARDED`] that the client sent: name in lower case, value in visible ASCII.
     pub headers: Vec<(String, String)>,
-    /// At most [`Limits::body`](super::front_door::Limits::body) bytes, not yet looked at.
+    /// At most [`Limits::body`](super::limits::Limits::body) bytes, not yet looked at.
     pub body: Vec<u8>,
 }
 

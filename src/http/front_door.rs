@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::api::Api;
 use super::connection::{Connection, converse};
 use super::guard::Guard;
 use super::inner::{Pool, cut, sweep};
+use super::limits::{self, Limits};
 use super::open::{Open, Waiting};
 use super::permits::Permits;
 use super::reply::{ApiError, Reply};
@@ -25,10 +25,8 @@ use crate::threads::{self, Thread};
 
 /// Bodies of more than 64 KiB that may be held in memory at a time, 4 MiB each at most.
 const LARGE_BODIES: usize = 32;
-/// Descriptors that connections leave to the rest of the daemon.
-const KEEP_DESCRIPTORS: u64 = 256;
-/// Descriptors that they leave to it even where there are not so many: to look up whose a connection is, to bring a
-/// request to a handler, to start a child.
+/// Descriptors that connections leave to the rest of the daemon where they are scarce: to look up whose a connection is, to bring a request to a handler, to start a
+/// child.
 const KEEP_AT_LEAST: usize = 8;
 /// Connections that may wait to be accepted: as many as Linux allows without further setting. One that finds no place
 /// waits a second until its SYN is sent again, and then two.
@@ -41,43 +39,6 @@ const REFUSED_OPEN: usize = 16;
 const REFUSED_LINGER: Duration = Duration::from_secs(1);
 /// Time that connections get to end by themselves when the front door is dropped without [`FrontDoor::close`].
 const DROP_GRACE: Duration = Duration::from_secs(2);
-
-/// What one client may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// For a whole head, from its first byte (10 s); also for the first byte of a new connection.
-    pub head: Duration,
-    /// For the first byte of the next request on a connection that is kept (60 s).
-    pub idle: Duration,
-    /// Bytes of a body (4 MiB).
-    pub body: usize,
-    /// For a whole body (30 s).
-    pub body_time: Duration,
-    /// For a client to take each 256 KiB of an answer (10 s).
-    pub write: Duration,
-    /// For a free worker (30 s).
-    pub wait: Duration,
-    /// Connections at a time (1024); fewer where the limit of descriptors is low. Beyond them a newcomer takes the place
-    /// of the one whose request has been waited for the longest, and gets 503 while none is waited for.
-    pub connections: usize,
-    /// For how long a connection must have been waited for to make way for a newcomer (0.5 s).
-    pub silence: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            head: Duration::from_secs(10),
-            idle: Duration::from_secs(60),
-            body: 4 * 1024 * 1024,
-            body_time: Duration::from_secs(30),
-            write: Duration::from_secs(10),
-            wait: Duration::from_secs(30),
-            connections: 1024,
-            silence: Duration::from_millis(500),
-        }
-    }
-}
 
 /// What the connections share.
 #[derive(Debug)]
@@ -133,10 +94,7 @@ impl Bound {
     /// # Errors
     /// What the system says when it has no thread, descriptor or temporary folder for it.
     pub fn prepare(self, api: Arc<dyn Api>, guard: Guard, mut limits: Limits) -> io::Result<Prepared> {
-        if let Some(descriptors) = getrlimit(Resource::Nofile).current {
-            let room = usize::try_from(descriptors.saturating_sub(KEEP_DESCRIPTORS)).unwrap_or(usize::MAX);
-            limits.connections = limits.connections.min(room.max(16));
-        }
+        limits.respect_descriptors();
         sweep();
         let (stop, stopping) = bounded(0);
         let shared = Shared {
@@ -175,6 +133,7 @@ impl Prepared {
             wake: wake_read,
             shared: Arc::clone(&shared),
             alive,
+            scarce: limits::descriptors_are_scarce(),
             reserve: File::open("/dev/null").ok(),
             refused: VecDeque::new(),
             turned_away: 0,
@@ -276,6 +235,8 @@ struct Acceptor {
     shared: Arc<Shared>,
     /// A clone in every connection's thread: the channel is disconnected when the last one has ended.
     alive: Sender<()>,
+    /// Whether the connections that there may be do not leave enough descriptors.
+    scarce: bool,
     /// Given up for a moment when there is no other descriptor, so that a client can be told.
     reserve: Option<File>,
     /// Since when, and which; the oldest first.
@@ -334,11 +295,9 @@ impl Acceptor {
             Some(Errno::MFILE | Errno::NFILE) => {
                 self.shortages += 1;
                 // Not a line each: a flood of clients must not fill the disk.
-                if self.shortages.is_power_of_two() {
-                    log::warn!(
-                        "no descriptor for another connection, {} times so far: {error}",
-                        self.shortages
-                    );
+                let times = self.shortages;
+                if times.is_power_of_two() {
+                    log::warn!("no descriptor for another connection, {times} times so far: {error}");
                 }
                 if !self.shared.open.make_room(KEEP_AT_LEAST) {
                     self.refuse_without_descriptor();
@@ -352,11 +311,11 @@ impl Acceptor {
         }
     }
 
-    /// Whether there are some left for the rest of the daemon. Nothing tells but to take them for a moment.
+    /// Whether enough descriptors are left for the rest of the daemon. Nothing tells but to take them for a moment.
     fn has_descriptors(&mut self) -> bool {
-        let Some(reserve) = &self.reserve else { return false };
-        let taken = (0..KEEP_AT_LEAST).map_while(|_| rustix::io::fcntl_dupfd_cloexec(reserve, 0).ok());
-        if taken.collect::<Vec<_>>().len() == KEEP_AT_LEAST {
+        let free = |reserve| fcntl_dupfd_cloexec(reserve, 0).ok();
+        let taken = |reserve| (0..KEEP_AT_LEAST).map_while(|_| free(reserve)).collect::<Vec<_>>().len();
+        if !self.scarce || self.reserve.as_ref().is_some_and(|reserve| taken(reserve) == KEEP_AT_LEAST) {
             return true;
         }
         self.refused.clear();

@@ -14,6 +14,7 @@ pub mod front_door;
 pub mod guard;
 pub mod head;
 mod inner;
+pub mod limits;
 mod open;
 pub mod openapi;
 pub mod page;

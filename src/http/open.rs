@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 
 use super::connection::Connection;
-use super::front_door::Limits;
+use super::limits::Limits;
 use crate::threads::Thread;
 
 /// How long a newcomer waits for the end of another connection. Nobody else is let in meanwhile.

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::api::{Api, EventStream, Request, Route, Upgrade};
-use super::front_door::{FrontDoor, Limits};
+use super::front_door::FrontDoor;
 use super::guard::Guard;
+use super::limits::Limits;
 use super::reply::{ApiError, Reply};
 
 mod answers;

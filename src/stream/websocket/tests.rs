@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use super::*;
 use crate::http::api::{Api, EventStream, Request, Route};
-use crate::http::front_door::{FrontDoor, Limits};
+use crate::http::front_door::FrontDoor;
 use crate::http::guard::Guard;
+use crate::http::limits::Limits;
 use crate::hub::batch::Subject;
 use crate::hub::subscription::{Offer, Subscriber, goes_directly, queue};
 use crate::model::event::EventType;
