@@ -107,17 +107,13 @@ fn every_request_of_codexd_fits_the_schema() {
     // A turn that was on its way when the app-server died: whether it was taken is asked before it is sent again.
     let session = session_of(&bench, &record);
     bench.ended(&bench.turn(&session, "mute:"));
+    let completed = "app-server.turn.completed";
+    let of_before = bench.stream.events().into_iter().filter(|event| event["type"] == completed);
+    let of_before: Vec<Value> = of_before.map(|mut event| event["detail"]["turnId"].take()).collect();
     let client = bench.client.clone();
     let ask = move || client.post("/v1/codexd/turn", &json!({"sessionId": session, "input": "say 1 words"}));
     let asks = std::thread::Builder::new().name("asks".into()).spawn(ask).unwrap();
-    let until = std::time::Instant::now() + crate::DEADLINE;
-    let sent = || {
-        recording.lines().iter().filter(|line| line["params"]["input"][0]["text"] == "say 1 words").count()
-    };
-    while sent() < 3 {
-        assert!(std::time::Instant::now() < until, "the turn is not sent");
-        std::thread::park_timeout(std::time::Duration::from_millis(10)); // a file announces itself to nobody
-    }
+    bench.event(completed, |detail| !of_before.contains(&detail["turnId"]));
     for (pid, _) in bench.daemon.descendants() {
         let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
