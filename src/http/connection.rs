@@ -55,8 +55,7 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
         return;
     }
     if let Err(error) = peer {
-        let _ = send(shared, &wire, &Reply::from(error).to_http(false, true));
-        return wire.linger();
+        return dismiss(shared, wire, error, false);
     }
     let mut idle = shared.limits.head;
     loop {
@@ -65,8 +64,7 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
             Err(Stop::Silent) => return,
             Err(Stop::Refuse(error)) => {
                 let error = if connection.waiting.has_come() { error } else { made_way() };
-                let _ = send(shared, &wire, &Reply::from(error).to_http(false, true));
-                return wire.linger();
+                return dismiss(shared, wire, error, false);
             }
         };
         let parameter = head.take_parameter(token::PARAMETER);
@@ -79,10 +77,7 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
             Ok(next) => next,
             Err(Stop::Silent) => return,
             Err(Stop::Refuse(error)) if connection.waiting.has_come() => refuse(shared, &wire, &head, error),
-            Err(Stop::Refuse(_)) => {
-                let _ = send(shared, &wire, &Reply::from(made_way()).to_http(head.is_head(), true));
-                return wire.linger();
-            }
+            Err(Stop::Refuse(_)) => return dismiss(shared, wire, made_way(), head.is_head()),
         };
         match next {
             Next::Request if !shared.is_closing() => {
@@ -93,6 +88,12 @@ pub(super) fn converse(shared: &Shared, connection: &Connection, theirs: SocketA
             Next::Linger => return wire.linger(),
         }
     }
+}
+
+/// The last answer on a connection.
+fn dismiss(shared: &Shared, wire: Wire, error: ApiError, head_only: bool) {
+    let _ = send(shared, &wire, &Reply::from(error).to_http(head_only, true));
+    wire.linger();
 }
 
 /// To a client whose connection was ended for another one's sake while it sent something.

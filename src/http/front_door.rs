@@ -25,8 +25,8 @@ use crate::threads::{self, Thread};
 
 /// Bodies of more than 64 KiB that may be held in memory at a time, 4 MiB each at most.
 const LARGE_BODIES: usize = 32;
-/// Descriptors that connections leave to the rest of the daemon where they are scarce: to look up whose a connection is, to bring a request to a handler, to start a
-/// child.
+/// Descriptors that connections leave to the rest of the daemon where they are scarce: to look up whose a connection is,
+/// to bring a request to a handler, to start a child.
 const KEEP_AT_LEAST: usize = 8;
 /// Connections that may wait to be accepted: as many as Linux allows without further setting. One that finds no place
 /// waits a second until its SYN is sent again, and then two.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::DEADLINE;
 use crate::client::{authority, read_answer};
+use crate::conversation::until;
 use crate::daemon::Daemon;
 
 /// A request takes fewer on its way: from the client, to the handlers, and what tiny_http makes of that.
@@ -43,6 +44,29 @@ fn every_shortage_of_descriptors_is_over_when_it_is_over() {
             assert_eq!(client.post("/v1/codexd/sessions", &json!({})).status, 201, "after {room}");
         }
     }
+    assert!(daemon.stop().status.success());
+}
+
+#[test]
+fn without_a_descriptor_a_newcomer_is_answered_in_the_place_of_the_silent() {
+    let mut daemon = Daemon::builder().start();
+    let client = daemon.client();
+    assert_eq!(client.post("/v1/codexd/sessions", &json!({})).status, 201);
+    let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());
+    // So many new ones that all numbers below the limit are taken then.
+    let short = Rlimit { current: Some(limit(daemon.pid(), 20)), ..getrlimit(Resource::Nofile) };
+    prlimit(pid, Resource::Nofile, short).unwrap();
+    let silent = [(); 40].map(|()| client.connect());
+    let told = || daemon.stderr().contains("no descriptor for another connection").then_some(());
+    until("a line of the log", DEADLINE, told);
+    for _ in 0..20 {
+        // The last descriptor may be its own, and none be left to look up whose it is.
+        let answer = client.get("/healthz");
+        assert!([200, 503].contains(&answer.status), "{}", answer.text());
+    }
+    drop(silent);
+    let session = || (client.post("/v1/codexd/sessions", &json!({})).status == 201).then_some(());
+    until("a session", DEADLINE, session);
     assert!(daemon.stop().status.success());
 }
 

@@ -523,6 +523,7 @@ fn running_out_of_descriptors_is_survived() {
     // And those of the connection to a handler that is kept.
     let after = before + 4;
     until("the descriptors of before", DEADLINE, || (open_descriptors(daemon.pid()) <= after).then_some(()));
+    assert_eq!(client.get("/healthz").status, 200);
     let session = client.post("/v1/codexd/sessions", &json!({}));
     assert_eq!(session.status, 201, "{}", session.text());
     let ended = daemon.stop();

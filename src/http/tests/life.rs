@@ -55,14 +55,6 @@ fn half_open_connections_do_not_keep_health_waiting() {
     drop(half);
 }
 
-fn all_gone(port: &Port) {
-    let until = Instant::now() + Duration::from_secs(5);
-    while port.door.connections() > 0 {
-        assert!(Instant::now() < until);
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn connections_beyond_the_cap_get_503_while_all_are_served() {
     let mut port = port_with(Limits { connections: 2, ..Limits::default() });
@@ -77,7 +69,11 @@ fn connections_beyond_the_cap_get_503_while_all_are_served() {
         assert!(read_answer(stream).0.starts_with("http/1.1 200"));
     }
     drop(served);
-    all_gone(&port);
+    let until = Instant::now() + Duration::from_secs(5);
+    while port.door.connections() > 0 {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
     assert_eq!(status(&port.get("/healthz")), 200);
 }
 
