@@ -60,11 +60,14 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 8 | `main`, [`cli`] (flag table, start, status, smoke, service, doctor…) |
-//! | 7 | [`daemon`] (the only place that knows all parts: start and stop order), [`smoke`], [`stub`] (the built-in stand-in for Codex) |
-//! | 6 | [`http`] (front door, guard, routes, replies, the OpenAPI document, the page at `/`), [`stream`] (WebSocket, Server-Sent Events, what feeds both) |
-//! | 5 | [`ops`]: the verbs and the metrics; they know no HTTP |
-//! | 4 | [`app_server`] (client, connection, reader, wire, inbox, needs, impression; dial, upgrade, tls and websocket for an external one), [`supervisor`] (the child's life, the external connection), [`exec`] (one-shot runs) |
+//! | 11 | `main` |
+//! | 10 | [`cli`] (flag table, start, status, smoke, service, doctor…) |
+//! | 9 | [`daemon`] (the only place that knows all parts: start and stop order), [`smoke`], [`stub`] (the built-in stand-in for Codex) |
+//! | 8 | [`stream`] (WebSocket, Server-Sent Events, what feeds both) |
+//! | 7 | [`http`] (front door, guard, routes, replies, the OpenAPI document, the page at `/`) |
+//! | 6 | [`ops`]: the verbs and the metrics; they know no HTTP |
+//! | 5 | [`supervisor`] (the child's life, the external connection) |
+//! | 4 | [`app_server`] (client, connection, reader, wire, inbox, needs, impression; dial, upgrade, tls and websocket for an external one), [`exec`] (one-shot runs) |
 //! | 3 | [`hub`] (core, state, change, drafts, batch, subscription, filter, replay, persister, recover) |
 //! | 2 | [`store`] (journal, segments, reader, files, lock), [`config`], [`duplex`] (two-thread WebSocket), [`process`], [`api_client`] |
 //! | 1 | [`model`]: records, events, views, JSON text |
@@ -72,25 +75,34 @@
 //!
 //! ## Threads
 //!
+//! `tests/it/tidy` checks that every name a thread is started with stands here.
+//!
 //! | name | owner | blocks on | ends by |
 //! |---|---|---|---|
 //! | main | | signals | SIGTERM, SIGINT |
 //! | signals | the process | signals | the process's end |
+//! | log | the process | its queue, standard error | the process's end |
 //! | hub | `HubThreads` | its two inboxes | `Message::Stop` |
 //! | load-runs | `recover` | the run registry's file | that it is read |
 //! | persist, log-sync, voice | `HubThreads` | their channel | the hub's end |
 //! | child | `Supervisor` | the child, its output, the stop | the stop |
-//! | wait-PID | `Process` | waitid(2) | the process's end |
+//! | announce | `os::spawn_group` | a pipe to the process that is being started | that it has started, or was never born |
+//! | wait-N (its pid) | `Process` | waitid(2) | the process's end |
+//! | reaper | `Adoption` | SIGCHLD | its handle is closed |
 //! | app-rx-N, child-N-err, child-out | `Life` | a pipe | end of file, or a cancelled poll(2) |
 //! | app-tx-N | `Life`, `Socket` | its queue | the connection's close |
 //! | app-rx-N of an external app-server | `Socket` | its WebSocket | the connection's end, or the cut |
 //! | dial-N | `External` | connect, TLS, upgrade | its deadline, or a cancelled poll(2) |
+//! | recover, recover-N | `Daemon`, `recover` | a child to begin, calls of the app-server | its sender is dropped, the connection's close |
 //! | timer | `Daemon` | the next deadline | its `TimerThread` is dropped |
 //! | watchdog | `Manager` | half of the service manager's interval | its sender is dropped |
 //! | accept, conn-N | `FrontDoor` | the port, a socket | a pipe, shutdown |
-//! | http-N, started when one is needed | `Pool` (http) | tiny_http | unblock |
+//! | http-N | `Pool` (http), when one is needed | tiny_http | unblock |
 //! | ws-N-tx | its connection | its queue | the queue's end |
-//! | run-N, run-…-out/-err/-in | `Pool` (exec) | a process, its pipes | its end, or a cancel |
+//! | run-N | `Pool` (exec) | a process | its end, or a cancel |
+//! | N-out, N-err (the run's id) | `Started` | a pipe of that process | end of file, or a cancelled poll(2) |
+//! | probe-out, probe-err | the probe of a version | a pipe | end of file |
+//! | interrupt, smoke-stream, doctor-out | a command that is no daemon | a signal, a stream, a pipe | that command's end |
 //!
 //! ## What was done otherwise than first proposed, and why
 //!

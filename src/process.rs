@@ -246,7 +246,9 @@ impl Process {
     fn give_up(&mut self) -> Exit {
         warn!("process {} cannot be killed", self.id());
         // Waiting for either would never end; whoever reaps orphans gets it when it does end.
-        std::mem::forget(self.watcher.take());
+        if let Some(watcher) = self.watcher.take() {
+            watcher.leave();
+        }
         std::mem::forget(self.recorded.take());
         spawned().retain(|spawned| *spawned != self.pid);
         self.survived = true;

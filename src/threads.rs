@@ -48,6 +48,11 @@ impl Thread {
         self.ended.recv_timeout(timeout) != Err(RecvTimeoutError::Timeout)
     }
 
+    /// Gives the thread up to the process, whose end alone ends it.
+    pub fn leave(mut self) {
+        self.handle = None;
+    }
+
     /// Waits for the thread to end.
     pub fn join(mut self) {
         self.join_now();
@@ -147,11 +152,12 @@ pub fn beside<A: Send, B>(
     reason = "the state is unsound: nothing may run on, not even destructors"
 )]
 pub fn end_the_daemon(reason: &str) -> ! {
-    error!("{reason}: codexd cannot go on and ends; its service manager starts it again");
     let last_words = *LAST_WORDS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(last_words) = last_words {
         last_words();
     }
+    error!("{reason}: codexd cannot go on and ends; its service manager starts it again");
+    log::logger().flush();
     std::process::exit(EXIT_SOFTWARE)
 }
 

@@ -1,24 +1,140 @@
 //! codexd's own log lines: to standard error, with the time in UTC, each on one line and without anything that a
 //! terminal would obey, wherever the text comes from.
+//!
+//! Standard error may be a pipe that nobody reads, or a terminal that somebody stopped. No thread of the daemon may hang
+//! on that, so its lines are written by a thread of their own.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
+use super::print;
 use crate::model::printable;
+use crate::threads;
 
-/// Starts logging. Only the first call of a process counts.
+/// Lines that wait to be written, at most. What finds no room is counted, and the count told when there is room again.
+const BOUND: usize = 256;
+/// How long the end of the process waits for the last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// The way to the thread that writes, in a process that has one.
+static QUEUE: OnceLock<Sender<Line>> = OnceLock::new();
+/// Lines that found no room and are yet to be told of.
+static MISSED: AtomicU64 = AtomicU64::new(0);
+
+enum Line {
+    Record {
+        level: Level,
+        target: String,
+        text: String,
+    },
+    /// One that is written as it is.
+    Plain(String),
+    /// Nothing; whoever has the other end learns that all before it is written.
+    Mark(Sender<()>),
+}
+
+/// Starts logging, in the thread that logs. Only the first call of a process counts.
 pub fn init(level: LevelFilter) {
-    let logger = SimpleLogger::new()
+    install(Unbreakable(simple(level)), level);
+}
+
+/// Starts logging for the daemon. The thread that writes, of which nobody waits, lasts as long as the process, like the
+/// one that waits for signals; [`flush`] is for the end.
+///
+/// # Errors
+/// What the system says when it can start no thread.
+pub fn init_daemon(level: LevelFilter) -> std::io::Result<()> {
+    let (queue, lines) = bounded(BOUND);
+    let logger = Unbreakable(simple(level));
+    threads::spawn_contained("log", move || write(&logger, &lines))?.leave();
+    if QUEUE.set(queue).is_ok() {
+        install(Queued(simple(level)), level);
+    }
+    Ok(())
+}
+
+fn simple(level: LevelFilter) -> SimpleLogger {
+    SimpleLogger::new()
         .with_level(level)
         // It calls the end of its socket at every stop an error; faults of handlers are told by our own lines.
         .with_module_level("tiny_http", LevelFilter::Off)
-        .with_utc_timestamps();
-    if log::set_boxed_logger(Box::new(Unbreakable(logger))).is_ok() {
+        .with_utc_timestamps()
+}
+
+fn install(logger: impl Log + 'static, level: LevelFilter) {
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(level);
         std::panic::set_hook(Box::new(log_panic));
+    }
+}
+
+/// Hands a line to the thread that writes; `false` in a process without one.
+pub(super) fn queue(line: &str) -> bool {
+    QUEUE.get().is_some_and(|queue| {
+        enqueue(queue, Line::Plain(line.to_owned()));
+        true
+    })
+}
+
+fn enqueue(queue: &Sender<Line>, line: Line) {
+    if queue.try_send(line).is_err() {
+        MISSED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits until what was logged so far is written, but no longer than a second.
+pub(super) fn flush() {
+    let until = Instant::now() + LAST_LINES;
+    let Some(queue) = QUEUE.get() else { return };
+    let (mark, marked) = bounded(0);
+    if queue.send_deadline(Line::Mark(mark), until).is_ok() {
+        // Disconnected when it is reached.
+        let _ = marked.recv_deadline(until);
+    }
+}
+
+/// The thread.
+fn write(logger: &Unbreakable, lines: &Receiver<Line>) {
+    for line in lines {
+        match line {
+            Line::Record { level, target, text } => logger.write(level, &target, &text),
+            Line::Plain(line) => print::write_progress(&line),
+            Line::Mark(mark) => drop(mark),
+        }
+        let missed = MISSED.swap(0, Ordering::Relaxed);
+        if missed > 0 {
+            let text = format!("{missed} lines are missing here: standard error did not take them in time");
+            logger.write(Level::Warn, module_path!(), &text);
+        }
+    }
+}
+
+/// The daemon's logger.
+struct Queued(SimpleLogger);
+
+impl Log for Queued {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if let Some(queue) = QUEUE.get()
+            && self.enabled(record.metadata())
+        {
+            let (target, text) = (record.target().to_owned(), record.args().to_string());
+            enqueue(queue, Line::Record { level: record.level(), target, text });
+        }
+    }
+
+    fn flush(&self) {
+        flush();
     }
 }
 
@@ -45,22 +161,28 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 /// The text is made printable here, once for all.
 struct Unbreakable(SimpleLogger);
 
+impl Unbreakable {
+    fn write(&self, level: Level, target: &str, text: &str) {
+        WRITING.set(true);
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let text = printable(text);
+            let mut record = Record::builder();
+            // In one expression: what format_args! makes lives no longer.
+            self.0.log(&record.level(level).target(target).args(format_args!("{text}")).build());
+        }));
+        WRITING.set(false);
+    }
+}
+
 impl Log for Unbreakable {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         self.0.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        WRITING.set(true);
-        let _ = catch_unwind(AssertUnwindSafe(|| {
-            let text = record.args().to_string();
-            let text = printable(&text);
-            // In one expression: what format_args! makes lives no longer.
-            self.0.log(
-                &Record::builder().metadata(record.metadata().clone()).args(format_args!("{text}")).build(),
-            );
-        }));
-        WRITING.set(false);
+        if self.enabled(record.metadata()) {
+            self.write(record.level(), record.target(), &record.args().to_string());
+        }
     }
 
     fn flush(&self) {}

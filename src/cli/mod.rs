@@ -65,7 +65,11 @@ pub fn main() -> ExitCode {
     match parse::parse(std::env::args_os().skip(1).collect()) {
         Ok(Parsed::Help) => print::out(&help::help()),
         Ok(Parsed::Version) => print::out(concat!("codexd ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Parsed::Act(command)) => act(command),
+        Ok(Parsed::Act(command)) => {
+            let code = act(command);
+            logging::flush();
+            code
+        }
         Err(error) => refuse(&error),
     }
 }
@@ -144,10 +148,15 @@ fn here(command: &Command) -> Result<(LowArgs, PathBuf), ExitCode> {
 fn settle(command: &Command) -> Result<(Config, LowArgs), ExitCode> {
     let (low, cwd) = here(command)?;
     let config = resolve::resolve(low.clone(), &cwd).map_err(|error| refuse(&error))?;
-    logging::init(low.log_level.unwrap_or(match command.action {
-        Action::Start => LevelFilter::Info,
-        _ => LevelFilter::Warn,
-    }));
+    match command.action {
+        Action::Start => {
+            logging::init_daemon(low.log_level.unwrap_or(LevelFilter::Info)).map_err(|error| {
+                print::complain(&format!("cannot start the thread that logs: {error}"));
+                ExitCode::FAILURE
+            })?
+        }
+        _ => logging::init(low.log_level.unwrap_or(LevelFilter::Warn)),
+    }
     Ok((config, low))
 }
 

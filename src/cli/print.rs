@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::logging;
 use crate::config::Config;
 use crate::model::json;
 use crate::model::record::ChildStatus;
@@ -40,6 +41,13 @@ pub fn complain(message: &str) {
 
 /// Writes a line about what is going on to standard error. There is nobody left to tell when that fails.
 pub fn progress(line: &str) {
+    if !logging::queue(line) {
+        write_progress(line);
+    }
+}
+
+/// As [`progress`], in this thread.
+pub(super) fn write_progress(line: &str) {
     // With one write(2): what somebody types meanwhile does not stand in its middle.
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread::Builder;
 
 use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use super::logging;
 use super::print::{self, StartReport};
 use crate::config::Config;
 use crate::daemon::manager::Manager;
@@ -15,6 +15,7 @@ use crate::daemon::{Daemon, Stopped};
 use crate::model::view::{ServiceView, Snapshot, Summary};
 use crate::ops::OpError;
 use crate::process::orphans;
+use crate::threads;
 
 /// Runs the daemon until SIGINT or SIGTERM; with `run_once` only for the smoke lifetime.
 ///
@@ -100,7 +101,7 @@ fn name(signal: i32) -> &'static str {
 fn watch_signals() -> std::io::Result<Receiver<i32>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let (sender, receiver) = bounded(1);
-    Builder::new().name("signals".to_owned()).spawn(move || {
+    threads::spawn("signals", move || {
         let mut signals = signals.forever();
         if let Some(first) = signals.next() {
             // There is room for one, and there is one.
@@ -109,7 +110,8 @@ fn watch_signals() -> std::io::Result<Receiver<i32>> {
         if let Some(second) = signals.next() {
             end_at_once(second);
         }
-    })?;
+    })?
+    .leave();
     Ok(receiver)
 }
 
@@ -120,7 +122,8 @@ fn survive_file_size_limit() -> std::io::Result<()> {
 
 #[expect(clippy::disallowed_methods, reason = "the operator asked twice: destructors have had their chance")]
 fn end_at_once(signal: i32) {
-    print::complain(&format!("second {}: ending at once", name(signal)));
     orphans::kill_everything();
+    print::complain(&format!("second {}: ending at once", name(signal)));
+    logging::flush();
     std::process::exit(128 + signal)
 }

@@ -231,7 +231,7 @@ impl Pool {
             drop(threads);
         } else {
             log::warn!("a request still keeps a handler busy; it is abandoned");
-            threads.into_iter().filter(|thread| !thread.is_finished()).for_each(std::mem::forget);
+            threads.into_iter().filter(|thread| !thread.is_finished()).for_each(Thread::leave);
         }
     }
 

@@ -307,7 +307,7 @@ impl Drop for HubThreads {
         }
         // Standard error may be a pipe that nobody reads: that must not keep the daemon from ending.
         if let Some(speaker) = self.speaker.take().filter(|speaker| !speaker.wait(LAST_LINES)) {
-            std::mem::forget(speaker);
+            speaker.leave();
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Events that are worth waking somebody for, as lines of the daemon's own log: those of level warn and error, once they
 //! are in the event log. What a child writes to its standard error is not among them: it has a file of its own.
 //!
-//! Standard error may be a pipe that nobody reads. So the lines are written by a thread of their own, of which the hub
-//! never waits; and a flood of them is cut short, for the events themselves are all in the log.
+//! They are read and worded by a thread of their own, for which the hub never waits; and a flood of them is cut short,
+//! for the events themselves are all in the log.
 
 use std::io;
 use std::time::{Duration, Instant};

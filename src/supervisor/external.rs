@@ -257,6 +257,6 @@ fn unexplained() -> End {
 /// but the answer's channel, and what it sends there is dropped.
 fn leave(thread: Thread) {
     if !thread.wait(AFTER_CANCEL) {
-        std::mem::forget(thread);
+        thread.leave();
     }
 }

@@ -91,6 +91,7 @@ mod sse;
 mod status_now;
 mod strange_servers;
 mod strangers;
+mod stuck_stderr;
 mod supervision;
 mod talk;
 mod tidy;

@@ -2,6 +2,7 @@
 //!
 //! Every checker is a function over text, so that a test beside it can show that it fails on what it is there to find.
 
+mod architecture;
 mod property_list;
 mod tables;
 
@@ -10,37 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use codexd::model::event::EventType;
-
-/// The layers, lowest first. A module imports from the layers below its own and from itself. `main` is `src/main.rs`.
-const LAYERS: &[&[&str]] = &[
-    &["os", "clock", "fault", "ids", "threads", "timer"],
-    &["model"],
-    &["config", "store", "duplex", "process", "api_client"],
-    &["hub"],
-    &["app_server", "exec"],
-    &["supervisor"],
-    &["ops"],
-    &["http"],
-    &["stream"],
-    &["daemon", "smoke", "stub"],
-    &["cli"],
-    &["main"],
-];
-
-/// What may import from its own layer, and why.
-const NEIGHBOURS: &[(&str, &str, &str)] = &[
-    ("ids", "clock", "an id begins with the time"),
-    ("timer", "threads", "it has one"),
-    ("clock", "fault", "a test makes the clock jump"),
-    ("threads", "fault", "a test has none left to start"),
-    ("os", "threads", "somebody must write down a process while it waits to run"),
-    ("process", "store", "the ledger of processes is a state file"),
-    ("store", "config", "the log's sync policy is a setting"),
-    ("smoke", "daemon", "the smoke test runs a daemon in this process"),
-];
-
-/// What must stand on its own: the stand-in must not know the daemon it tests, nor the client the server.
-const ISOLATED: &[&str] = &["stub", "api_client"];
 
 /// No file of `src` is longer (400 is where to start thinking).
 const MAX_LINES: usize = 450;
@@ -194,131 +164,6 @@ fn has_word(code: &str, word: &str) -> bool {
         let runs_on = is_word(word.as_bytes()[0]) && before.is_some_and(is_word);
         !runs_on && !after.is_some_and(|&byte| is_word(byte))
     })
-}
-
-/// The top-level module of a file.
-fn module_of(path: &str) -> Option<&str> {
-    let name = path.strip_prefix("src/")?.split('/').next()?;
-    let name = name.strip_suffix(".rs").unwrap_or(name);
-    (name != "lib").then_some(name)
-}
-
-/// The top-level modules a file's code names, by `crate::`, `codexd::` or as many `super::` as lead to the top.
-fn imports(path: &str, code: &str) -> BTreeSet<String> {
-    let depth = path.split('/').count() - 1 - usize::from(path.ends_with("/mod.rs"));
-    let mut tops = vec!["crate::".to_owned(), "super::".repeat(depth)];
-    if path == "src/main.rs" {
-        tops.push("codexd::".to_owned());
-    }
-    let mut found = BTreeSet::new();
-    for top in &tops {
-        for (at, _) in code.match_indices(top.as_str()) {
-            let before = at.checked_sub(1).map(|at| code.as_bytes()[at]);
-            if before.is_some_and(is_word) {
-                continue;
-            }
-            found.extend(first_words(&code[at + top.len()..]));
-        }
-    }
-    found.remove("super");
-    found
-}
-
-/// `a::b` gives a; `{a, b::{c, d}}` gives a and b.
-fn first_words(text: &str) -> Vec<String> {
-    let word = |text: &str| -> String {
-        text.trim_start().bytes().take_while(|&b| is_word(b)).map(char::from).collect()
-    };
-    let Some(group) = text.trim_start().strip_prefix('{') else { return vec![word(text)] };
-    let (mut words, mut depth, mut begin) = (Vec::new(), 0, 0);
-    for (at, byte) in group.bytes().enumerate() {
-        match byte {
-            b'{' => depth += 1,
-            b'}' | b',' if depth == 0 => {
-                words.push(word(&group[begin..at]));
-                begin = at + 1;
-                if byte == b'}' {
-                    break;
-                }
-            }
-            b'}' => depth -= 1,
-            _ => {}
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    words
-}
-
-fn layer(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|layer| layer.contains(&module))
-}
-
-/// What is wrong with a file's imports. Names that are no module (`crate::Error` would be one) have no layer.
-fn misplaced(path: &str, code: &str, modules: &BTreeSet<String>) -> Vec<String> {
-    let Some(own) = module_of(path) else { return Vec::new() };
-    let Some(own_layer) = layer(own) else {
-        return vec![format!("{path}: module {own} stands in no layer of LAYERS")];
-    };
-    let mut problems = Vec::new();
-    for other in imports(path, code).iter().filter(|other| modules.contains(*other) && *other != own) {
-        if ISOLATED.contains(&own) {
-            problems.push(format!("{path}: {own} stands on its own, but uses {other}"));
-            continue;
-        }
-        let listed = NEIGHBOURS.iter().any(|(from, to, _)| *from == own && to == other);
-        match layer(other) {
-            Some(below) if below < own_layer || (below == own_layer && listed) => {}
-            _ => problems.push(format!("{path}: {own} uses {other}, which is not below it")),
-        }
-    }
-    problems
-}
-
-#[test]
-fn imports_go_downward() {
-    let sources = sources();
-    let modules: BTreeSet<String> =
-        sources.iter().filter_map(|(path, _)| module_of(path).map(str::to_owned)).collect();
-    assert!(modules.len() > 15, "{modules:?}");
-    let daemon = sources.iter().find(|(path, _)| path == "src/daemon/mod.rs").unwrap();
-    assert!(
-        imports(&daemon.0, &daemon.1)
-            .is_superset(&["app_server", "hub", "threads"].map(str::to_owned).into())
-    );
-    let problems = sources.iter().flat_map(|(path, code)| misplaced(path, code, &modules)).collect();
-    expect_none("imports go downward only (see LAYERS)", problems);
-    let text = read("src/lib.rs");
-    let unnamed =
-        modules.iter().filter(|module| *module != "main" && !text.contains(&format!("[`{module}`]")));
-    expect_none("modules that the architecture text in src/lib.rs does not name", unnamed.cloned().collect());
-    for (from, to, _) in NEIGHBOURS {
-        assert_eq!(layer(from), layer(to), "NEIGHBOURS: {from} and {to} are of one layer");
-    }
-}
-
-#[test]
-fn an_upward_import_is_found() {
-    let modules = LAYERS.concat().iter().map(|module| (*module).to_owned()).collect();
-    let wrong = |path: &str, code: &str| misplaced(path, &code_only(code), &modules).len();
-    assert_eq!(
-        wrong("src/hub/mod.rs", "use crate::store::journal;\nuse crate::{clock, model::{self, json}};"),
-        0
-    );
-    assert_eq!(wrong("src/hub/mod.rs", "use crate::http::reply;"), 1);
-    assert_eq!(wrong("src/hub/core.rs", "use crate::{clock, ops::{self, http}, threads};"), 1);
-    assert_eq!(wrong("src/hub/core.rs", "fn f() { super::super::ops::go() }"), 1);
-    assert_eq!(wrong("src/clock.rs", "use super::{model, ids};"), 2);
-    assert_eq!(
-        wrong(
-            "src/hub/core.rs",
-            "// crate::ops\nlet x = \"crate::ops\"; /* crate::ops */ let c = '\"'; r#\"crate::ops\"#;"
-        ),
-        0
-    );
-    assert_eq!(wrong("src/hub/core.rs", "let c = '\"'; crate::ops::go(); let d = '\"';"), 1);
-    assert_eq!(wrong("src/config.rs", "use crate::store;"), 1, "one layer, not listed that way round");
-    assert_eq!(wrong("src/stub/mod.rs", "use crate::clock;"), 1);
-    assert_eq!(wrong("src/novel.rs", ""), 1);
 }
 
 fn too_long(path: &str, lines: usize) -> Option<String> {
