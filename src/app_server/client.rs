@@ -8,7 +8,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::connection::{CallError, Connection, Handshake};
+use super::call::CallError;
+use super::connection::{Connection, Handshake};
 use super::wire;
 use crate::hub::Hub;
 use crate::hub::batch::Subject;

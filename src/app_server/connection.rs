@@ -10,14 +10,16 @@ use log::warn;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::call::CallError;
 use super::impression::Impression;
+use super::outgoing::{self, Lines, Outgoing, Queued};
 use super::wire::{self, OVERLOADED, RpcError};
 use crate::hub::drafts::Drafts;
 use crate::hub::{Core, Hub, HubError};
 use crate::threads::answer::{Answer, answer};
 use crate::threads::lock;
 
-/// Lines that may wait for the app-server to read them. When it is full a caller waits, up to its deadline.
+/// Lines that may wait for the app-server to read them. When they do a caller waits, up to its deadline.
 const OUT_BOUND: usize = 256;
 /// Requests in flight: Codex loses answers when some two hundred are.
 const IN_FLIGHT: usize = 64;
@@ -27,52 +29,6 @@ const SILENT_CALLS: u32 = 3;
 const OVERLOAD_BACKOFF: Duration = Duration::from_millis(100);
 /// How often a caller that waits looks whether the log can be written.
 const STALL_LOOK: Duration = Duration::from_secs(2);
-
-/// Why a call has no result.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum CallError {
-    /// There is no app-server to talk to now; with the seconds after which a retry makes sense, if any does.
-    #[error("{reason}")]
-    Unavailable {
-        /// Why.
-        reason: String,
-        /// When to try again.
-        retry_after: Option<u32>,
-    },
-    /// It did not answer in time. What was asked may still happen.
-    #[error("the app-server did not answer {method} within {} ms", .after.as_millis())]
-    Timeout {
-        /// What was asked.
-        method: String,
-        /// How long was waited.
-        after: Duration,
-    },
-    /// It did not even answer `initialize` in time; with what it did instead, and what to do.
-    #[error("{0}")]
-    Mute(String),
-    /// It refused.
-    #[error("the app-server refused {method}: {error}")]
-    Refused {
-        /// What was asked.
-        method: String,
-        /// Its answer.
-        error: RpcError,
-    },
-    /// It is no app-server that codexd can work with; what happened, and what to do.
-    #[error("{0}")]
-    Unfit(String),
-    /// The answer is not what the protocol says.
-    #[error("the app-server's answer to {method} cannot be read: {problem}")]
-    Unreadable {
-        /// What was asked.
-        method: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// The answer came, but could not be recorded.
-    #[error(transparent)]
-    Hub(#[from] HubError),
-}
 
 /// What is done with an answer, in the reader's thread.
 type Responder = Box<dyn FnOnce(Result<&RawValue, CallError>) + Send>;
@@ -104,7 +60,7 @@ pub(super) enum Handshake {
 pub struct Connection {
     generation: u64,
     pid: Option<u32>,
-    out: Mutex<Option<Sender<Vec<u8>>>>,
+    out: Outgoing,
     calls: Mutex<Calls>,
     permits: (Sender<()>, Receiver<()>),
     progress: AtomicBool,
@@ -120,12 +76,12 @@ pub struct Connection {
 impl Connection {
     /// A connection and the lines that are to be written to the app-server, in order. The receiver ends when the
     /// connection is closed.
-    pub fn new(generation: u64, pid: Option<u32>) -> (Arc<Self>, Receiver<Vec<u8>>) {
-        let (out, lines) = bounded(OUT_BOUND);
+    pub fn new(generation: u64, pid: Option<u32>) -> (Arc<Self>, Lines) {
+        let (out, lines) = outgoing::queue(OUT_BOUND);
         let connection = Self {
             generation,
             pid,
-            out: Mutex::new(Some(out)),
+            out,
             calls: Mutex::new(Calls { next_id: 1, waiting: HashMap::new(), closed: None }),
             permits: bounded(IN_FLIGHT),
             progress: AtomicBool::new(false),
@@ -176,6 +132,11 @@ impl Connection {
     /// It has said something, whatever it was.
     pub(super) fn heard(&self) {
         self.silent.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it has left a call without an answer and said nothing since.
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed) > 0
     }
 
     /// This life is of no use any more, for that reason: its supervisor is told, who ends it and closes this.
@@ -269,23 +230,25 @@ impl Connection {
     /// # Errors
     /// When the connection is closed or its queue stays full up to `timeout`.
     pub fn notify(&self, method: &str, timeout: Duration) -> Result<(), CallError> {
-        let line = wire::notification(method).map_err(|error| unreadable(method, &error))?;
+        let line = wire::notification(method).map_err(|error| CallError::unreadable(method, &error))?;
         self.send_line(line, method, Instant::now() + timeout, timeout)
     }
 
-    /// Answers a request of the app-server. Never waits: an app-server that asks and does not read is broken.
+    /// Answers a request of the app-server; whether the answer is on its way. Never waits: of an app-server that asks and
+    /// asks and does not read the answers this life is given up, so that none is lost in silence.
     pub fn respond(&self, id: &RawValue, outcome: Result<&RawValue, &RpcError>) -> bool {
-        let sent = wire::response(id, outcome)
-            .is_ok_and(|line| lock(&self.out).as_ref().is_some_and(|out| out.try_send(line).is_ok()));
-        if !sent {
-            warn!("an answer could not be sent to the app-server: it is gone or does not read");
+        let queued = wire::response(id, outcome).map_or(Queued::Closed, |line| self.out.answer(line));
+        match queued {
+            Queued::Yes => {}
+            Queued::Closed => warn!("an answer could not be sent to the app-server: it is gone"),
+            Queued::Full => self.give_up("the app-server asks and does not read the answers"),
         }
-        sent
+        queued == Queued::Yes
     }
 
     /// Ends the connection: nothing more is written, every caller is told `reason`.
     pub fn close(&self, reason: &str) {
-        lock(&self.out).take();
+        self.out.close();
         let waiting = {
             let mut calls = lock(&self.calls);
             if calls.closed.is_some() {
@@ -295,7 +258,7 @@ impl Connection {
             std::mem::take(&mut calls.waiting)
         };
         for (_, waiting) in waiting {
-            (waiting.respond)(Err(closed_error(reason)));
+            (waiting.respond)(Err(CallError::closed(reason)));
         }
         self.handshake_changed.notify_all();
     }
@@ -361,7 +324,7 @@ impl Connection {
         let id = {
             let mut calls = lock(&self.calls);
             if let Some(reason) = &calls.closed {
-                return Err(closed_error(reason));
+                return Err(CallError::closed(reason));
             }
             let id = calls.next_id;
             calls.next_id += 1;
@@ -369,7 +332,7 @@ impl Connection {
             id
         };
         let sent = wire::request(id, method, params)
-            .map_err(|error| unreadable(method, &error))
+            .map_err(|error| CallError::unreadable(method, &error))
             .and_then(|line| self.send_line(line, method, deadline, timeout));
         if sent.is_err() {
             lock(&self.calls).waiting.remove(&id);
@@ -384,16 +347,14 @@ impl Connection {
         deadline: Instant,
         timeout: Duration,
     ) -> Result<(), CallError> {
-        let out = lock(&self.out).clone();
-        let Some(out) = out else {
-            return Err(closed_error(self.closed().as_deref().unwrap_or("the connection is closed")));
-        };
-        out.send_deadline(line, deadline).map_err(|error| match error {
+        self.out.send(line, deadline).map_err(|error| match error {
             SendTimeoutError::Timeout(_) => {
                 self.unanswered();
                 CallError::Timeout { method: method.to_owned(), after: timeout }
             }
-            SendTimeoutError::Disconnected(_) => closed_error("the app-server takes no more input"),
+            SendTimeoutError::Disconnected(_) => {
+                CallError::closed(self.closed().as_deref().unwrap_or("the app-server takes no more input"))
+            }
         })
     }
 
@@ -428,17 +389,9 @@ impl Connection {
     }
 }
 
-fn closed_error(reason: &str) -> CallError {
-    CallError::Unavailable { reason: reason.to_owned(), retry_after: Some(1) }
-}
-
 /// Why the log cannot be written, if it cannot.
 fn stalled(hub: &Hub) -> Option<String> {
     hub.ask_within(Duration::from_secs(1), |core| core.stalled().map(str::to_owned)).ok().flatten()
-}
-
-fn unreadable(method: &str, error: &serde_json::Error) -> CallError {
-    CallError::Unreadable { method: method.to_owned(), problem: error.to_string() }
 }
 
 /// A wait with jitter, so that many callers do not come back at the same moment.

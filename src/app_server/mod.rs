@@ -5,6 +5,7 @@
 //! What the app-server asks goes through the *inbox*: recorded, answered, and left in its final state there.
 
 pub mod answer;
+pub mod call;
 mod changes;
 pub mod client;
 pub mod connection;
@@ -14,6 +15,7 @@ pub mod inbox;
 mod inbox_events;
 pub mod needs;
 pub mod notification;
+pub mod outgoing;
 pub mod reader;
 #[cfg(feature = "tls")]
 mod tls;

@@ -94,7 +94,7 @@ impl Reader {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => break ("stdout.error", format!("reading output failed: {error}")),
             };
-            self.connection.heard();
+            self.heard();
             let bytes = &chunk[..read];
             self.bytes(bytes);
             let open = self.flush();
@@ -258,6 +258,11 @@ impl Reader {
             Subject::default(),
             None,
         );
+    }
+
+    /// The app-server has said something, whatever it was.
+    pub(super) fn heard(&self) {
+        self.connection.heard();
     }
 
     /// What waits to be handed on, in bytes.

@@ -10,6 +10,7 @@ use log::warn;
 
 use super::connection::Connection;
 use super::inbox::Inbox;
+use super::outgoing::Lines;
 use super::reader::{End, Reader};
 use crate::duplex::{self, Closed, Ended, Incoming, Writer, code};
 use crate::hub::Hub;
@@ -53,7 +54,7 @@ impl Socket {
     pub fn start(
         (reader, writer): (duplex::Reader, Writer),
         connection: Arc<Connection>,
-        lines: Receiver<Vec<u8>>,
+        lines: Lines,
         hub: Hub,
         inbox: Arc<Inbox>,
         keep_alive: KeepAlive,
@@ -108,7 +109,7 @@ impl Socket {
     }
 }
 
-fn write_messages(mut writer: Writer, lines: &Receiver<Vec<u8>>, keep_alive: KeepAlive, verdict: &Verdict) {
+fn write_messages(mut writer: Writer, lines: &Lines, keep_alive: KeepAlive, verdict: &Verdict) {
     let mut due = Instant::now() + keep_alive.every;
     let mut pinged = None;
     loop {
@@ -140,7 +141,7 @@ fn write_messages(mut writer: Writer, lines: &Receiver<Vec<u8>>, keep_alive: Kee
     }
 }
 
-fn write_all_waiting(writer: &mut Writer, first: Vec<u8>, lines: &Receiver<Vec<u8>>) -> Result<(), Closed> {
+fn write_all_waiting(writer: &mut Writer, first: Vec<u8>, lines: &Lines) -> Result<(), Closed> {
     let mut line = first;
     loop {
         // A message is a frame; it needs no line end.
@@ -171,12 +172,13 @@ fn read_messages(mut socket: duplex::Reader, mut reader: Reader, verdict: &Verdi
         match incoming {
             Ok(Incoming::Text(text)) => {
                 reader.message(&text);
-                if reader.gathered() >= GATHER && !reader.flush() {
-                    break None;
-                }
             }
             Ok(Incoming::Binary(bytes)) => reader.unreadable(bytes.len(), "it is a binary one", ""),
             Err(ended) => break Some(ended),
+        }
+        reader.heard();
+        if reader.gathered() >= GATHER && !reader.flush() {
+            break None;
         }
     };
     reader.flush();
@@ -215,18 +217,17 @@ fn described(ended: Ended, reason: &str) -> (&'static str, String) {
 mod tests {
     use std::net::{TcpListener, TcpStream};
 
-    use crossbeam_channel::Sender;
-
+    use super::super::outgoing::{Outgoing, queue};
     use super::*;
     use crate::duplex::Duplex;
 
     /// A client's two ends, the writer's thread running, and the server's side of the socket.
-    fn pair(every: Duration) -> (duplex::Reader, TcpStream, Sender<Vec<u8>>, Verdict, Thread) {
+    fn pair(every: Duration) -> (duplex::Reader, TcpStream, Outgoing, Verdict, Thread) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let server = listener.accept().unwrap().0;
         let (reader, writer) = Duplex::client(Arc::new(client), Vec::new(), 1024).unwrap();
-        let (lines, outgoing) = bounded(1);
+        let (lines, outgoing) = queue(1);
         let verdict = Verdict::default();
         let to_writer = Arc::clone(&verdict);
         let thread = threads::spawn_contained("test-writer", move || {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::body::Body;
 use super::sessions::{unknown_session, without_thread};
 use super::{OpError, Ops};
-use crate::app_server::connection::CallError;
+use crate::app_server::call::CallError;
 use crate::app_server::wire::INVALID_REQUEST;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;

@@ -25,8 +25,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
+use crate::app_server::call::CallError;
 use crate::app_server::client::Client;
-use crate::app_server::connection::CallError;
 use crate::app_server::inbox::Inbox;
 use crate::config::{Config, Mode};
 use crate::exec::pool::Pool;

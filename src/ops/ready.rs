@@ -49,7 +49,7 @@ pub struct Checks {
     pub disk: Check,
     /// The child runs.
     pub child: Check,
-    /// The connection to the app-server, once there is one, is open.
+    /// The connection to the app-server, once there is one, is open, and it answers.
     pub app_server: Check,
 }
 
@@ -117,6 +117,9 @@ impl Ops {
                 Some(reason) => Check::bad(reason),
                 None => match connection.impression().trouble() {
                     Some(trouble) => Check::bad(trouble),
+                    None if connection.is_silent() => {
+                        Check::bad("it did not answer in time, and has said nothing since")
+                    }
                     None if connection.was_used() => Check::good(),
                     None => Check::note("not connected yet"),
                 },

@@ -13,6 +13,7 @@ use super::output::{self, LastWords, Stream};
 use super::{Parts, StartError};
 use crate::app_server::connection::Connection;
 use crate::app_server::impression;
+use crate::app_server::outgoing::Lines;
 use crate::app_server::reader::{End, Reader};
 use crate::config::{Mode, Server};
 use crate::hub::HubError;
@@ -71,7 +72,7 @@ pub(super) struct Life {
     process: Process,
     pid: u32,
     connection: Option<Arc<Connection>>,
-    lines: Option<Receiver<Vec<u8>>>,
+    lines: Option<Lines>,
     output_end: Receiver<End>,
     output_end_sender: Option<Sender<End>>,
     /// How its output ended, once that was heard.
@@ -305,7 +306,7 @@ impl Life {
 
 /// Writes what the connection sends; ends, and with it the app-server's standard input, when it is closed. An
 /// app-server that takes no input will never answer again, even if it lives on.
-fn write_lines(mut stdin: ChildStdin, lines: &Receiver<Vec<u8>>, connection: &Connection) {
+fn write_lines(mut stdin: ChildStdin, lines: &Lines, connection: &Connection) {
     while let Ok(line) = lines.recv() {
         if let Err(error) = stdin.write_all(&line) {
             connection.give_up(&format!("the app-server takes no more input: {error}"));

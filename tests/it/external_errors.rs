@@ -271,3 +271,30 @@ fn a_server_that_does_not_answer_our_close_does_not_hold_up_the_stop() {
     assert!(daemon.log_events().iter().any(|event| event["type"] == "app-server.close.failed"));
     drop(release);
 }
+
+#[test]
+fn one_that_answers_no_call_but_says_something_is_kept_and_said_not_to_be_ready() {
+    const CALLS: usize = 5;
+    let (finish, finished) = crossbeam_channel::bounded(1);
+    let fake = Fake::start(move |socket| {
+        for _ in 0..CALLS {
+            let _ = socket.read();
+            let _ = socket.send(Message::text(delta("still at it")));
+        }
+        finished.recv_timeout(DEADLINE).unwrap();
+        let _ = socket.send(Message::text(completed()));
+    });
+    let daemon = external(&fake.url()).flags(&["--app-server-timeout-ms", "300"]).start();
+    let stream = daemon.stream();
+    start_turn(&daemon);
+    for _ in 0..CALLS {
+        assert_eq!(new_session(&daemon).status, 504);
+    }
+    let app_server = || daemon.client().get("/readyz").json()["checks"]["appServer"].take();
+    let told = app_server();
+    assert!(told["detail"].as_str().is_some_and(|text| text.contains("did not answer in time")), "{told}");
+    finish.send(()).unwrap();
+    stream.wait_for_type("app-server.turn.completed");
+    assert_eq!(app_server()["ok"], true);
+    assert_eq!(fake.heads().len(), 1, "it was connected to again");
+}

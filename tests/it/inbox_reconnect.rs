@@ -6,12 +6,13 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use codexd::app_server::answer::Proposal;
 use codexd::app_server::client::{Client, Introduction};
 use codexd::app_server::connection::Connection;
 use codexd::app_server::inbox::{self, Inbox, Settled};
+use codexd::app_server::outgoing::Lines;
 use codexd::app_server::reader::Reader;
 use codexd::cli::low::LowArgs;
 use codexd::cli::resolve::resolve;
@@ -20,7 +21,7 @@ use codexd::hub::{Hub, HubThreads};
 use codexd::model::record::{Request, RequestStatus};
 use codexd::store::raw_log::RawLog;
 use codexd::timer::{Timer, TimerThread};
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::bounded;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -42,7 +43,7 @@ struct Parts {
 struct Wire {
     connection: Arc<Connection>,
     /// What codexd writes.
-    written: Receiver<Vec<u8>>,
+    written: Lines,
     says: Option<PipeWriter>,
     reader: Option<JoinHandle<()>>,
     _cancel: OwnedFd,
@@ -134,7 +135,8 @@ impl Wire {
 
     /// The next thing codexd writes.
     fn heard(&self) -> Value {
-        serde_json::from_slice(&self.written.recv_timeout(DEADLINE).expect("an answer")).unwrap()
+        serde_json::from_slice(&self.written.recv_deadline(Instant::now() + DEADLINE).expect("an answer"))
+            .unwrap()
     }
 
     /// Waits until what was said is in the log.
@@ -144,8 +146,8 @@ impl Wire {
         assert_eq!(self.heard()["error"]["code"], -32601);
     }
 
-    /// The end of the connection; what was said before is in the log when this returns.
-    fn cut(&mut self, parts: &Parts) {
+    /// What was said before is in the log, and whatever that led to is done, when this returns.
+    fn finish(&mut self, parts: &Parts) {
         self.says = None;
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
@@ -153,6 +155,11 @@ impl Wire {
         let (done, taken) = bounded(1);
         parts.hub.transact_in_order(|_, _| (), move |_| done.send(()).unwrap()).unwrap();
         taken.recv_timeout(DEADLINE).expect("the hub");
+    }
+
+    /// The end of the connection; what was said before is in the log when this returns.
+    fn cut(&mut self, parts: &Parts) {
+        self.finish(parts);
         self.connection.close("cut");
         parts.client.down("cut");
     }
@@ -289,4 +296,33 @@ fn resolved_and_turn_over_end_what_they_name_in_one_write() {
         "cancelled c",
     ];
     assert_eq!(story, expected);
+}
+
+/// More than wait in the queue to the app-server.
+const MANY: u64 = 2000;
+
+#[test]
+fn an_app_server_that_asks_first_and_reads_later_gets_every_answer() {
+    let parts = Parts::start(Strategy::Spawn, Duration::ZERO);
+    let mut wire = parts.connect(1);
+    for id in 0..MANY {
+        wire.say(json!({"id": id, "method": "brand/new", "params": {}}));
+    }
+    wire.finish(&parts);
+    let mut answered: Vec<u64> = (0..MANY).map(|_| wire.heard()["id"].as_u64().unwrap()).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, (0..MANY).collect::<Vec<_>>());
+    assert!(wire.connection.hopeless().is_empty());
+}
+
+#[test]
+fn an_app_server_that_asks_and_never_reads_is_given_up() {
+    let parts = Parts::start(Strategy::Spawn, Duration::ZERO);
+    let mut wire = parts.connect(1);
+    let long = "x".repeat(100_000);
+    for id in 0..500 {
+        wire.say(json!({"id": format!("{id} {long}"), "method": "brand/new", "params": {}}));
+    }
+    let reason = wire.connection.hopeless().recv_timeout(DEADLINE).expect("it is given up");
+    assert!(reason.contains("does not read"), "{reason}");
 }
