@@ -206,12 +206,14 @@ impl Drop for Admission {
 struct RunDetail<'a> {
     record: &'a Run,
     run_id: &'a str,
+    session_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StartedDetail<'a> {
     run_id: &'a str,
+    session_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -219,6 +221,7 @@ struct StartedDetail<'a> {
 struct OutputDetail<'a> {
     event: &'a RawValue,
     run_id: &'a str,
+    session_id: Option<&'a str>,
 }
 
 impl Inner {
@@ -327,23 +330,25 @@ fn subject(core: &Core, id: &str) -> Subject {
 /// The start of a run, once.
 fn draft_started(core: &Core, drafts: &mut Drafts, id: &str) {
     if core.state().runs.get(id).is_some_and(|run| run.status == RunStatus::Queued) {
+        let subject = subject(core, id);
         drafts.push(
             EventType::RunStarted,
             format_args!("Started run {id}."),
-            Some(&StartedDetail { run_id: id }),
-            subject(core, id),
+            Some(&StartedDetail { run_id: id, session_id: subject.session.as_deref() }),
+            subject.clone(),
             Some(Change::RunStarted { run_id: id.to_owned() }),
         );
     }
 }
 
 fn draft_output(core: &Core, drafts: &mut Drafts, id: &str, events: &[Box<RawValue>]) {
+    let subject = subject(core, id);
     for event in events {
         drafts.push(
             EventType::RunOutput,
             format_args!("Run {id}: {}", crate::model::preview(event.get())),
-            Some(&OutputDetail { event, run_id: id }),
-            subject(core, id),
+            Some(&OutputDetail { event, run_id: id, session_id: subject.session.as_deref() }),
+            subject.clone(),
             None,
         );
     }
@@ -377,7 +382,7 @@ pub fn draft_finished(core: &mut Core, drafts: &mut Drafts, id: &str, outcome: &
     };
     let run = Arc::new(run);
     let subject = Subject::run(id, run.session_id.as_deref());
-    let detail = RunDetail { record: &run, run_id: id };
+    let detail = RunDetail { record: &run, run_id: id, session_id: run.session_id.as_deref() };
     let change = Some(Change::Run(Arc::clone(&run)));
     match &run.error {
         None => drafts.push(kind, format_args!("{verb} run {id}."), Some(&detail), subject, change),

@@ -100,19 +100,19 @@ event_types! {
     /// A session's thread could not be loaded again; the session stays active.
     SessionRecoveryFailed = "session.recovery.failed", Error, ["error", "sessionId", "threadId"];
     /// A session is over.
-    SessionClosed = "session.closed", Info, ["sessionId"];
+    SessionClosed = "session.closed", Info, ["sessionId", "threadId"];
     /// The app-server accepted a turn or a steer.
     TurnAccepted = "turn.accepted", Info, ["sessionId", "threadId", "turnId"];
     /// A run was accepted.
     RunQueued = "run.queued", Info, ["cwd", "purpose", "record", "runId", "sessionId"];
     /// A run's process runs.
-    RunStarted = "run.started", Info, ["runId"];
+    RunStarted = "run.started", Info, ["runId", "sessionId"];
     /// One line of a run's JSON output.
-    RunOutput = "run.output", Info, ["event", "runId"];
+    RunOutput = "run.output", Info, ["event", "runId", "sessionId"];
     /// A run ended with 0.
-    RunCompleted = "run.completed", Info, ["record", "runId"];
+    RunCompleted = "run.completed", Info, ["record", "runId", "sessionId"];
     /// A run failed.
-    RunFailed = "run.failed", Error, ["record", "runId"];
+    RunFailed = "run.failed", Error, ["record", "runId", "sessionId"];
     /// Codex asks something of its client.
     RequestOpened = "request.opened", Warn, ["itemId", "kind", "method", "params", "record", "requestId", "sessionId", "status", "threadId", "turnId"];
     /// It was answered.

@@ -104,7 +104,7 @@ impl Ops {
                 drafts.push(
                     EventType::SessionClosed,
                     format_args!("Closed session {wanted}."),
-                    Some(&serde_json::json!({ "sessionId": wanted })),
+                    Some(&serde_json::json!({ "sessionId": wanted, "threadId": session.thread_id })),
                     Subject::session(&wanted, session.thread_id.as_deref()),
                     Some(Change::SessionClosed { session_id: wanted.clone() }),
                 );

@@ -13,6 +13,7 @@ use crate::log::{
     EVENTS, check_contiguous, new_session, on_disk, page, pages, segments, seq, turn, wait_for_turn,
     wait_until,
 };
+use crate::run_bench::Bench;
 
 /// Small segments, all kept.
 const SEGMENTS: &[&str] = &["--max-log-bytes=4096", "--keep-segments=0"];
@@ -150,6 +151,38 @@ fn filters_take_a_session_with_its_thread() {
     assert_eq!(expected.len(), 3);
     stream.wait_for(|event| event["seq"] == expected[2]["seq"], DEADLINE);
     assert_eq!(stream.events(), expected);
+}
+
+/// Also of what an event tells only by what it belongs to, as a run's output does.
+#[test]
+fn a_filter_takes_the_same_live_and_afterwards() {
+    let bench = Bench::stub(SEGMENTS);
+    let (daemon, client) = (&bench.daemon, bench.daemon.client());
+    let session = new_session(&client);
+    let text = |name: &str| session[name].as_str().unwrap().to_owned();
+    let (session, thread) = (text("sessionId"), text("threadId"));
+    let filters = [format!("sessionId={session}"), format!("threadId={thread}")];
+    let live = filters.clone().map(|filter| {
+        let stream = Stream::open(&format!("{}?after=0&{filter}", daemon.ws_url()));
+        stream.wait_frame(|frame| frame["type"] == "synced", DEADLINE);
+        stream
+    });
+    let theirs = bench.begin(&json!({"prompt": "say 1 words", "sessionId": session}));
+    let other = bench.begin(&json!({"prompt": "say 1 words"}));
+    for run in [theirs, other] {
+        let ended =
+            |event: &Value| event["type"] == "run.completed" && event["detail"]["runId"] == run.as_str();
+        bench.stream.wait_for(ended, DEADLINE);
+    }
+    let closed = client.request("POST", &format!("/v1/codexd/sessions/{session}/close"), &[], b"");
+    assert_eq!(closed.status, 200, "{}", closed.text());
+    for (stream, filter) in live.iter().zip(&filters) {
+        stream.wait_for_type("session.closed");
+        let afterwards = pages(&client, 0, filter);
+        assert_eq!(stream.events(), afterwards, "{filter}");
+        let of_run = afterwards.iter().filter(|event| event["type"].as_str().unwrap().starts_with("run."));
+        assert_eq!(of_run.count(), 3, "{filter}");
+    }
 }
 
 #[test]
