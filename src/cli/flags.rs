@@ -415,9 +415,11 @@ fn one_line(value: &str) -> Result<String, Expected> {
 
 /// The path of a URL, without a query.
 fn url_path(value: &str) -> Result<String, Expected> {
-    let plain = value.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
-    if !value.starts_with('/') || !plain {
+    if !value.starts_with('/') || value.contains(['?', '#']) {
         return Err("must be a path that begins with / and has no query".to_owned());
+    }
+    if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("must be of ASCII characters without blanks; percent-encode what is none".to_owned());
     }
     if routes::is_taken(value) {
         return Err("must be a path that nothing else is served at".to_owned());

@@ -27,7 +27,7 @@ pub enum Route {
 pub struct Request {
     /// `GET`, `POST`…; `HEAD` is given as `GET`, its body is left out later.
     pub method: String,
-    /// Percent-encoded, begins with a slash, without one trailing slash.
+    /// Percent-encoded, begins with a slash, without slashes at its end.
     pub path: String,
     /// What stands after `?`, percent-encoded; empty when there is nothing.
     pub query: String,

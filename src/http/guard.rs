@@ -243,6 +243,7 @@ mod tests {
         assert_eq!(status("GET /v1 HTTP/1.1", "Host: localhost:2"), 403);
         assert_eq!(status("GET /healthz HTTP/1.1", "Host: localhost:1"), 200);
         assert_eq!(status("GET /healthz/ HTTP/1.1", "Host: localhost:1"), 200);
+        assert_eq!(status("GET /healthz// HTTP/1.1", "Host: localhost:1"), 200);
         for open in ["GET / HTTP/1.1", "HEAD /?x HTTP/1.1", "GET /page/app.mjs HTTP/1.1"] {
             assert_eq!(status(open, "Host: localhost:1"), 200, "{open}");
             assert_eq!(status(open, "Host: evil.example:1"), 403, "{open}");

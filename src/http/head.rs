@@ -92,7 +92,7 @@ impl Head {
         &self.text[self.method.clone()]
     }
 
-    /// The path, still percent-encoded, without one trailing slash.
+    /// The path, still percent-encoded, without slashes at its end.
     pub fn path(&self) -> &str {
         // `http://host` without a path means its root (RFC 9112 section 3.2.2).
         if self.path.is_empty() { "/" } else { &self.text[self.path.clone()] }
@@ -209,7 +209,7 @@ fn parse_target(method: &str, target: &str, start: usize) -> Result<Target, ApiE
     }
     let query_at = target[path_at..].find('?').map_or(target.len(), |length| path_at + length);
     let mut path_end = query_at;
-    if path_end > path_at + 1 && target.as_bytes()[path_end - 1] == b'/' {
+    while path_end > path_at + 1 && target.as_bytes()[path_end - 1] == b'/' {
         path_end -= 1;
     }
     let query = (query_at + 1).min(target.len())..target.len();

@@ -209,6 +209,7 @@ fn hostile_requests_get_their_status() {
             .contains("allow: GET, HEAD, POST")
     );
     assert_eq!(status(&port.get("/healthz")), 200);
+    assert_eq!(status(&port.get("/healthz//")), 200);
 }
 
 #[test]

@@ -162,11 +162,14 @@ fn draft_accepted(drafts: &mut Drafts, session_id: &str, thread: &str, turn_id: 
     );
 }
 
-/// `input`, or `prompt` where that is absent: text, or the app-server's own input items.
+/// `input`, or `prompt` where that is absent or blank: text, or the app-server's own input items.
 fn input(body: &Body) -> Result<Box<RawValue>, OpError> {
     const RIGHT: &str = "a non-empty string or a non-empty array of input items";
-    let given = ["input", "prompt"].into_iter().find_map(|name| Some((name, body.raw(name)?)));
-    let Some((name, raw)) = given else {
+    let given = || ["input", "prompt"].into_iter().filter_map(|name| Some((name, body.raw(name)?)));
+    let is_blank =
+        |name: &str, raw: &RawValue| raw.get().starts_with('"') && matches!(body.text(name), Ok(None));
+    let first = given().find(|(name, raw)| !is_blank(name, raw)).or_else(|| given().next());
+    let Some((name, raw)) = first else {
         return Err(OpError::BadRequest(format!("`input` (or `prompt`) is required: {RIGHT}.")));
     };
     match raw.get().as_bytes().first() {

@@ -115,6 +115,10 @@ fn wrong_words() {
             "--event-stream-path must be a path that begins with / and has no query, not \"/events?x\"",
         ),
         (
+            &["--event-stream-path", "/é"],
+            "--event-stream-path must be of ASCII characters without blanks; percent-encode what is none, not \"/é\"",
+        ),
+        (
             &["--server-strategy", "external"],
             "--server-strategy external needs a --server-endpoint that begins with ws://, wss://, http:// or https://, not \"stdio://codex-app-server\"",
         ),
