@@ -90,7 +90,7 @@
 //! | wait-N (its pid) | `Process` | waitid(2) | the process's end |
 //! | reaper | `Adoption` | SIGCHLD | its handle is closed |
 //! | app-rx-N, child-N-err, child-out | `Life` | a pipe | end of file, or a cancelled poll(2) |
-//! | app-tx-N | `Life`, `Socket` | its queue | the connection's close |
+//! | app-tx-N | `Life`, `Socket` | its queue, the pipe or socket | the connection's close, or a cancelled poll(2) |
 //! | app-rx-N of an external app-server | `Socket` | its WebSocket | the connection's end, or the cut |
 //! | dial-N | `External` | connect, TLS, upgrade | its deadline, or a cancelled poll(2) |
 //! | recover, recover-N | `Daemon`, `recover` | a child to begin, calls of the app-server | its sender is dropped, the connection's close |

@@ -1,6 +1,5 @@
 //! One life of the child: its process, and the threads at its three pipes.
 
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use crate::app_server::outgoing::Lines;
 use crate::app_server::reader::{End, Reader};
 use crate::config::{Mode, Server};
 use crate::hub::HubError;
+use crate::os;
 use crate::process::ledger::Purpose;
 use crate::process::{self, Exit, Flags, Input, Process, Spec};
 use crate::store::raw_log::RawLog;
@@ -78,7 +78,7 @@ pub(super) struct Life {
     /// How its output ended, once that was heard.
     output: Option<End>,
     last_words: Arc<LastWords>,
-    /// Dropping these ends the readers.
+    /// Dropping these ends the readers, and the writer where it waits for room.
     cancel: Vec<OwnedFd>,
     /// Those that read its pipes.
     threads: Vec<Thread>,
@@ -196,8 +196,10 @@ impl Life {
         if let (Some(stdin), Some(lines), Some(connection)) =
             (self.process.take_stdin(), self.lines.take(), self.connection.clone())
         {
+            os::dont_wait(&stdin)?;
+            let cancelled = self.cancellation()?;
             self.writer = Some(threads::spawn(format!("app-tx-{generation}"), move || {
-                write_lines(stdin, &lines, &connection);
+                write_lines(&stdin, &cancelled, &lines, &connection);
             })?);
         }
         Ok(())
@@ -305,12 +307,17 @@ impl Life {
 }
 
 /// Writes what the connection sends; ends, and with it the app-server's standard input, when it is closed. An
-/// app-server that takes no input will never answer again, even if it lives on.
-fn write_lines(mut stdin: ChildStdin, lines: &Lines, connection: &Connection) {
+/// app-server that takes no input will never answer again, even if it lives on. Whoever else holds the other end of a
+/// full pipe when it is dead is not waited for: see `cancel`.
+fn write_lines(stdin: &ChildStdin, cancel: &OwnedFd, lines: &Lines, connection: &Connection) {
     while let Ok(line) = lines.recv() {
-        if let Err(error) = stdin.write_all(&line) {
-            connection.give_up(&format!("the app-server takes no more input: {error}"));
-            return;
+        match os::write_all(stdin, &line, cancel) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                connection.give_up(&format!("the app-server takes no more input: {error}"));
+                return;
+            }
         }
     }
 }

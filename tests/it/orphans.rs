@@ -158,6 +158,31 @@ fn a_crash_of_the_child_leaves_nothing_of_it() {
 
 #[test]
 #[cfg(target_os = "linux")]
+fn a_dead_childs_full_input_that_somebody_else_holds_is_waited_for_by_nobody() {
+    let hidden = Hidden::new();
+    // While a run goes on, a process without parent and mark may be the run's: it outlives the child.
+    let codex = fake_codex("sleep 600");
+    let script = format!(
+        "exec 3<&0; ({} <&3 3<&-) & read line; echo '{{\"id\":1,\"result\":{{\"userAgent\":\"sh\"}}}}'; \
+         read line; head -c 1000 >/dev/null; exit 3",
+        hidden.script().trim_end_matches('&')
+    );
+    let mut daemon = on_script(&script, &["--codex-command", codex.to_str().unwrap()]).start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    run(&client, &stream, &json!({"prompt": "x"}));
+    hidden.wait();
+    // More than a pipe takes; the child has read of it when it ends, so that it was being written.
+    let answer = client.post("/v1/codexd/sessions", &json!({"baseInstructions": "x".repeat(1_000_000)}));
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(stream.wait_for_type("child.exited")["detail"]["code"], 3);
+    stream.wait_for_type("child.restarted");
+    until("ready", DEADLINE, || (client.get("/readyz").status == 200).then_some(()));
+    assert_eq!(daemon.stop().status.code(), Some(0));
+    assert!(!hidden.is_there());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
 fn adopted_orphans_leave_no_zombies_and_the_childs_own_status_is_kept() {
     // Forty grandchildren whose parents are gone end while the child lives; then it ends with a status of its own.
     let script = "i=0; while [ $i -lt 40 ]; do (setsid sh -c 'sleep 0.2' &); i=$((i+1)); done; \
