@@ -1,17 +1,20 @@
 //! What a run's process writes: the end of it in memory, all of it in a file once it is more than that.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use log::warn;
+use rustix::fs::{Mode, OFlags};
 
 use crate::os;
 
 /// Bytes of a stream that the record holds.
 pub const KEPT: usize = 256 * 1024;
+/// Bytes of the last message that the record holds: as many as a prompt may have.
+pub const LAST_MESSAGE: usize = 4 * 1024 * 1024;
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
 /// What waits in a pipe at most, in bytes (`/proc/sys/fs/pipe-max-size` unless root raises it).
@@ -20,9 +23,9 @@ const LARGEST_PIPE: usize = 1024 * 1024;
 /// The end of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Captured {
-    /// At most [`KEPT`] bytes, with what is not UTF-8 replaced.
+    /// At most [`KEPT`] bytes (of the last message [`LAST_MESSAGE`]), with what is not UTF-8 replaced.
     pub text: String,
-    /// Whether there was more; the file has all of it.
+    /// Whether there was more; of output the file has all of it.
     pub truncated: bool,
 }
 
@@ -90,7 +93,7 @@ impl Capture {
     }
 }
 
-fn open(path: &std::path::Path) -> io::Result<File> {
+fn open(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
@@ -128,6 +131,35 @@ pub fn drain(
         }
     }
     capture.finish()
+}
+
+/// The end of a file that the process was told to write, at most [`LAST_MESSAGE`] bytes from the beginning of a
+/// character on; `None` where there is no such file.
+///
+/// # Errors
+/// What the system says, or that it is no regular file.
+pub fn last_message(path: &Path) -> io::Result<Option<Captured>> {
+    // Another program wrote it: to open what turns out to be a pipe must not wait for somebody who writes to it.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let most = LAST_MESSAGE as u64;
+    let truncated = found.len() > most;
+    if truncated {
+        file.seek(SeekFrom::Start(found.len() - most))?;
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    let continues = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
+    let cut = if truncated { bytes.iter().take(3).take_while(continues).count() } else { 0 };
+    Ok(Some(Captured { text: String::from_utf8_lossy(&bytes[cut..]).into_owned(), truncated }))
 }
 
 #[cfg(test)]
@@ -174,5 +206,26 @@ mod tests {
         let captured = drain(File::from(read), &cancelled, capture, |bytes| seen.extend_from_slice(bytes));
         assert_eq!((captured.text.as_str(), seen.as_slice()), ("the rest", &b"the rest"[..]));
         drop(write);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a file of the test, not live state")]
+    fn of_a_last_message_the_end_is_kept_from_a_whole_character_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last-message.txt");
+        assert_eq!(last_message(&path).unwrap(), None);
+        for (text, kept) in [
+            ("x".repeat(LAST_MESSAGE), LAST_MESSAGE),
+            ("x".repeat(LAST_MESSAGE + 1), LAST_MESSAGE),
+            // The cut is in the last of its bytes.
+            (format!("{}{}", "\u{20ac}", "x".repeat(LAST_MESSAGE - 1)), LAST_MESSAGE - 1),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let captured = last_message(&path).unwrap().unwrap();
+            assert_eq!((captured.text.len(), captured.truncated), (kept, text.len() > LAST_MESSAGE));
+            assert!(text.ends_with(&captured.text), "nothing was replaced");
+        }
+        let error = last_message(folder.path()).unwrap_err();
+        assert_eq!(error.to_string(), "it is no regular file");
     }
 }

@@ -262,8 +262,10 @@ pub struct ProcessResult {
     pub json_events_truncated: bool,
     /// Lines that were to be JSON and are not.
     pub json_parse_errors: Vec<JsonParseError>,
-    /// The last message; null when there is none.
+    /// The last message, or the end of it; null when there is none.
     pub last_message: Option<String>,
+    /// Whether that is not all.
+    pub last_message_truncated: bool,
     /// The signal that ended it, by name.
     pub signal: Option<String>,
     /// When it started.

@@ -167,7 +167,8 @@ fn attempt(
     let mut outcome = match Started::spawn(shared, task, &line, stdin, on_json) {
         Ok(started) => {
             let ended = started.wait(task.timeout, cancels);
-            let result = ended.result(task, started_at, began, read_last_message(&last_message), retries);
+            let last_message = read_last_message(&task.run_id, &last_message);
+            let result = ended.result(task, started_at, began, last_message, retries);
             let error = verdict::failure(&ended, task.timeout);
             Outcome { ok: error.is_none(), error, invocation: None, result: Some(result) }
         }
@@ -183,10 +184,14 @@ fn write_private(path: PathBuf, text: &str) -> io::Result<PathBuf> {
 }
 
 /// Codex writes an empty file when the run failed.
-fn read_last_message(path: &Path) -> Option<String> {
-    let bytes = std::fs::read(path).ok()?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    (!text.is_empty()).then_some(text)
+fn read_last_message(run: &str, path: &Path) -> Option<Captured> {
+    match capture::last_message(path) {
+        Ok(message) => message.filter(|message| !message.text.is_empty()),
+        Err(error) => {
+            warn!("run {run}: its last message cannot be read: {error}");
+            None
+        }
+    }
 }
 
 /// A process that runs, and the threads at its pipes. Dropped as it is, it ends: the pipes are let go, then the process
@@ -302,7 +307,7 @@ impl Ended {
         task: &Task,
         started_at: String,
         began: Instant,
-        last_message: Option<String>,
+        last_message: Option<Captured>,
         retries: u32,
     ) -> ProcessResult {
         ProcessResult {
@@ -312,7 +317,8 @@ impl Ended {
             json_events: task.json.then(|| self.json.events.clone()),
             json_events_truncated: self.json.truncated,
             json_parse_errors: self.json.errors.clone(),
-            last_message,
+            last_message_truncated: last_message.as_ref().is_some_and(|message| message.truncated),
+            last_message: last_message.map(|message| message.text),
             signal: self.exit.signal.clone(),
             started_at,
             stderr: self.stderr.text.clone(),

@@ -159,6 +159,26 @@ fn long_output_is_whole_in_files_and_its_end_in_the_record() {
 }
 
 #[test]
+fn of_a_last_message_as_long_as_anybody_likes_the_end_is_kept_and_a_pipe_in_its_place_is_none() {
+    const KEPT: usize = 4 * 1024 * 1024;
+    let bench = Bench::stub(&[]);
+    let find = "while [ \"$1\" != --output-last-message ]; do shift; done;";
+    let script = format!("{find} mkfifo \"$2\"; exit 0");
+    let record = bench.run(&scripted("x", &script, "hi"));
+    assert_eq!((&record["status"], &record["summary"]), (&json!("completed"), &json!("exit_code:0")));
+    assert_eq!(record["result"]["result"]["lastMessage"], Value::Null);
+
+    let script = format!("{find} (head -c {KEPT} /dev/zero | tr '\\0' x; echo the end) > \"$2\"; exit 0");
+    let result = bench.run(&scripted("x", &script, "hi"))["result"]["result"].take();
+    let message = result["lastMessage"].as_str().unwrap();
+    assert!(message.len() == KEPT && message.ends_with("xthe end\n"), "{} bytes", message.len());
+    assert_eq!(result["lastMessageTruncated"], true);
+    let short = bench.run(&json!({ "prompt": "say 3 words" }));
+    assert_eq!(short["result"]["result"]["lastMessageTruncated"], false);
+    bench.assert_nothing_temporary();
+}
+
+#[test]
 fn the_environment_is_the_daemons_with_changes() {
     let bench = Bench::stub(&[]);
     let script = "echo \"foo=[$FOO] home=[${HOME-unset}] path=[$PATH]\" >&2";
