@@ -79,7 +79,7 @@
 //!
 //! | name | owner | blocks on | ends by |
 //! |---|---|---|---|
-//! | main | | signals | SIGTERM, SIGINT |
+//! | main | | signals | SIGTERM, SIGINT, SIGHUP |
 //! | signals | the process | signals | the process's end |
 //! | log | the process | its queue, standard error | the process's end |
 //! | hub | `HubThreads` | its two inboxes | `Message::Stop` |

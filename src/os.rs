@@ -3,6 +3,7 @@
 pub mod descriptors;
 pub mod notify;
 pub mod peer;
+pub mod signals;
 pub mod socket;
 
 use std::io::{self, Read};

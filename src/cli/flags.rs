@@ -78,7 +78,7 @@ const fn stand_in(action: Action, name: &'static str, doc: &'static str) -> Acti
 
 /// Every action, the default one first.
 pub const ACTIONS: &[ActionRow] = &[
-    action(Action::Start, "start", "Run the daemon until SIGINT or SIGTERM (the default)"),
+    action(Action::Start, "start", "Run the daemon until SIGINT, SIGTERM or SIGHUP (the default)"),
     action(Action::Status, "status", "Show the daemon of this state folder; only reads its files"),
     action(Action::Config, "config", "Show the configuration that flags and variables amount to"),
     action(Action::Smoke, "smoke", "Test codexd itself with a built-in child; needs no Codex"),

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, bounded};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use rustix::process::Signal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::logging;
@@ -14,10 +15,11 @@ use crate::daemon::manager::Manager;
 use crate::daemon::{Daemon, Stopped};
 use crate::model::view::{ServiceView, Snapshot, Summary};
 use crate::ops::OpError;
+use crate::os;
 use crate::process::orphans;
 use crate::threads;
 
-/// Runs the daemon until SIGINT or SIGTERM; with `run_once` only for the smoke lifetime.
+/// Runs the daemon until SIGTERM, SIGINT or SIGHUP; with `run_once` only for the smoke lifetime.
 ///
 /// After start-up it prints [`print::start_line`] or, with `json`, [`print::StartReport`].
 pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
@@ -96,10 +98,16 @@ fn name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
 }
 
-/// The first SIGTERM or SIGINT comes through the channel; the second ends the process at once after its child
-/// processes, whether the first was taken yet or not. The thread lasts as long as the process: nothing but its end ends the watch.
+/// The first SIGTERM, SIGINT or SIGHUP (a terminal that is closed) comes through the channel; SIGTERM or SIGINT after it
+/// ends the process at once after its child processes, whether the first was taken yet or not. The thread lasts as long as
+/// the process: nothing but its end ends the watch.
 fn watch_signals() -> std::io::Result<Receiver<i32>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut ends = vec![SIGTERM, SIGINT];
+    // Watched, it would count again where nohup(1) has seen to it that it does not.
+    if os::signals::ignored(Signal::HUP) == Some(false) {
+        ends.push(SIGHUP);
+    }
+    let mut signals = Signals::new(ends)?;
     let (sender, receiver) = bounded(1);
     threads::spawn("signals", move || {
         let mut signals = signals.forever();
@@ -107,7 +115,8 @@ fn watch_signals() -> std::io::Result<Receiver<i32>> {
             // There is room for one, and there is one.
             let _ = sender.try_send(first);
         }
-        if let Some(second) = signals.next() {
+        // A terminal's end is told twice, by the shell and by the system: that is nobody's impatience.
+        if let Some(second) = signals.find(|&signal| signal != SIGHUP) {
             end_at_once(second);
         }
     })?

@@ -7,8 +7,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
-use crate::conversation::{fake_codex, on_stub, post_turn, run, session, talk, turn, until};
+use crate::conversation::{fake_codex, on_script, on_stub, post_turn, run, session, talk, turn, until};
 use crate::daemon::Daemon;
+use crate::processes;
 
 /// A turn that streams a word every 20 ms, and has begun.
 fn running(daemon: &Daemon, words: u32) -> (String, String, crate::client::Stream) {
@@ -171,4 +172,43 @@ fn a_second_sigterm_ends_at_once_and_leaves_nothing() {
     let missing = missing.unwrap_or_else(|| panic!("not told; the last events, backwards: {:#?}", last()));
     assert_eq!(missing["detail"]["turnId"], *running);
     daemon.stop();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_closed_terminal_is_a_stop_like_any_other() {
+    if codexd::os::signals::ignored(Signal::HUP) == Some(true) {
+        println!("skipped: the tests run under nohup, and so would the daemon");
+        return;
+    }
+    let script = "trap '' TERM; setsid sleep 602 & echo ready >&2; while :; do sleep 1; done";
+    let mut daemon = on_script(script, &["--stop-timeout-ms", "1000"]).start();
+    let written = || daemon.log_events().iter().any(|event| event["type"] == "child.stderr");
+    until("a line of the child", DEADLINE, || written().then_some(()));
+    daemon.signal(Signal::HUP);
+    // The stop is under way. The shell tells of the terminal's end, and then the system does.
+    until("the stop", DEADLINE, || {
+        let answer = daemon.client().post("/v1/codexd/sessions", &json!({}));
+        (answer.status == 503).then_some(())
+    });
+    daemon.signal(Signal::HUP);
+    // Fails the test when a process is left.
+    let ended = daemon.wait();
+    assert_eq!((ended.status.code(), ended.status.signal()), (Some(0), None), "{ended:?}");
+    assert!(ended.stdout.starts_with("codexd stopped after SIGHUP\n"), "{ended:?}");
+    assert_eq!(daemon.log_events().last().unwrap()["type"], "daemon.stopped");
+}
+
+#[test]
+fn under_nohup_a_closed_terminal_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let nohup = folder.path().join("nohup");
+    let program = env!("CARGO_BIN_EXE_codexd");
+    processes::write_program(&nohup, &format!("#!/bin/sh\ntrap '' HUP\nexec '{program}' \"$@\"\n"));
+    let mut daemon = Daemon::builder().program(&nohup).start();
+    // Were it watched, it would be the first signal and the other the second.
+    daemon.signal(Signal::HUP);
+    let ended = daemon.stop();
+    assert_eq!((ended.status.code(), ended.status.signal()), (Some(0), None), "{ended:?}");
+    assert!(ended.stdout.starts_with("codexd stopped after SIGTERM\n"), "{ended:?}");
 }
