@@ -124,6 +124,10 @@ impl Paths {
     pub fn lock(&self) -> PathBuf {
         self.state_dir.join("lock")
     }
+    /// The lock that makes one daemon of a log.
+    pub fn log_lock(&self) -> PathBuf {
+        self.logs_dir.join("events.lock")
+    }
     /// What was spawned and is not yet known to have ended.
     pub fn processes(&self) -> PathBuf {
         self.state_dir.join("processes.json")

@@ -1,8 +1,9 @@
-//! What a daemon needs for itself before it does anything: the lock of its state folder, then its port. Always in this
-//! order, so that of two daemons started at once one gets both.
+//! What a daemon needs for itself before it does anything: the lock of its state folder, that of its log, then its port.
+//! Always in this order, so that of two daemons started at once one gets all.
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
@@ -19,22 +20,37 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Between two looks: neither a port nor a lock tells when it is free.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// The lock and the port. A second daemon is told whose the folder is, whatever else would be wrong with its start, and
+/// What keeps other daemons away from the files.
+pub(super) struct Locks {
+    _state: Lock,
+    _log: Lock,
+}
+
+/// The locks and the port. A second daemon is told whose the folder is, whatever else would be wrong with its start, and
 /// changes nothing; a daemon whose port is taken leaves not even a folder behind.
-pub(super) fn lock_and_port(config: &Config) -> Result<(Lock, Bound), Error> {
-    let (path, address) = (config.paths.lock(), config.service.local_api_base.address);
-    if !config.paths.state_dir.is_dir()
-        && let Err(source) = socket::could_listen(address)
-    {
-        let holder = within(|| lock::holder(&path).ok().flatten());
-        return Err(match holder {
-            Some(pid) => LockError::Held { path, pid: pid.as_raw_pid() }.into(),
-            None => Error::Bind { address, source },
-        });
+pub(super) fn locks_and_port(config: &Config) -> Result<(Locks, Bound), Error> {
+    let (paths, address) = (&config.paths, config.service.local_api_base.address);
+    let of_state = (paths.lock(), "--state-dir");
+    let of_log = (paths.log_lock(), "--logs-dir");
+    if !paths.state_dir.is_dir() || !paths.logs_dir.is_dir() {
+        let held = || is_held(&of_state).or_else(|| is_held(&of_log));
+        let refusal = match socket::could_listen(address) {
+            Ok(()) => held().map(Error::Lock),
+            Err(source) => Some(within(held).map_or(Error::Bind { address, source }, Error::Lock)),
+        };
+        refusal.map_or(Ok(()), Err)?;
     }
-    private_folder(&config.paths.state_dir)?;
-    let lock = lock::acquire(&path)?;
-    Ok((lock, bind(address)?))
+    private_folder(&paths.state_dir)?;
+    let state = lock::acquire(&of_state.0, of_state.1)?;
+    private_folder(&paths.logs_dir)?;
+    let log = lock::acquire(&of_log.0, of_log.1)?;
+    Ok((Locks { _state: state, _log: log }, bind(address)?))
+}
+
+/// Whether another daemon holds that lock, of the folder that the flag names. Changes nothing.
+fn is_held((path, flag): &(PathBuf, &'static str)) -> Option<LockError> {
+    let pid = lock::holder(path).ok().flatten()?;
+    Some(LockError::Held { path: path.clone(), pid: pid.as_raw_pid(), flag })
 }
 
 /// The port; one that another start has only looked at is free again in a moment.

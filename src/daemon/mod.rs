@@ -1,7 +1,7 @@
 //! The daemon: the only place that knows all parts. Start and stop order are written here and nowhere else.
 //!
-//! Start: lock, port, folders, recovery, orphans of an earlier life, hub, `daemon.started`, child, front door. Nothing
-//! but the lock is written before both lock and port are ours, and nothing listens before the child runs.
+//! Start: locks, port, recovery, orphans of an earlier life, hub, `daemon.started`, child, front door. Nothing but the
+//! locks is written before both locks and the port are ours, and nothing listens before the child runs.
 //!
 //! Stop: no new work is taken, running turns may end for a while and are then interrupted, the child is ended,
 //! `daemon.stopped` is logged as the last event, the hub hands it out and writes the state files, the port closes.
@@ -38,7 +38,7 @@ use crate::os;
 use crate::process::ledger::Ledger;
 use crate::process::orphans::{self, Adoption};
 use crate::store::files;
-use crate::store::lock::{Lock, LockError};
+use crate::store::lock::LockError;
 use crate::store::token::TokenFile;
 use crate::store::{StoreError, private};
 use crate::supervisor::{Parts, StartError, Supervisor};
@@ -61,7 +61,7 @@ pub enum Error {
         /// What bind(2) said.
         source: std::io::Error,
     },
-    /// Another daemon has the state folder.
+    /// Another daemon has the state folder or the log.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// A file cannot be read or written.
@@ -112,7 +112,7 @@ pub struct Daemon {
     front_door: FrontDoor,
     adoption: Option<Adoption>,
     /// Kept for the life of the daemon.
-    lock: Lock,
+    locks: claim::Locks,
 }
 
 /// How a daemon was left.
@@ -135,10 +135,9 @@ impl Daemon {
         threads::set_last_words(orphans::kill_everything);
         private::mend_umask();
         os::descriptors::raise_limit();
-        let (lock, bound) = claim::lock_and_port(&config)?;
+        let (locks, bound) = claim::locks_and_port(&config)?;
         let resolved = bound.local_addr();
 
-        private_folder(&config.paths.logs_dir)?;
         let guard = guard(&config, resolved.port())?;
         if config.server.strategy == Strategy::Spawn && Endpoint::is_remote(&config.server.endpoint) {
             let endpoint = &config.server.endpoint;
@@ -200,7 +199,7 @@ impl Daemon {
                     hub_threads,
                     front_door,
                     adoption,
-                    lock,
+                    locks,
                 })
             }
             Err(error) => {
@@ -244,7 +243,7 @@ impl Daemon {
     /// # Errors
     /// When the hub does not answer.
     pub fn stop(self) -> Result<Stopped, OpError> {
-        let Self { ops, supervisor, timer, recovery, hub_threads, front_door, adoption, lock } = self;
+        let Self { ops, supervisor, timer, recovery, hub_threads, front_door, adoption, locks } = self;
         ops.hub.closing();
         drain::finish_work(&ops);
         supervisor.stop();
@@ -260,7 +259,7 @@ impl Daemon {
         hub_threads.stop();
         front_door.close(CLOSE_GRACE);
         drop(adoption);
-        drop(lock);
+        drop(locks);
         status.map(|status| Stopped { service: status.service, snapshot: status.snapshot, logged })
     }
 }

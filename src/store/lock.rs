@@ -1,4 +1,6 @@
-//! One daemon a state folder: a POSIX record lock (fcntl(2), F_SETLK) over the whole of `<state>/codexd/lock`.
+//! One daemon a state folder and one a log: a POSIX record lock (fcntl(2), F_SETLK) over the whole of
+//! `<state>/codexd/lock`, and another over that of `<logs>/codexd/events.lock`. Their names differ, so that one folder may
+//! be both.
 //!
 //! The kernel drops the lock when the process ends, however it ends, and tells who holds it (F_GETLK), so `status`
 //! needs neither a write nor a guess about recycled process ids. Children do not inherit it. The file stays after the
@@ -26,13 +28,15 @@ type FileId = (u64, u64);
 /// The lock was not taken.
 #[derive(Debug, Error)]
 pub enum LockError {
-    /// Another daemon works in this state folder: leave everything alone and say so.
-    #[error("another codexd (pid {pid}) uses {}; stop it or choose another --state-dir", folder(.path))]
+    /// Another daemon works in this folder: leave everything alone and say so.
+    #[error("another codexd (pid {pid}) uses {}; stop it or choose another {flag}", folder(.path))]
     Held {
         /// The lock file.
         path: PathBuf,
         /// The process that holds the lock.
         pid: i32,
+        /// The flag that names the folder.
+        flag: &'static str,
     },
     /// The file cannot be created or locked.
     #[error("cannot lock {}: {source}", .path.display())]
@@ -62,15 +66,16 @@ impl Drop for Lock {
     }
 }
 
-/// Takes the lock without waiting, creating the file (0600) if it is missing; the folder must exist.
+/// Takes the lock without waiting, creating the file (0600) if it is missing; the folder must exist. `flag` is what names
+/// the folder on the command line, for the refusal.
 ///
 /// # Errors
 /// [`LockError::Held`] when a process holds it, this one included.
-pub fn acquire(path: &Path) -> Result<Lock, LockError> {
+pub fn acquire(path: &Path, flag: &'static str) -> Result<Lock, LockError> {
     let failed = |source: io::Error| LockError::Io { path: path.to_owned(), source };
     let mut held = held();
     if is_held_here(&held, path) {
-        return Err(LockError::Held { path: path.to_owned(), pid: getpid().as_raw_pid() });
+        return Err(LockError::Held { path: path.to_owned(), pid: getpid().as_raw_pid(), flag });
     }
     let mut file = OpenOptions::new()
         .read(true)
@@ -90,7 +95,7 @@ pub fn acquire(path: &Path) -> Result<Lock, LockError> {
     }
     if let Err(refusal) = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         return match holder_of(&file, path) {
-            Ok(Some(pid)) => Err(LockError::Held { path: path.to_owned(), pid: pid.as_raw_pid() }),
+            Ok(Some(pid)) => Err(LockError::Held { path: path.to_owned(), pid: pid.as_raw_pid(), flag }),
             _ => Err(failed(refusal.into())),
         };
     }
@@ -161,6 +166,8 @@ fn folder(path: &Path) -> std::path::Display<'_> {
 mod tests {
     use super::*;
 
+    const FLAG: &str = "--state-dir";
+
     #[test]
     fn a_process_takes_it_once_and_gives_it_up() {
         let folder = tempfile::tempdir().unwrap();
@@ -168,16 +175,16 @@ mod tests {
         assert_eq!(holder(&path).unwrap(), None, "no file, no holder");
         assert!(!path.exists(), "asking creates nothing");
 
-        let lock = acquire(&path).unwrap();
+        let lock = acquire(&path, FLAG).unwrap();
         assert_eq!(holder(&path).unwrap(), Some(getpid()));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", getpid()));
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
-        let refusal = acquire(&path).unwrap_err();
+        let refusal = acquire(&path, FLAG).unwrap_err();
         assert!(matches!(refusal, LockError::Held { pid, .. } if pid == getpid().as_raw_pid()), "{refusal}");
 
         drop(lock);
         assert_eq!(holder(&path).unwrap(), None);
-        drop(acquire(&path).unwrap());
+        drop(acquire(&path, FLAG).unwrap());
     }
 
     #[test]
@@ -186,12 +193,12 @@ mod tests {
         let (path, other) = (folder.path().join("lock"), folder.path().join("other"));
         io::Write::write_all(&mut File::create(&other).unwrap(), b"precious").unwrap();
         std::os::unix::fs::symlink(&other, &path).unwrap();
-        let refusal = acquire(&path).unwrap_err().to_string();
+        let refusal = acquire(&path, FLAG).unwrap_err().to_string();
         assert_eq!(refusal, format!("cannot lock {}: it is there, but is no plain file", path.display()));
         assert_eq!(std::fs::read_to_string(&other).unwrap(), "precious");
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        assert!(acquire(&path).is_err());
+        assert!(acquire(&path, FLAG).is_err());
     }
 
     /// Asks a process of its own to take the lock: within one process POSIX locks never conflict.
@@ -210,7 +217,8 @@ mod tests {
     #[ignore = "the other process of the test below"]
     fn elsewhere() {
         let Some(path) = std::env::var_os("CODEXD_TEST_LOCK") else { return };
-        let answer = acquire(Path::new(&path)).map_or_else(|refusal| refusal.to_string(), |_| "taken".into());
+        let answer =
+            acquire(Path::new(&path), FLAG).map_or_else(|refusal| refusal.to_string(), |_| "taken".into());
         println!("answer<{answer}>");
     }
 
@@ -218,13 +226,16 @@ mod tests {
     fn another_process_is_told_who_holds_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let lock = acquire(&path).unwrap();
+        let lock = acquire(&path, FLAG).unwrap();
         // Asking must not open and close the file here: that would drop the lock.
         assert!(holder(&path).unwrap().is_some());
-        acquire(&path).unwrap_err();
+        acquire(&path, FLAG).unwrap_err();
         let expected = format!("another codexd (pid {}) uses {}", getpid(), folder.path().display());
         let refusal = acquire_elsewhere(&path);
-        assert!(refusal.starts_with(&expected), "{refusal}");
+        assert!(
+            refusal.starts_with(&expected) && refusal.ends_with("choose another --state-dir"),
+            "{refusal}"
+        );
         drop(lock);
         assert_eq!(acquire_elsewhere(&path), "taken");
         assert_eq!(holder(&path).unwrap(), None, "a process that ended holds nothing");
@@ -232,7 +243,7 @@ mod tests {
 
     #[test]
     fn no_folder_is_an_error_with_the_path() {
-        let refusal = acquire(Path::new("/nowhere/at/all/lock")).unwrap_err();
+        let refusal = acquire(Path::new("/nowhere/at/all/lock"), FLAG).unwrap_err();
         assert!(refusal.to_string().starts_with("cannot lock /nowhere/at/all/lock: "), "{refusal}");
     }
 }

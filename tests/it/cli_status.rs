@@ -89,7 +89,7 @@ fn a_recorded_process_that_is_gone_does_not_run() {
 fn the_holder_of_the_lock_runs() {
     let root = recorded_state();
     say_started(root.path());
-    let lock = lock::acquire(&root.path().join("codexd/lock")).unwrap();
+    let lock = lock::acquire(&root.path().join("codexd/lock"), "--state-dir").unwrap();
     let ran = status(root.path(), &[]);
     assert!(ran.stdout.contains(" daemon=running child=running "), "{}", ran.stdout);
     drop(lock);
@@ -101,7 +101,7 @@ fn the_holder_of_the_lock_runs() {
 fn a_daemon_whose_state_file_is_a_moment_behind_runs_all_the_same() {
     let root = tempfile::tempdir().unwrap();
     std::fs::create_dir(root.path().join("codexd")).unwrap();
-    let _lock = lock::acquire(&root.path().join("codexd/lock")).unwrap();
+    let _lock = lock::acquire(&root.path().join("codexd/lock"), "--state-dir").unwrap();
     let ran = status(root.path(), &["--json"]);
     let json: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(json["daemon"]["started"], true, "{json}");

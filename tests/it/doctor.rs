@@ -258,6 +258,10 @@ fn a_daemon_that_runs_is_asked() {
     says(&place.check_with("orphans", &with_token), "ok", "none");
     let others = place.check("others");
     assert!(others["what"].as_str().unwrap().contains(&pid.to_string()), "{others}");
+    let log = [&flags[..], &["--state-dir", "elsewhere"]].concat();
+    let in_use = format!("another codexd (pid {pid}) uses {}", daemon.log("x").parent().unwrap().display());
+    says(&place.check_with("folders", &flags), "ok", "logs in ");
+    says(&place.check_with("folders", &log), "fail", &in_use);
     // For another state folder it is in the way.
     let elsewhere = [&with_token[..], &["--state-dir", "elsewhere"]].concat();
     says(&place.check_with("port", &elsewhere), "fail", "is taken by the codexd of ");

@@ -252,6 +252,49 @@ fn a_second_daemon_names_the_first_and_changes_nothing() {
 }
 
 #[test]
+fn a_second_daemon_on_the_same_log_names_the_first_and_leaves_no_state_folder() {
+    let mut daemon = Daemon::builder().start();
+    let root = daemon.repo().parent().unwrap().to_owned();
+    let (logs, elsewhere) = (daemon.log("").canonicalize().unwrap(), root.join("elsewhere"));
+    let link = root.join("link");
+    std::os::unix::fs::symlink(logs.parent().unwrap(), &link).unwrap();
+    for (folder, path) in [("logs", logs), ("link", link.join("codexd"))] {
+        let path = path.display().to_string();
+        let folder = root.join(folder).display().to_string();
+        let flags = ["--logs-dir", &folder, "--state-dir", elsewhere.to_str().unwrap()];
+        for base in ["http://127.0.0.1:0", daemon.base()] {
+            let ended = daemon.again().flags(&flags).flags(&["--local-api-base", base]).run(&["start"]);
+            let message = format!(
+                "codexd: another codexd (pid {}) uses {path}; stop it or choose another --logs-dir\n",
+                daemon.pid()
+            );
+            assert_eq!((ended.status.code(), ended.stderr), (Some(1), message));
+            assert!(!elsewhere.exists());
+        }
+    }
+    // Where the state folder is there already it has the lock of that, and then not the log's.
+    std::fs::create_dir_all(elsewhere.join("codexd")).unwrap();
+    let ended = daemon.again().flags(&["--state-dir", elsewhere.to_str().unwrap()]).run(&["start"]);
+    assert!(ended.stderr.ends_with("choose another --logs-dir\n"), "{ended:?}");
+    let left: Vec<_> = std::fs::read_dir(elsewhere.join("codexd")).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    daemon.stop();
+}
+
+#[test]
+fn one_folder_may_be_both_the_logs_and_the_state() {
+    let builder = Daemon::builder();
+    let both = builder.repo().join("both").display().to_string();
+    let mut daemon = builder.flags(&["--logs-dir", &both, "--state-dir", &both]).start();
+    let ended = daemon.again().run(&["start"]);
+    assert!(ended.stderr.contains("choose another --state-dir"), "{ended:?}");
+    let status = daemon.again().run(&["status"]);
+    assert!(status.stdout.contains(" daemon=running "), "{status:?}");
+    daemon.restart();
+    daemon.stop();
+}
+
+#[test]
 fn of_daemons_started_at_once_one_runs() {
     for _ in 0..rounds(3, 20) {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 
 use super::{Check, Host};
+use crate::store::lock;
 use crate::store::usage::{self, Usage};
 
 const MIB: u64 = 1024 * 1024;
@@ -35,6 +36,11 @@ pub(super) fn folders(host: &Host) -> Vec<Check> {
         if let Err(problem) = writable(folder) {
             checks.push(Check::fail(NAME, problem, format!("mend it, or choose another folder with {flag}")));
         }
+    }
+    let own = host.holder.as_ref().ok().copied().flatten();
+    if let Some(pid) = lock::holder(&paths.log_lock()).ok().flatten().filter(|&pid| Some(pid) != own) {
+        let what = format!("another codexd (pid {pid}) uses {}", paths.logs_dir.display());
+        checks.push(Check::fail(NAME, what, "stop it, or choose another folder with --logs-dir"));
     }
     if checks.is_empty() {
         let (logs, state) = (paths.logs_dir.display(), paths.state_dir.display());
