@@ -68,7 +68,7 @@
 //! | 6 | [`ops`]: the verbs and the metrics; they know no HTTP |
 //! | 5 | [`supervisor`] (the child's life, the external connection) |
 //! | 4 | [`app_server`] (client, connection, reader, wire, inbox, needs, impression; dial, upgrade, tls and websocket for an external one), [`exec`] (one-shot runs) |
-//! | 3 | [`hub`] (core, state, change, drafts, batch, subscription, filter, replay, persister, recover) |
+//! | 3 | [`hub`] (core, state, recent, change, drafts, batch, subscription, filter, replay, persister, recover) |
 //! | 2 | [`store`] (journal, segments, reader, files, lock), [`config`], [`duplex`] (two-thread WebSocket), [`process`], [`api_client`] |
 //! | 1 | [`model`]: records, events, views, JSON text |
 //! | 0 | [`os`], [`clock`], [`fault`] (faults on demand, debug builds only), [`ids`], [`threads`], [`timer`] (deadlines) |

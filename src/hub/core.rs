@@ -4,7 +4,6 @@
 //! (`Core::commit`), or has not happened (`Core::try_commit`); until it is in the log nobody sees it, in the state
 //! or on a stream.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +18,7 @@ use super::change::Change;
 use super::drafts::Drafts;
 use super::log_sync::LogSync;
 use super::persister;
+use super::recent::{Recent, RecentEvents};
 use super::state::State;
 use super::subscription::{self, Offer, Subscriber, Subscription};
 use super::tally::Tally;
@@ -34,17 +34,6 @@ use crate::store::journal::{AppendError, Journal, LogView};
 /// What a transaction does once its events are in the log, or, with the reason, when they never will be.
 pub(super) type AfterCommit = Box<dyn FnOnce(Result<(), String>) + Send>;
 
-/// A cached event.
-#[derive(Debug, Clone)]
-pub struct Recent {
-    /// Its number.
-    pub seq: u64,
-    /// What it is about.
-    pub subject: Subject,
-    /// Its JSON.
-    pub json: Arc<str>,
-}
-
 /// The hub's inside; only its thread touches it.
 pub struct Core {
     /// What the log and the daemon say.
@@ -55,8 +44,7 @@ pub struct Core {
     next_seq: u64,
     /// The last seq in the log: behind `next_seq - 1` while a batch waits for it.
     logged_seq: u64,
-    recent: VecDeque<Recent>,
-    recent_capacity: usize,
+    recent: RecentEvents,
     recent_updated_at: Option<String>,
     pub(super) recent_dirty: bool,
     subscribers: Vec<Subscriber>,
@@ -103,25 +91,20 @@ pub struct Start {
     /// The first seq to give.
     pub next_seq: u64,
     /// The last events.
-    pub recent: Vec<Recent>,
+    pub recent: RecentEvents,
     /// When the last of them came.
     pub recent_updated_at: Option<String>,
-    /// How many are kept.
-    pub recent_capacity: usize,
 }
 
 impl Core {
     pub(super) fn new(start: Start, version: Arc<AtomicU64>, log_sync: LogSync, voice: Voice) -> Self {
-        let mut recent = VecDeque::from(start.recent);
-        recent.drain(..recent.len().saturating_sub(start.recent_capacity));
         Self {
             state: start.state,
             version,
             journal: start.journal,
             next_seq: start.next_seq,
             logged_seq: start.next_seq - 1,
-            recent,
-            recent_capacity: start.recent_capacity,
+            recent: start.recent,
             recent_updated_at: start.recent_updated_at,
             recent_dirty: true,
             subscribers: Vec::new(),
@@ -187,7 +170,7 @@ impl Core {
 
     pub(super) fn recent_for_file(&self) -> persister::Recent {
         persister::Recent {
-            max_entries: self.recent_capacity,
+            max_entries: self.recent.capacity(),
             updated_at: self.recent_updated_at.clone(),
             latest_seq: self.latest_seq(),
             events: EventList::new(self.recent.iter().map(|recent| Arc::clone(&recent.json)).collect()),
@@ -400,14 +383,7 @@ impl Core {
     fn remember(&mut self, batch: &Batch, at: String) {
         self.recent_updated_at = Some(at);
         self.recent_dirty = true;
-        let entries = batch.entries();
-        let kept = &entries[entries.len().saturating_sub(self.recent_capacity)..];
-        let surplus = (self.recent.len() + kept.len()).saturating_sub(self.recent_capacity);
-        self.recent.drain(..surplus);
-        self.recent.extend(kept.iter().filter_map(|entry| {
-            let json = std::str::from_utf8(batch.event(entry)).ok()?;
-            Some(Recent { seq: entry.seq, subject: entry.subject.clone(), json: Arc::from(json) })
-        }));
+        self.recent.extend(batch);
     }
 
     fn hand_out(&mut self, batch: Arc<Batch>) {

@@ -15,6 +15,7 @@ pub mod drafts;
 pub mod filter;
 mod log_sync;
 mod persister;
+pub mod recent;
 mod recent_file;
 pub mod recover;
 pub mod replay;
@@ -32,7 +33,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use self::actor::Actor;
 use self::core::AfterCommit;
-pub use self::core::{Core, Recent, Start};
+pub use self::core::{Core, Start};
 use self::drafts::Drafts;
 use self::log_sync::LogSync;
 pub use self::persister::FileExtras;

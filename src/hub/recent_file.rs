@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::batch::Subject;
-use super::core::Recent;
 use super::persister;
+use super::recent::Recent;
 use crate::model::event::{Event, Level};
 use crate::model::record::Extra;
 use crate::store::files;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::change::{self, Change};
-use super::core::{Recent, Start};
+use super::core::Start;
 use super::persister::FileExtras;
+use super::recent::{Recent, RecentEvents};
 use super::recent_file::{self, RecentFile};
 use super::replay::Logged;
 use super::state::{Record, Registry, State};
@@ -120,17 +121,14 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     let recent = if last_seq == log_last {
         recent_logged
     } else {
+        let mut recent = RecentEvents::new(config.event_cache_size);
         recent_file::events(&paths.recent_events(), &mut repairs)?
+            .into_iter()
+            .for_each(|event| recent.push(event));
+        recent
     };
     Ok(Recovered {
-        start: Start {
-            state,
-            journal,
-            next_seq: last_seq + 1,
-            recent,
-            recent_updated_at,
-            recent_capacity: config.event_cache_size,
-        },
+        start: Start { state, journal, next_seq: last_seq + 1, recent, recent_updated_at },
         extras: FileExtras {
             sessions: sessions.extra,
             runs: runs.extra,
@@ -162,7 +160,7 @@ struct Rest {
     journal: Journal,
     log_last: u64,
     /// The log's last events.
-    recent_logged: Vec<Recent>,
+    recent_logged: RecentEvents,
 }
 
 impl Rest {
@@ -176,9 +174,8 @@ impl Rest {
         let limits = Limits { max_bytes: logs.max_bytes, keep: logs.keep_segments, sync: logs.sync };
         let Opened { journal, last_seq: log_last, repairs: torn } = Journal::open(&paths.logs_dir, limits)?;
         repairs.extend(torn);
-        let first = (log_last + 1).saturating_sub(config.event_cache_size as u64).max(1);
-        let recent_logged =
-            read_recent(&journal, first, log_last).map_err(StoreError::at("cannot read", &paths.events()))?;
+        let recent_logged = read_recent(&journal, config.event_cache_size, log_last)
+            .map_err(StoreError::at("cannot read", &paths.events()))?;
         Ok(Self { identity, daemon, recent, sessions, requests, journal, log_last, recent_logged })
     }
 }
@@ -255,9 +252,10 @@ fn replay(state: &mut State, journal: &Journal, applied: &Applied, last: u64) ->
     }))
 }
 
-fn read_recent(journal: &Journal, from: u64, to: u64) -> io::Result<Vec<Recent>> {
-    let mut reader = EventReader::new(journal.view(), from, to);
-    let mut recent = Vec::new();
+fn read_recent(journal: &Journal, most: usize, last: u64) -> io::Result<RecentEvents> {
+    let first = (last + 1).saturating_sub(most as u64).max(1);
+    let mut reader = EventReader::new(journal.view(), first, last);
+    let mut recent = RecentEvents::new(most);
     while let Some(line) = reader.read()? {
         let Some(logged) = Logged::parse(line.json) else { continue };
         recent.push(Recent { seq: line.seq, subject: logged.subject(), json: Arc::from(logged.json) });

@@ -13,6 +13,7 @@ use crate::client::Client;
 use crate::conversation::{
     child, ended, look, on_script, on_stub, peak_memory, post_turn, rounds, session, talk, turn, until,
 };
+use crate::daemon::Daemon;
 use crate::{DEADLINE, lone_hub};
 
 /// Answers `initialize`, reads `initialized`, and goes on with `$1`.
@@ -232,6 +233,53 @@ fn what_waits_for_the_hub_is_bounded_in_bytes() {
     }
     sender.join().unwrap();
     threads.stop();
+}
+
+/// The seqs of the events that are to be at hand: the end of the log, of 50 events and 4 MiB at most.
+fn at_hand(daemon: &Daemon) -> Vec<u64> {
+    let text = std::fs::read_to_string(daemon.log("events.jsonl")).unwrap();
+    let mut bytes = 0;
+    let newest_first = text.lines().rev().take(50).take_while(|line| {
+        bytes += line.len();
+        bytes <= 4 * 1024 * 1024
+    });
+    let seq = |line: &str| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap();
+    let mut seqs: Vec<u64> = newest_first.map(seq).collect();
+    seqs.reverse();
+    seqs
+}
+
+#[test]
+fn of_events_of_megabytes_only_so_many_are_at_hand_as_fit() {
+    let seqs = |events: &Value| -> Vec<u64> {
+        events.as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap()).collect()
+    };
+    let greets_with_the_end = |daemon: &Daemon| {
+        until("the log's end in the hello", DEADLINE, || {
+            let hello = daemon.stream().hello();
+            let shown = seqs(&hello["recentEvents"]);
+            assert_eq!(shown, seqs(&hello["snapshot"]["recentEvents"]["events"]));
+            (shown == at_hand(daemon)).then_some(())
+        });
+    };
+    let (builder, _threads) = on_stub(&[]);
+    let mut daemon = builder.start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let id = session(&client, &json!({}));
+    for bytes in [1_500_000, 5_000_000] {
+        for _ in 0..3 {
+            talk(&client, &stream, &id, &format!("big: {bytes}"));
+            greets_with_the_end(&daemon);
+        }
+    }
+    drop(stream);
+    daemon.stop();
+    let file = daemon.state("recent-events.json");
+    assert!(file.metadata().unwrap().len() < 5_000_000);
+    assert_eq!(seqs(&daemon.state_json("recent-events.json")["events"]), at_hand(&daemon));
+    daemon.restart();
+    greets_with_the_end(&daemon);
+    daemon.stop();
 }
 
 #[test]
