@@ -19,14 +19,40 @@ pub struct RawLog {
 const KEEP: usize = 16;
 
 impl RawLog {
-    /// Opens or makes the file, 0600.
+    /// Opens or makes the file, 0600, and removes the older ones that are too many. `max_bytes`: after so many a new file
+    /// begins, `None` for never. `keep`: older ones kept, 1 or more; `None` for 16.
     ///
     /// # Errors
     /// What open(2) says.
     pub fn open(path: &Path, max_bytes: Option<u64>, keep: Option<usize>) -> io::Result<Self> {
         let file = open(path)?;
         let len = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, len, max_bytes, keep: keep.unwrap_or(KEEP) })
+        let log = Self { path: path.to_owned(), file, len, max_bytes, keep: keep.unwrap_or(KEEP) };
+        log.remove_surplus();
+        Ok(log)
+    }
+
+    /// What an earlier life kept and this one does not.
+    fn remove_surplus(&self) {
+        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else { return };
+        let prefix = format!("{}.", name.to_string_lossy());
+        let is_surplus = |entry: &fs::DirEntry| {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.parse::<usize>().ok());
+            number.is_some_and(|number| number > self.keep && entry.path() == self.numbered(number))
+        };
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(is_surplus) {
+            // One that cannot be removed is not worth stopping for; it is tried again with the next child.
+            if let Err(error) = fs::remove_file(entry.path()) {
+                log::warn!("cannot remove {}: {error}", entry.path().display());
+            }
+        }
+    }
+
+    fn numbered(&self, number: usize) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{number}"));
+        PathBuf::from(name)
     }
 
     /// Appends bytes.
@@ -43,21 +69,15 @@ impl RawLog {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let numbered = |number: usize| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
-        };
-        for number in (1..self.keep).rev() {
-            match fs::rename(numbered(number), numbered(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        // It is not there where an earlier try has renamed it, and then had no descriptor or no room for the new one.
+        if fs::exists(&self.path)? {
+            for number in (1..self.keep).rev() {
+                match fs::rename(self.numbered(number), self.numbered(number + 1)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
             }
-        }
-        if self.keep > 0 {
-            fs::rename(&self.path, numbered(1))?;
-        } else {
-            fs::remove_file(&self.path)?;
+            fs::rename(&self.path, self.numbered(1))?;
         }
         self.file = open(&self.path)?;
         self.len = 0;
@@ -85,5 +105,46 @@ mod tests {
         assert_eq!(fs::read_to_string(folder.path().join("stdout.log.1")).unwrap(), "cccccccc\n");
         assert_eq!(fs::read_to_string(folder.path().join("stdout.log.2")).unwrap(), "bbbbbbbb\n");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_new_file_that_could_not_be_made_is_made_by_the_next_try() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stdout.log");
+        let mut log = RawLog::open(&path, Some(10), Some(2)).unwrap();
+        for text in ["aaaaaaaa\n", "bbbbbbbb\n"] {
+            log.append(text.as_bytes()).unwrap();
+        }
+        // So far a try comes whose open(2) fails.
+        fs::rename(log.numbered(1), log.numbered(2)).unwrap();
+        fs::rename(&path, log.numbered(1)).unwrap();
+        for text in ["cc", "dd\n"] {
+            log.append(text.as_bytes()).unwrap();
+        }
+        for (path, text) in [(log.numbered(2), "aaaaaaaa\n"), (log.numbered(1), "bbbbbbbb\n")] {
+            assert_eq!(fs::read_to_string(path).unwrap(), text);
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "ccdd\n");
+    }
+
+    #[test]
+    fn what_is_kept_no_more_goes_at_the_next_opening() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        for number in 1..=20 {
+            for name in ["stdout.log", "stderr.log"] {
+                File::create(file(&format!("{name}.{number}"))).unwrap();
+            }
+        }
+        let others = ["stdout.log.old", "stdout.log.007", "stdout.log.99999999999999999999"];
+        others.iter().for_each(|name| drop(File::create(file(name)).unwrap()));
+        for (keep, left) in [(None, 16), (Some(3), 3), (Some(5), 3)] {
+            drop(RawLog::open(&file("stdout.log"), None, keep).unwrap());
+            for number in 1..=20 {
+                assert_eq!(file(&format!("stdout.log.{number}")).exists(), number <= left, "{number}");
+                assert!(file(&format!("stderr.log.{number}")).exists());
+            }
+        }
+        assert!(others.iter().all(|name| file(name).exists()));
     }
 }
