@@ -116,59 +116,78 @@ impl LowArgs {
     }
 }
 
-impl Flag {
-    fn apply(&self, given: &Given, env: &Env<'_>, low: &mut LowArgs) -> Result<(), UsageError> {
-        let typed =
-            || given.iter().filter(|(flag, _)| flag.name == self.name).map(|(_, value)| value.as_str());
-        match self.update {
-            Update::Switch(set) => {
-                if typed().next().is_some() {
-                    set(low, true);
-                } else if let Some((name, value)) = self.variable(env)? {
-                    set(low, switch(&value).map_err(|expected| UsageError::value(name, &expected, &value))?);
-                }
-            }
-            Update::One(_, set) => {
-                if let Some(value) = typed().next_back().map(str::trim).filter(|value| !value.is_empty()) {
-                    let name = format!("--{}", self.name);
-                    set(low, value).map_err(|expected| UsageError::value(&name, &expected, value))?;
-                } else if let Some((name, value)) = self.variable(env)? {
-                    set(low, &value).map_err(|expected| UsageError::value(name, &expected, &value))?;
-                }
-            }
-            Update::Many(_, set) => {
-                let words: Vec<String> =
-                    typed().filter(|word| !word.trim().is_empty()).map(str::to_owned).collect();
-                if !words.is_empty() {
-                    set(low, words);
-                } else if let Some((name, value)) = self.present(env)? {
-                    set(low, list(&value).map_err(|expected| UsageError::value(name, &expected, &value))?);
-                }
-            }
+/// What a flag was given, and by what; what it means is not yet looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Setting {
+    /// What was typed: the last value, trimmed; of a flag whose values add up all of them, as they are; of a switch an
+    /// empty one.
+    Typed(Vec<String>),
+    /// The variable that counts, and what it says, trimmed.
+    Variable(&'static str, String),
+}
+
+impl Setting {
+    /// What to call it in a complaint: the flag or the variable.
+    pub fn name(&self, flag: &Flag) -> String {
+        match self {
+            Self::Typed(_) => format!("--{}", flag.name),
+            Self::Variable(name, _) => (*name).to_owned(),
         }
-        Ok(())
     }
 
-    /// The first of the flag's variables that is not blank, trimmed.
-    fn variable(&self, env: &Env<'_>) -> Result<Option<(&'static str, String)>, UsageError> {
+    fn text(&self) -> &str {
+        match self {
+            Self::Typed(values) => values.last().map_or("", String::as_str),
+            Self::Variable(_, value) => value,
+        }
+    }
+}
+
+impl Flag {
+    /// The one answer to the question whose word counts: that of `codexd start` and of the service that is to do the same.
+    ///
+    /// # Errors
+    /// A variable that is not UTF-8.
+    pub fn setting(&self, given: &Given, env: &Env<'_>) -> Result<Option<Setting>, UsageError> {
+        let typed = given.iter().filter(|(flag, _)| flag.name == self.name).map(|(_, value)| value.as_str());
+        let typed: Vec<&str> = match self.update {
+            Update::Switch(_) => typed.take(1).collect(),
+            Update::One(..) => {
+                typed.last().map(str::trim).filter(|value| !value.is_empty()).into_iter().collect()
+            }
+            Update::Many(..) => typed.filter(|value| !value.trim().is_empty()).collect(),
+        };
+        if !typed.is_empty() {
+            return Ok(Some(Setting::Typed(typed.into_iter().map(str::to_owned).collect())));
+        }
+        // A list that the variable leaves blank is an empty one.
+        let blank_counts = matches!(self.update, Update::Many(..));
         for name in self.env {
             if let Some(value) = text(name, env)?
-                && !value.trim().is_empty()
+                && (blank_counts || !value.trim().is_empty())
             {
-                return Ok(Some((name, value.trim().to_owned())));
+                return Ok(Some(Setting::Variable(name, value.trim().to_owned())));
             }
         }
         Ok(None)
     }
 
-    /// The first of the flag's variables that is set, be it blank.
-    fn present(&self, env: &Env<'_>) -> Result<Option<(&'static str, String)>, UsageError> {
-        for name in self.env {
-            if let Some(value) = text(name, env)? {
-                return Ok(Some((name, value)));
+    fn apply(&self, given: &Given, env: &Env<'_>, low: &mut LowArgs) -> Result<(), UsageError> {
+        let Some(setting) = self.setting(given, env)? else { return Ok(()) };
+        let taken = match (self.update, &setting) {
+            (Update::Switch(set), Setting::Typed(_)) => {
+                set(low, true);
+                Ok(())
             }
-        }
-        Ok(None)
+            (Update::Switch(set), Setting::Variable(_, value)) => switch(value).map(|on| set(low, on)),
+            (Update::One(_, set), setting) => set(low, setting.text()),
+            (Update::Many(_, set), Setting::Typed(words)) => {
+                set(low, words.clone());
+                Ok(())
+            }
+            (Update::Many(_, set), Setting::Variable(_, value)) => list(value).map(|words| set(low, words)),
+        };
+        taken.map_err(|expected| UsageError::value(&setting.name(self), &expected, setting.text()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::flags::{FLAGS, Flag, Update};
-use crate::cli::low::Given;
+use crate::cli::low::{Given, Setting};
 use crate::cli::resolve;
 use crate::config::Config;
 use crate::process;
@@ -140,35 +140,21 @@ fn settings(
     Ok(variables)
 }
 
-/// What was typed, else what the first variable that counts says; as the variable's value.
+/// What was given, as the variable's value.
 fn value(
     flag: &Flag,
     given: &Given,
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Option<String>, String> {
-    let typed: Vec<&str> = given
-        .iter()
-        .filter(|(row, _)| row.name == flag.name)
-        .map(|(_, value)| value.trim())
-        .filter(|value| !value.is_empty() || flag.value().is_none())
-        .collect();
-    match (flag.update, typed.last()) {
-        (Update::Switch(_), Some(_)) => return Ok(Some("true".to_owned())),
-        (Update::One(..), Some(last)) => return Ok(Some((*last).to_owned())),
-        (Update::Many(..), Some(_)) => {
-            return serde_json::to_string(&typed).map(Some).map_err(|error| error.to_string());
+    Ok(match (flag.setting(given, env).map_err(|error| error.to_string())?, flag.update) {
+        (Some(Setting::Variable(_, value)), _) => Some(value),
+        (Some(Setting::Typed(_)), Update::Switch(_)) => Some("true".to_owned()),
+        (Some(Setting::Typed(mut values)), Update::One(..)) => values.pop(),
+        (Some(Setting::Typed(values)), Update::Many(..)) => {
+            Some(serde_json::to_string(&values).map_err(|error| error.to_string())?)
         }
-        (_, None) => {}
-    }
-    let blank_counts = matches!(flag.update, Update::Many(..));
-    for name in flag.env {
-        if let Some(value) = env(name).map(|value| text(name, value)).transpose()?
-            && (blank_counts || !value.trim().is_empty())
-        {
-            return Ok(Some(value.trim().to_owned()));
-        }
-    }
-    Ok(None)
+        (None, _) => None,
+    })
 }
 
 fn text(name: &str, value: OsString) -> Result<String, String> {
@@ -220,10 +206,28 @@ mod tests {
     #[test]
     fn a_service_of_what_was_kept_is_configured_alike() {
         let words = &["start", "--server-arg=x", "--state-dir", "s", "--drain-timeout-ms", "7"];
-        let kept = settings_of(words, &[("BAA_CODEXD_SERVER_ARGS", "ignored")]);
-        let env = |name: &str| kept.iter().find(|(known, _)| known == name).map(|(_, value)| value.into());
-        let service = config_of(&["start"], &env, Path::new("/")).unwrap();
-        assert_eq!(service, config_of(words, &|_| None, Path::new("/srv/here")).unwrap());
+        assert_alike(words, &[("BAA_CODEXD_SERVER_ARGS", "ignored")]);
+        // Arguments are passed on as they are, and a flag that is given a blank at last is not given.
+        assert_alike(&["start", "--server-arg= x ", "--server-arg=\ty"], &[]);
+        assert_alike(&["start", "--node-id", "n1", "--node-id= "], &[("BAA_NODE_ID", "n2")]);
+        assert_alike(
+            &["start"],
+            &[("BAA_CODEXD_SERVER_ARGS", "  "), ("BAA_CODEXD_LOGS_DIR", " "), ("BAA_LOGS_DIR", "l")],
+        );
+    }
+
+    fn assert_alike(words: &[&str], env: &[(&str, &str)]) {
+        let kept = settings_of(words, env);
+        let of_service =
+            |name: &str| kept.iter().find(|(known, _)| known == name).map(|(_, value)| value.into());
+        let of_start =
+            |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        let service = config_of(&["start"], &of_service, Path::new("/")).unwrap();
+        assert_eq!(
+            service,
+            config_of(words, &of_start, Path::new("/srv/here")).unwrap(),
+            "{words:?} {kept:?}"
+        );
     }
 
     #[test]
