@@ -39,7 +39,7 @@ pub fn run(config: &Config, args: &PeopleArgs, words: &[OsString]) -> ExitCode {
 /// Whether the turn completed.
 fn ask(config: &Config, args: &PeopleArgs, words: &[OsString]) -> Result<bool, Problem> {
     let prompt = reach::prompt(words)?;
-    let cwd = args.cwd.as_deref().map(reach::absolute).transpose()?;
+    let cwd = reach::cwd(args.cwd.as_deref())?;
     // Before the turn exists: nothing of it can be missed.
     let events = Events::open(config, &[], None)?;
     let api = reach::client(config)?;

@@ -7,6 +7,7 @@ pub mod completions;
 pub mod doctor;
 pub mod events;
 pub mod flags;
+pub mod folder;
 pub mod help;
 pub mod interrupt;
 pub mod list;
@@ -86,10 +87,7 @@ fn act(command: Command) -> ExitCode {
             true => print::out_json(&config.view()),
             false => print::out(&print::config_lines(&config)),
         }),
-        Action::Smoke => with_config(&|config, low| {
-            let keep_files = ["repo-root", "logs-dir", "state-dir"].iter().any(|flag| command.is_given(flag));
-            smoke::run(config, low.json, keep_files)
-        }),
+        Action::Smoke => with_config(&|config, low| smoke::run(config, low.json, keeps_files(&command))),
         Action::Run => with_config(&|config, low| run::run(&config, low, &command.words)),
         Action::Ask => with_config(&|config, low| match low.json {
             true => {
@@ -148,6 +146,10 @@ fn here(command: &Command) -> Result<(LowArgs, PathBuf), ExitCode> {
 fn settle(command: &Command) -> Result<(Config, LowArgs), ExitCode> {
     let (low, cwd) = here(command)?;
     let config = resolve::resolve(low.clone(), &cwd).map_err(|error| refuse(&error))?;
+    if works_there(command) {
+        folder::check_repo_root(&config.paths.repo_root, &command.given, &|name| std::env::var_os(name))
+            .map_err(|error| refuse(&error))?;
+    }
     match command.action {
         Action::Start => {
             logging::init_daemon(low.log_level.unwrap_or(LevelFilter::Info)).map_err(|error| {
@@ -158,6 +160,21 @@ fn settle(command: &Command) -> Result<(Config, LowArgs), ExitCode> {
         _ => logging::init(low.log_level.unwrap_or(LevelFilter::Warn)),
     }
     Ok((config, low))
+}
+
+/// Whether `codexd smoke` leaves its files where they were asked for.
+fn keeps_files(command: &Command) -> bool {
+    ["repo-root", "logs-dir", "state-dir"].iter().any(|flag| command.is_given(flag))
+}
+
+/// Whether the action is one of a daemon that will work in the repository; others read what one has left, or do not look.
+fn works_there(command: &Command) -> bool {
+    match command.action {
+        Action::Start => true,
+        Action::Smoke => keeps_files(command),
+        Action::Service => command.words.first().is_some_and(|verb| verb == "install" || verb == "print"),
+        _ => false,
+    }
 }
 
 fn refuse(error: &UsageError) -> ExitCode {

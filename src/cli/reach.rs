@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{print, resolve};
+use super::{UsageError, folder, print, resolve};
 use crate::api_client::{ApiClient, ClientError};
 use crate::config::Config;
 use crate::store::token;
@@ -13,6 +13,9 @@ use crate::store::token;
 /// Why an action that talks to the daemon fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
+    /// The command line is wrong.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
     /// Something on this side.
     #[error("{0}")]
     Here(String),
@@ -25,12 +28,16 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// Says it on standard error and fails; in silence when nobody reads the output any more.
+    /// Says it on standard error and fails, with 2 for a wrong command line; in silence when nobody reads the output
+    /// any more.
     pub fn complain(&self) -> ExitCode {
         if !matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
             print::complain(&self.to_string());
         }
-        ExitCode::FAILURE
+        match self {
+            Self::Usage(_) => ExitCode::from(UsageError::EXIT),
+            _ => ExitCode::FAILURE,
+        }
     }
 
     /// With that text.
@@ -100,4 +107,15 @@ pub fn absolute(path: &str) -> Result<PathBuf, Problem> {
     let here = std::env::current_dir()
         .map_err(|error| Problem::here(format!("cannot tell the current directory: {error}")))?;
     Ok(resolve::absolute(&here, path))
+}
+
+/// The folder of `--cwd`, as [`absolute`]. The daemon is on this host, so what is no folder here is none there.
+///
+/// # Errors
+/// As [`absolute`], and a folder that is none.
+pub fn cwd(typed: Option<&str>) -> Result<Option<PathBuf>, Problem> {
+    let Some(typed) = typed else { return Ok(None) };
+    let cwd = absolute(typed)?;
+    folder::check("--cwd", &cwd)?;
+    Ok(Some(cwd))
 }

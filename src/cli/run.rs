@@ -71,7 +71,7 @@ fn body(low: &LowArgs, prompt: &str) -> Result<Value, Problem> {
     let body = Body {
         prompt,
         purpose: "simple-worker",
-        cwd: low.people.cwd.as_deref().map(reach::absolute).transpose()?,
+        cwd: reach::cwd(low.people.cwd.as_deref())?,
         model: model.as_deref(),
         profile: profile.as_deref(),
         sandbox: sandbox.as_deref(),

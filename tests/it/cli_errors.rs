@@ -132,6 +132,49 @@ fn wrong_words() {
     }
 }
 
+/// Where it would be made, and a daemon left alone with it.
+#[test]
+fn a_repository_that_is_no_folder_is_not_made() {
+    let parent = tempfile::tempdir().unwrap();
+    let (nowhere, file) = (parent.path().join("nowhere"), parent.path().join("file"));
+    std::fs::File::create(&file).unwrap();
+    let missing = |name: &str| {
+        format!("{name} must be a folder that exists, and there is no \"{}\"", nowhere.display())
+    };
+    let no_folder = |name: &str| format!("{name} must be a folder, which \"{}\" is not", file.display());
+    // Were it not refused, it would end by itself, and what it had made would be seen.
+    let actions = [&["start", "--run-once"][..], &["smoke"], &["service", "print"], &["service", "install"]];
+    for action in actions {
+        let prepared = |words: &[&str]| {
+            let mut command = command([action, words].concat());
+            command.current_dir(parent.path()).env("HOME", parent.path());
+            command
+        };
+        let typed = prepared(&["--repo-root", "nowhere", "--local-api-base", "http://127.0.0.1:0"]);
+        let relative = prepared(&["--repo-root=file"]);
+        for (mut command, message) in [(typed, missing("--repo-root")), (relative, no_folder("--repo-root"))]
+        {
+            assert_refused(&command.output().unwrap().into(), &message);
+        }
+        if action != ["smoke"] {
+            let by_variable = prepared(&[]).env("BAA_CODEXD_REPO_ROOT", &nowhere).output().unwrap();
+            assert_refused(&by_variable.into(), &missing("BAA_CODEXD_REPO_ROOT"));
+        }
+    }
+    for verb in ["ask", "run"] {
+        for (cwd, message) in [("nowhere", missing("--cwd")), ("file", no_folder("--cwd"))] {
+            let mut command = command([verb, "hi", "--cwd", cwd, "--local-api-base", "http://127.0.0.1:9"]);
+            assert_refused(&command.current_dir(parent.path()).output().unwrap().into(), &message);
+        }
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["file"]);
+    // Who only looks is told the defaults.
+    let status = codexd(&["status", "--repo-root", nowhere.to_str().unwrap()]);
+    assert_eq!((status.code, status.stderr.as_str()), (0, ""), "{}", status.stdout);
+}
+
 /// Without a daemon: it is not asked for anything before the prompt is known to be one.
 #[test]
 fn blank_prompts() {
