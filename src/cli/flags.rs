@@ -362,7 +362,7 @@ pub const FLAGS: &[Flag] = &[
         Update::Many("PREFIX", |low, prefixes| low.people.types = prefixes)),
     flag!(for Tail, Ask; Client, "session", [], "",
         "tail: only the events of this session; ask: go on with it instead of a new one", one!("ID", people.session, an_id)),
-    flag!(for Ask, Run; Client, "cwd", [], "run: the daemon's repo root; ask: where its app-server runs",
+    flag!(for Ask, Run; Client, "cwd", [], "run: the repo root; ask: where the app-server runs",
         "Where Codex works", one!("PATH", people.cwd)),
     flag!(for Requests; Client, "all", [], "off", "Those that are settled too", switch!(people.all)),
 
