@@ -311,9 +311,13 @@ fn accompany(
 /// Makes a folder, or makes that of an older version private.
 fn private_folder(path: &Path) -> Result<(), StoreError> {
     let mut closed = Vec::new();
+    let is_new = !path.exists();
     private::folder(path, &mut closed)?;
     for path in closed {
         warn!("other users had access to {}; they have no more", path.display());
+    }
+    if is_new && let Err(error) = private::keep_out_of_git(path) {
+        warn!("{} is not kept out of git: {error}", path.display());
     }
     Ok(())
 }

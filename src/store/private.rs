@@ -1,7 +1,7 @@
 //! What is on disk is this user's alone: folders 0700, files 0600, whatever the umask, nobody else's folder.
 
 use std::fs::{self, Metadata, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -80,6 +80,19 @@ fn close(path: &Path, found: &Metadata, mode: u32) -> io::Result<bool> {
     Ok(found.mode() & 0o077 != 0)
 }
 
+/// Has git pass over a folder that was made just now, with a `.gitignore` that ignores all of it, itself included:
+/// it may lie in a repository, where the next `git add .` would take prompts and answers along. One that is there stays as it is.
+///
+/// # Errors
+/// What the system says.
+pub fn keep_out_of_git(folder: &Path) -> io::Result<()> {
+    match create_new(&folder.join(".gitignore")) {
+        Ok(mut file) => file.write_all(b"*\n"),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// A file that must not be there yet, 0600.
 ///
 /// # Errors
@@ -117,6 +130,18 @@ mod tests {
         folder(&path, &mut closed).unwrap();
         assert_eq!(closed, [path.clone(), path.join("open")]);
         assert_eq!((mode(&path), mode(&path.join("open")), mode(&outside)), (0o700, 0o600, 0o644));
+    }
+
+    #[test]
+    fn a_gitignore_that_is_there_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(".gitignore");
+        keep_out_of_git(folder.path()).unwrap();
+        assert_eq!((fs::read_to_string(&file).unwrap().as_str(), mode(&file)), ("*\n", FILE));
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/dev/null/nothing", &file).unwrap();
+        keep_out_of_git(folder.path()).unwrap();
+        assert!(keep_out_of_git(&folder.path().join("nowhere")).is_err());
     }
 
     #[test]

@@ -46,7 +46,9 @@ fn assert_state_is_whole(daemon: &Daemon) {
             Ok(mut below) => below.next().is_some(),
             Err(_) => {
                 let name = path.file_name().unwrap().to_string_lossy();
-                name.starts_with('.') || name.contains("tmp") || name.contains("damaged")
+                (name.starts_with('.') && name != ".gitignore")
+                    || name.contains("tmp")
+                    || name.contains("damaged")
             }
         })
         .collect();

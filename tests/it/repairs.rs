@@ -164,6 +164,22 @@ fn damaged_state_files_are_set_aside_and_rebuilt() {
 }
 
 #[test]
+fn folders_that_it_makes_are_kept_out_of_git_and_others_are_left_alone() {
+    let mut daemon = Daemon::builder().start();
+    let files = [daemon.log(".gitignore"), daemon.state(".gitignore")];
+    for file in &files {
+        assert_eq!(fs::read_to_string(file).unwrap(), "*\n");
+    }
+    // What the folders' owner makes of them stays.
+    fs::remove_file(&files[0]).unwrap();
+    damage(&files[1], b"!*\n");
+    daemon.stop();
+    daemon.restart();
+    assert!(!files[0].exists());
+    assert_eq!(fs::read_to_string(&files[1]).unwrap(), "!*\n");
+}
+
+#[test]
 fn fields_of_a_newer_version_survive() {
     let (mut daemon, _) = with_sessions(&[]);
     let add = |name: &str, change: &dyn Fn(&mut Value)| {
