@@ -42,6 +42,8 @@ check: ## Formatting, lints, documentation, and the rules of tests/it/tidy.rs
 
 build: ## The release binary, target/release/codexd
 	$(CARGO) build --locked --release
+	@# What cargo left as it is, because no change concerned it, is as new as its sources all the same.
+	@touch -ch $(BIN)
 
 # What `make static` builds for, and with; without TLS no C compiler for musl is needed
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
@@ -57,12 +59,17 @@ static: ## A static binary for Linux hosts without anything (musl); says how to 
 DIST_BIN ?= $(BIN)
 DIST_TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
 
-dist: ## A tarball with the release binary, man page, completions and ops files; DIST_BIN and DIST_TARGET for another binary
-	test -x $(DIST_BIN) || $(MAKE) build
+dist: $(if $(filter file,$(origin DIST_BIN)),build) ## A tarball with the release binary, man page, completions and ops files; DIST_BIN and DIST_TARGET for another binary
+	test -x $(DIST_BIN)
 	@sh ops/dist.sh $(DIST_BIN) $(DIST_TARGET) $(TARGET_DIR)/dist
 
-install: ## Install into PREFIX (/usr/local), below DESTDIR; builds only if there is no binary yet
+# What the release binary is made of
+SOURCES = src ops Cargo.toml Cargo.lock
+
+install: ## Install into PREFIX (/usr/local), below DESTDIR; builds only if there is no binary yet, and takes none older than its sources
 	test -x $(BIN) || $(MAKE) build
+	@newer=$$(find $(SOURCES) -type f -newer $(BIN) | head -n 1); test -z "$$newer" || \
+	  { echo "$(BIN) is older than $$newer: \`make build\` first, then install" >&2; exit 1; }
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/codexd
 

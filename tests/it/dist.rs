@@ -116,3 +116,39 @@ fn make_static_says_how_to_get_what_is_missing() {
         said(&there)
     );
 }
+
+/// `make WORDS` with a release binary in `target`, and no cargo.
+fn make_in(target: &Path, words: &[&str]) -> Output {
+    let mut make = Command::new("make");
+    make.args(["--no-print-directory", "CARGO=true"]).args(words).current_dir(root());
+    make.env("CARGO_TARGET_DIR", target).env_remove("MAKEFLAGS").output().unwrap()
+}
+
+#[test]
+fn a_binary_that_is_older_than_its_sources_is_not_installed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (target, prefix) = (folder.path().join("target"), folder.path().join("prefix"));
+    fs::create_dir_all(target.join("release")).unwrap();
+    let binary = executable(target.join("release/codexd"), BINARY);
+    let install = ["install", &format!("PREFIX={}", prefix.display())];
+    fs::File::open(&binary).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let refused = make_in(&target, &install);
+    assert!(!refused.status.success());
+    assert!(said(&refused).contains("/release/codexd is older than "), "{}", said(&refused));
+    assert!(said(&refused).contains(": `make build` first"), "{}", said(&refused));
+    assert!(!prefix.exists());
+    // One that cargo finds nothing to do for is new enough.
+    assert!(make_in(&target, &["build"]).status.success());
+    let installed = make_in(&target, &install);
+    assert!(installed.status.success(), "{}", said(&installed));
+    assert_eq!(fs::read(prefix.join("bin/codexd")).unwrap(), BINARY.as_bytes());
+}
+
+#[test]
+fn a_tarball_is_of_what_is_built_now_or_of_the_binary_that_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = |words: &[&str]| said(&make_in(folder.path(), &[&["-n", "dist"], words].concat()));
+    assert!(built(&[]).contains("true build --locked --release"), "{}", built(&[]));
+    let named = built(&["DIST_BIN=/bin/true", "DIST_TARGET=x"]);
+    assert!(named.contains("ops/dist.sh /bin/true x ") && !named.contains("build"), "{named}");
+}
