@@ -146,6 +146,11 @@ fn here(command: &Command) -> Result<(LowArgs, PathBuf), ExitCode> {
 fn settle(command: &Command) -> Result<(Config, LowArgs), ExitCode> {
     let (low, cwd) = here(command)?;
     let config = resolve::resolve(low.clone(), &cwd).map_err(|error| refuse(&error))?;
+    for flag in command.without_effect() {
+        print::complain(&format!(
+            "--{flag} has no effect here: it is a flag of codexd start, for a daemon that is not running yet"
+        ));
+    }
     if works_there(command) {
         folder::check_repo_root(&config.paths.repo_root, &command.given, &|name| std::env::var_os(name))
             .map_err(|error| refuse(&error))?;

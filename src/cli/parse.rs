@@ -40,6 +40,24 @@ impl Command {
     }
 }
 
+/// What an action that only talks to the running daemon uses of the flags that every action takes.
+const OF_CLIENTS: &[&str] = &["local-api-base", "event-stream-path", "token-file", "json", "log-level"];
+
+impl Command {
+    /// The flags that were typed and that nothing here looks at, each once. They are no mistake in a line that is kept for
+    /// all actions, but whoever typed them for this one is to know.
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        use Action::{Answer, Ask, Requests, Run, Runs, Sessions, Tail};
+        if !matches!(self.action, Answer | Ask | Requests | Run | Runs | Sessions | Tail) {
+            return Vec::new();
+        }
+        let idle = |flag: &&Flag| {
+            flag.actions.is_empty() && !OF_CLIENTS.contains(&flag.name) && self.is_given(flag.name)
+        };
+        FLAGS.iter().filter(idle).map(|flag| flag.name).collect()
+    }
+}
+
 /// Reads the command line without the program's name.
 ///
 /// # Errors

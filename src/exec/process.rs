@@ -27,8 +27,9 @@ const SPACING: Duration = Duration::from_millis(150);
 const RETRIES: u32 = 2;
 /// How long such a retry waits at least; up to as much again is added at random.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
-/// Chosen by these.
-const FLAGS: Flags = Flags { command: "--codex-command", folder: "--repo-root" };
+/// Chosen by these, which are not flags of whoever reads the run's error.
+const FLAGS: Flags =
+    Flags { command: "--codex-command of codexd start", folder: "--repo-root of codexd start" };
 
 /// What runs of one daemon share.
 pub struct Shared {

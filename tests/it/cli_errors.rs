@@ -132,6 +132,28 @@ fn wrong_words() {
     }
 }
 
+/// The environment is for all actions, and so may a line be that is kept for them: it goes on, but not in silence.
+#[test]
+fn a_flag_without_effect_is_told() {
+    let base = ["--local-api-base", "http://127.0.0.1:9"];
+    for verb in [&["run", "hi"][..], &["ask", "hi"], &["sessions"], &["requests"], &["answer", "x", "accept"]]
+    {
+        let plain = codexd(&[verb, &base[..]].concat());
+        let typed = ["--codex-command", "/x", "--node-id=", "--request-policy=decline", "--codex-command=/y"];
+        let ran: Ran =
+            command([verb, &base[..], &typed[..]].concat()).env("BAA_NODE_ID", "n").output().unwrap().into();
+        let told = |flag: &str| {
+            format!(
+                "codexd: --{flag} has no effect here: it is a flag of codexd start, for a daemon that is not running yet\n"
+            )
+        };
+        let expected = told("request-policy") + &told("codex-command") + &plain.stderr;
+        assert_eq!((ran.code, ran.stdout, ran.stderr), (plain.code, plain.stdout, expected), "{verb:?}");
+    }
+    let status = codexd(&["status", "--codex-command", "/x", "--state-dir", "/nowhere"]);
+    assert_eq!((status.code, status.stderr.as_str()), (0, ""));
+}
+
 /// Where it would be made, and a daemon left alone with it.
 #[test]
 fn a_repository_that_is_no_folder_is_not_made() {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -252,7 +252,19 @@ fn a_daemon_that_runs_is_asked() {
     let pid = daemon.pid();
     says(&place.check_with("daemon", &with_token), "ok", &format!("pid {pid} is ready; its child: running"));
     says(&place.check_with("port", &with_token), "ok", "answered by the daemon of this state folder");
-    says(&place.check_with("port", &flags), "fail", "does not let us in");
+    let closed = place.check_with("port", &flags);
+    says(&closed, "fail", "does not let us in");
+    assert_eq!(closed["todo"], "name its token with --token-file");
+    let wrong = place.folder.path().join("wrong");
+    let mut file = fs::OpenOptions::new().write(true).create(true).mode(0o600).open(&wrong).unwrap();
+    file.write_all(b"0123456789abcdefghijklmnopqrst\n").unwrap();
+    let with_wrong = [&flags[..], &["--token-file", wrong.to_str().unwrap()]].concat();
+    let closed = place.check_with("port", &with_wrong);
+    says(&closed, "fail", "does not let us in: The token is not the right one");
+    let todo = format!("its token is not that of {}: name its own with --token-file", wrong.display());
+    assert_eq!(closed["todo"], todo);
+    let lines = place.doctor(&with_wrong).stdout;
+    assert!(lines.contains(&format!("The token is not the right one; {todo}\n")), "{lines}");
     says(&place.check_with("daemon", &flags), "ok", &format!("pid {pid} runs"));
     says(&place.check_with("logs", &with_token), "ok", "events ");
     says(&place.check_with("orphans", &with_token), "ok", "none");

@@ -78,7 +78,7 @@ fn a_codex_that_is_not_there_is_a_failed_run() {
     for command in ["/no/such/codex", "no-such-codex"] {
         let bench = Bench::stub(&["--codex-command", command]);
         let record = bench.run_fails(&json!({ "prompt": "hi" }), "CODEX_EXEC_SPAWN_FAILED");
-        assert!(record["error"].as_str().unwrap().contains("--codex-command"), "{record:#}");
+        assert!(record["error"].as_str().unwrap().contains("--codex-command of codexd start"), "{record:#}");
         assert_eq!(record["result"]["invocation"]["command"], command);
         assert_eq!(record["result"].get("result"), None);
         bench.assert_nothing_temporary();

@@ -48,8 +48,8 @@ pub enum Answers {
     Nobody,
     /// A codexd: its status and its readiness.
     Codexd(Box<(Value, Value)>),
-    /// A codexd that does not let us in.
-    Closed(String),
+    /// A codexd that does not let us in: its status, 401 or 403, and what it says.
+    Closed(u16, String),
     /// Something else.
     Stranger(String),
 }
@@ -126,7 +126,9 @@ impl Host {
             ClientError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::ConnectionRefused => {
                 Answers::Nobody
             }
-            ClientError::Refused { status: 401 | 403, message, .. } => Answers::Closed(message),
+            ClientError::Refused { status: status @ (401 | 403), message, .. } => {
+                Answers::Closed(status, message)
+            }
             other => Answers::Stranger(other.to_string()),
         };
         match api.get("/v1/codexd/status") {

@@ -78,8 +78,12 @@ impl Check {
 
     /// `STATUS NAME: WHAT; TODO`, without anything a terminal would obey.
     pub fn line(&self) -> String {
-        let todo = self.todo.as_ref().map(|todo| format!("; {todo}")).unwrap_or_default();
-        let text = format!("{} {}: {}{todo}", self.status.as_str(), self.name, self.what);
+        let said = format!("{} {}: {}", self.status.as_str(), self.name, self.what);
+        let text = match &self.todo {
+            // What the daemon or a command says may be a sentence, which goes on here.
+            Some(todo) => format!("{}; {todo}", said.trim_end_matches('.')),
+            None => said,
+        };
         printable(&text).to_string()
     }
 }
@@ -138,6 +142,10 @@ mod tests {
     fn a_line_is_one_line() {
         let check = Check::fail("codex", "a\nb\u{1b}[2J", "mend it");
         assert_eq!(check.line(), "fail codex: a\\nb\\u{1b}[2J; mend it");
+        assert_eq!(
+            Check::warn("port", "It is closed.", "open it").line(),
+            "warn port: It is closed; open it"
+        );
         assert_eq!(Check::ok("codex", "fine").line(), "ok codex: fine");
     }
 }

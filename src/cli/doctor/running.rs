@@ -24,7 +24,7 @@ pub(super) fn daemon(host: &Host) -> Vec<Check> {
         return vec![match &host.answers {
             Answers::AnyPort => Check::ok(NAME, format!("pid {pid} runs, at a port of its own choice")),
             // More of that is said of the port.
-            Answers::Closed(_) => Check::ok(NAME, format!("pid {pid} runs")),
+            Answers::Closed(..) => Check::ok(NAME, format!("pid {pid} runs")),
             _ => Check::fail(
                 NAME,
                 format!("pid {pid} holds the state folder, but does not answer at the port configured here"),
@@ -62,10 +62,17 @@ pub(super) fn port(host: &Host) -> Vec<Check> {
         Answers::Codexd(_) => {
             Check::ok(NAME, format!("{base} is answered by the daemon of this state folder"))
         }
-        Answers::Closed(message) => Check::fail(
+        Answers::Closed(status, message) => Check::fail(
             NAME,
             format!("the codexd at {base} does not let us in: {message}"),
-            "name its token with --token-file",
+            match (status, &host.config.service.token_file) {
+                (401, None) => "name its token with --token-file".to_owned(),
+                (401, Some(file)) => {
+                    format!("its token is not that of {}: name its own with --token-file", file.display())
+                }
+                _ => "ask as the user whose daemon it is, or name another port with --local-api-base"
+                    .to_owned(),
+            },
         ),
         Answers::Stranger(problem) => Check::fail(NAME, format!("{base} is taken: {problem}"), TODO),
     }]
