@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::print;
 use super::question::{fold, summary};
 use super::reach::{self, Problem};
+use super::{UsageError, print};
 use crate::config::Config;
+use crate::model::preview;
 
 /// A column: its heading and what stands in it.
 type Column = (&'static str, fn(&Value) -> String);
@@ -86,13 +87,13 @@ pub fn run(config: &Config, list: List, json: bool) -> ExitCode {
             let records = answer[list.field].as_array().map_or(&[][..], Vec::as_slice);
             print::out(&table(list, records, width()))
         }
-        Err(problem) => failed(&problem),
+        Err(problem) => problem.complain(),
     }
 }
 
 /// Answers a request: with a decision, or with a JSON object as the body of the answer. Prints what became of it.
 pub fn answer(config: &Config, words: &[OsString], json: bool) -> ExitCode {
-    let answered = body(words).and_then(|(id, body)| {
+    let answered = body(words).map_err(Problem::from).and_then(|(id, body)| {
         let path = format!("/v1/codexd/requests/{}/answer", utf8_percent_encode(id, NON_ALPHANUMERIC));
         reach::client(config)?.post(&path, &body).map_err(|error| reach::explain(config, error))
     });
@@ -102,26 +103,33 @@ pub fn answer(config: &Config, words: &[OsString], json: bool) -> ExitCode {
             let word = |name: &str| text(&answer["request"][name]);
             print::out(&format!("{} {}: {}\n", word("requestId"), word("status"), word("answer")))
         }
-        Err(problem) => failed(&problem),
+        Err(problem) => problem.complain(),
     }
 }
 
-fn failed(problem: &Problem) -> ExitCode {
-    print::complain(&problem.to_string());
-    ExitCode::FAILURE
-}
+/// What may stand for a decision, of whatever kind the request is.
+const DECISIONS: &[&str] = &["accept", "acceptForSession", "decline", "cancel"];
 
 /// The id and the body of the answer.
-fn body(words: &[OsString]) -> Result<(&str, Value), Problem> {
+fn body(words: &[OsString]) -> Result<(&str, Value), UsageError> {
     match words.iter().map(|word| word.to_str()).collect::<Vec<_>>()[..] {
         [Some(id), Some(object)] if object.trim_start().starts_with('{') => {
             match serde_json::from_str(object) {
                 Ok(body) => Ok((id, body)),
-                Err(error) => Err(Problem::here(format!("the answer is no JSON: {error}"))),
+                Err(error) => {
+                    Err(UsageError::new(format!("the answer \"{}\" is no JSON: {error}", preview(object))))
+                }
             }
         }
-        [Some(id), Some(decision)] => Ok((id, json!({ "decision": decision }))),
-        _ => Err(Problem::here("ID and answer must be UTF-8 text")),
+        [Some(id), Some(decision)] if DECISIONS.contains(&decision.trim()) => {
+            Ok((id, json!({ "decision": decision })))
+        }
+        [Some(_), Some(other)] => Err(UsageError::new(format!(
+            "\"{}\" is no answer: it must be {}, or a JSON object such as {{\"answers\": …}}",
+            preview(other),
+            DECISIONS.join(", ")
+        ))),
+        _ => Err(UsageError::new("ID and answer must be UTF-8 text")),
     }
 }
 
@@ -209,6 +217,6 @@ mod tests {
         let body = |word: &str| body(&["r".into(), word.into()]).map(|(id, body)| (id == "r", body)).ok();
         assert_eq!(body("accept"), Some((true, json!({ "decision": "accept" }))));
         assert_eq!(body(r#" {"answers": {"q": "x"}}"#), Some((true, json!({ "answers": { "q": "x" } }))));
-        assert_eq!(body("{"), None);
+        assert_eq!((body("{"), body("acept"), body("")), (None, None, None));
     }
 }

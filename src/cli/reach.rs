@@ -83,20 +83,19 @@ pub fn explain(config: &Config, error: ClientError) -> Problem {
 /// The first word of an action, or standard input if that is `-`.
 ///
 /// # Errors
-/// Text that is not UTF-8 or cannot be read, or that is blank.
+/// Text that is not UTF-8 or cannot be read, or that is blank: known before a session is made for it.
 pub fn prompt(words: &[OsString]) -> Result<String, Problem> {
+    const WRONG: &str = "PROMPT must be UTF-8 text that is not empty";
     let mut text = words.first().and_then(|word| word.to_str()).unwrap_or_default().to_owned();
     if text == "-" {
         text.clear();
         io::stdin()
             .read_to_string(&mut text)
             .map_err(|error| Problem::here(format!("cannot read the prompt from standard input: {error}")))?;
+        // The command line was right: it is what came that is not.
+        return if text.trim().is_empty() { Err(Problem::here(WRONG)) } else { Ok(text) };
     }
-    // Before a session is made for it.
-    if text.trim().is_empty() {
-        return Err(Problem::here("PROMPT must be UTF-8 text that is not empty"));
-    }
-    Ok(text)
+    if text.trim().is_empty() { Err(UsageError::new(WRONG).into()) } else { Ok(text) }
 }
 
 /// A path as it was typed, from the root on: the daemon works elsewhere.

@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use super::events::{Events, Heard};
 use super::interrupt::OnInterrupt;
 use super::low::{LowArgs, RunArgs};
-use super::print;
 use super::reach::{self, Problem};
+use super::{UsageError, print};
 use crate::api_client::ApiClient;
 use crate::config::Config;
 
@@ -91,10 +91,10 @@ fn body(low: &LowArgs, prompt: &str) -> Result<Value, Problem> {
 fn schema(file: &str) -> Result<Box<RawValue>, Problem> {
     let file = reach::absolute(file)?;
     let problem = |error: &dyn std::fmt::Display| {
-        Problem::Here(format!("--output-schema {} is no JSON file: {error}", file.display()))
+        UsageError::new(format!("--output-schema {} is no JSON file: {error}", file.display()))
     };
     let text = std::fs::read_to_string(&file).map_err(|error| problem(&error))?;
-    serde_json::from_str(text.trim()).map_err(|error| problem(&error))
+    serde_json::from_str(text.trim()).map_err(|error| problem(&error).into())
 }
 
 /// The run's record at its end.

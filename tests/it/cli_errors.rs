@@ -200,11 +200,29 @@ fn a_repository_that_is_no_folder_is_not_made() {
 /// Without a daemon: it is not asked for anything before the prompt is known to be one.
 #[test]
 fn blank_prompts() {
-    for words in [["ask", "  "], ["ask", "-"], ["run", "\n"]] {
-        let ran = codexd(&words);
-        let message = "codexd: PROMPT must be UTF-8 text that is not empty\n";
-        assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (1, "", message), "{words:?}");
+    for words in [["ask", "  "], ["ask", ""], ["run", "\n"]] {
+        assert_refused(&codexd(&words), "PROMPT must be UTF-8 text that is not empty");
     }
+    // What came from elsewhere is no fault of the command line.
+    let ran = codexd(&["ask", "-"]);
+    let message = "codexd: PROMPT must be UTF-8 text that is not empty\n";
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (1, "", message));
+}
+
+#[test]
+fn a_word_that_is_no_answer_of_any_kind() {
+    for word in ["acept", "Accept", "yes"] {
+        assert_refused(
+            &codexd(&["answer", "request-1", word]),
+            &format!(
+                "\"{word}\" is no answer: it must be accept, acceptForSession, decline, cancel, or a JSON object such as {{\"answers\": …}}"
+            ),
+        );
+    }
+    assert_refused(
+        &codexd(&["answer", "request-1", "{\"answers"]),
+        "the answer \"{\"answers\" is no JSON: EOF while parsing a string at line 1 column 9",
+    );
 }
 
 #[test]

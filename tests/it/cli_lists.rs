@@ -85,5 +85,5 @@ fn an_answer_may_be_a_body() {
     assert!(json["request"]["answer"].to_string().contains("Yes"), "{}", ran.stdout);
     bench.event("app-server.turn.completed", |detail| detail["turnId"] == turn);
     let ran = run(bench.daemon.base(), &["answer", &id, "{"]);
-    assert!(ran.code == 1 && ran.stderr.contains("no JSON"), "{}", ran.stderr);
+    assert!(ran.code == 2 && ran.stderr.contains("the answer \"{\" is no JSON"), "{}", ran.stderr);
 }

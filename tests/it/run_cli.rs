@@ -151,8 +151,11 @@ fn without_a_daemon_it_says_so() {
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("leaves the port open"), "{}", ran.stderr);
     let ran = codexd(&["run", "hi", "--output-schema", "/no/such/file"]);
-    assert_eq!(ran.code, 1);
+    assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("--output-schema /no/such/file is no JSON file"), "{}", ran.stderr);
+    let ran = codexd(&["run", "hi", "--output-schema", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("/Cargo.toml is no JSON file: expected"), "{}", ran.stderr);
 }
 
 #[test]
