@@ -210,14 +210,20 @@ impl Client {
     /// [`CallError::Unavailable`] when there is no app-server, and what the handshake may fail with.
     pub fn connect(&self) -> Result<Arc<Connection>, CallError> {
         let connection = self.wait_until_up()?;
+        self.greet(&connection)?;
+        Ok(connection)
+    }
+
+    /// Does the handshake of a connection, or waits for whoever is doing it; the connection's end is the end of that.
+    ///
+    /// # Errors
+    /// What the handshake may fail with, [`CallError::Unavailable`] when the connection is closed.
+    pub fn greet(&self, connection: &Connection) -> Result<(), CallError> {
         let deadline = Instant::now() + self.introduction.timeout;
         let mut handshake = lock(&connection.handshake);
         loop {
             match *handshake {
-                Handshake::Done => {
-                    drop(handshake);
-                    return Ok(connection);
-                }
+                Handshake::Done => return Ok(()),
                 Handshake::Open => break,
                 Handshake::Running => {
                     let left = deadline.saturating_duration_since(Instant::now());
@@ -236,7 +242,7 @@ impl Client {
         }
         *handshake = Handshake::Running;
         drop(handshake);
-        let mut outcome = self.initialize(&connection, deadline.saturating_duration_since(Instant::now()));
+        let mut outcome = self.initialize(connection, deadline.saturating_duration_since(Instant::now()));
         if let Err(error @ CallError::Timeout { .. }) = &outcome {
             let text = connection.impression().mute(&error.to_string());
             // Asked again it would refuse ("Already initialized"); only a new life can be talked to.
@@ -248,7 +254,7 @@ impl Client {
         if let Err(error) = &outcome {
             self.tell_failure(&error.to_string());
         }
-        outcome.map(|()| connection)
+        outcome
     }
 
     fn wait_until_up(&self) -> Result<Arc<Connection>, CallError> {

@@ -21,9 +21,8 @@ pub mod sessions;
 pub mod status;
 pub mod turns;
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 
 use crate::app_server::call::CallError;
 use crate::app_server::client::Client;
@@ -125,9 +124,7 @@ pub struct Ops {
     /// What is counted on the way.
     pub counters: Counters,
     last_snapshot: status::LastSnapshot,
-    /// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
-    loading: Mutex<HashSet<String>>,
-    loaded: Condvar,
+    loading: recovery::BeingLoaded,
     /// The daemon is about to stop.
     draining: AtomicBool,
 }
@@ -154,8 +151,7 @@ impl Ops {
             runs,
             counters: Counters::default(),
             last_snapshot: status::LastSnapshot::default(),
-            loading: Mutex::new(HashSet::new()),
-            loaded: Condvar::new(),
+            loading: recovery::BeingLoaded::default(),
             draining: AtomicBool::new(false),
         }
     }

@@ -1,8 +1,9 @@
 //! Sessions in a new life of the app-server: their threads are loaded again before their next turn, and after a crash at
 //! once, so that the turn does not have to wait for it. What fails then is tried again by the turn.
 
+use std::collections::HashSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 
 use crossbeam_channel::{Receiver, bounded};
 use log::{info, warn};
@@ -41,14 +42,17 @@ pub fn start(ops: Arc<Ops>, revived: Receiver<()>) -> io::Result<Thread> {
     })
 }
 
+/// Never waits for an app-server to begin: of a life that is over already nothing is loaded, the next one is announced as
+/// well, and after the last one none comes.
 fn recover_all(ops: &Arc<Ops>) -> Result<(), OpError> {
-    let connection = ops.client.connect()?;
+    let Some(connection) = ops.client.present() else { return Ok(()) };
     let generation = connection.generation();
     let external = connection.pid().is_none();
     let ids = ops.hub.ask(move |core| to_load(core, generation, external))?;
     if ids.is_empty() {
         return Ok(());
     }
+    ops.client.greet(&connection)?;
     info!("loading the threads of {} sessions again", ids.len());
     let (hand_out, waiting) = bounded(ids.len());
     for id in ids {
@@ -117,20 +121,11 @@ impl Ops {
     /// # Errors
     /// When the app-server refuses; the session stays active, its lastError says why.
     pub(super) fn load_thread(&self, id: &str, connection: &Connection) -> Result<Arc<Session>, OpError> {
-        let mut loading = lock(&self.loading);
-        while loading.contains(id) {
-            loading = match self.loaded.wait(loading) {
-                Ok(loading) => loading,
-                Err(_) => threads::end_the_daemon("a lock was poisoned by a panic"),
-            };
-        }
+        let _mine = self.loading.claim(id);
         let session = self.session(id)?;
         if session.generation == Some(connection.generation()) {
             return Ok(session);
         }
-        loading.insert(id.to_owned());
-        drop(loading);
-        let _mine = Loading { ops: self, id };
         self.resume_thread(&session, connection)
     }
 
@@ -207,16 +202,39 @@ impl Ops {
     }
 }
 
+/// Sessions whose thread is being loaded by somebody: others wait for the outcome instead of loading it twice.
+#[derive(Default)]
+pub(super) struct BeingLoaded {
+    ids: Mutex<HashSet<String>>,
+    one_less: Condvar,
+}
+
 /// One session's thread is being loaded; the others that want it wait until this is dropped.
 struct Loading<'a> {
-    ops: &'a Ops,
+    all: &'a BeingLoaded,
     id: &'a str,
+}
+
+impl BeingLoaded {
+    /// Waits until nobody else loads that session's thread. Nothing is locked when this returns, so that only those wait
+    /// for what is asked then that want the same session.
+    fn claim<'a>(&'a self, id: &'a str) -> Loading<'a> {
+        let mut ids = lock(&self.ids);
+        while ids.contains(id) {
+            ids = match self.one_less.wait(ids) {
+                Ok(ids) => ids,
+                Err(_) => threads::end_the_daemon("a lock was poisoned by a panic"),
+            };
+        }
+        ids.insert(id.to_owned());
+        Loading { all: self, id }
+    }
 }
 
 impl Drop for Loading<'_> {
     fn drop(&mut self) {
-        lock(&self.ops.loading).remove(self.id);
-        self.ops.loaded.notify_all();
+        lock(&self.all.ids).remove(self.id);
+        self.all.one_less.notify_all();
     }
 }
 
@@ -248,5 +266,34 @@ fn draft_recovered(drafts: &mut Drafts, session: &Arc<Session>, replaced: Option
             subject,
             change,
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_loads_a_session_is_waited_for_by_those_that_want_the_same_one_only() {
+        let all = BeingLoaded::default();
+        let (claimed, other) = bounded(2);
+        std::thread::scope(|scope| {
+            let first = all.claim("one");
+            for id in ["two", "one"] {
+                let (all, claimed) = (&all, claimed.clone());
+                scope.spawn(move || {
+                    let _mine = all.claim(id);
+                    claimed.send(id).unwrap();
+                });
+            }
+            let next = || other.recv_timeout(Duration::from_secs(60)).unwrap();
+            assert_eq!(next(), "two");
+            assert!(other.is_empty());
+            drop(first);
+            assert_eq!(next(), "one");
+        });
+        assert!(lock(&all.ids).is_empty());
     }
 }

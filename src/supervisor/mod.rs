@@ -177,7 +177,8 @@ impl Actor {
             );
             self.log(drafts);
             if self.stops.recv_timeout(delay).is_ok() {
-                return;
+                // Whoever waits for the next life is told that there is none.
+                return self.parts.client.gone("codexd is stopping");
             }
         }
     }

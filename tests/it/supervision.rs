@@ -3,12 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use codexd::app_server::client::{Client, Introduction};
+use codexd::app_server::connection::CallError;
+use codexd::app_server::inbox::Inbox;
+use codexd::hub::batch::Batch;
+use codexd::model::event::EventType;
+use codexd::process::ledger::Ledger;
+use codexd::supervisor::{Parts, Supervisor};
+use codexd::timer::Timer;
+use crossbeam_channel::bounded;
 use serde_json::{Value, json};
 
-use crate::DEADLINE;
 use crate::client::Stream;
 use crate::conversation::{
     child, ended, full_access, kill, look, on_script, on_stub, post_turn, rounds, session, talk, turn, until,
@@ -16,6 +25,7 @@ use crate::conversation::{
 use crate::daemon::Daemon;
 use crate::model_server::ModelServer;
 use crate::real_codex::{CodexHome, real_codex_or_skip};
+use crate::{DEADLINE, lone_hub};
 
 /// The first event of that type about a session after `seq`.
 fn about(stream: &Stream, kind: &str, session: &str, after: u64) -> Value {
@@ -200,6 +210,62 @@ fn a_crash_loop_is_throttled_and_visible() {
     if seconds == 60 {
         report(&format!("crash loop: {starts} starts in the first {seconds} s"));
     }
+}
+
+#[test]
+fn a_crash_loop_with_nothing_to_load_connects_to_nothing_and_holds_up_no_stop() {
+    let mut daemon = on_script("exit 3", &[]).start();
+    let client = daemon.client();
+    until("a restart in the status", DEADLINE, || {
+        let child = child(&client);
+        (child["restarts"].as_u64() >= Some(3) && child["status"] == "failed").then_some(())
+    });
+    let (took, ended) = daemon.stop_timed();
+    assert!(!ended.stderr.contains("could not be recovered"), "{}", ended.stderr);
+    let failed = daemon.log_events().iter().any(|event| event["type"] == "app-server.connect.failed");
+    assert!(!failed, "nobody wanted a connection");
+    // A wait for the child would last up to 5 s.
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[test]
+fn a_stop_between_two_lives_is_told_to_whoever_waits_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = ["start", "--repo-root", folder.path().to_str().unwrap(), "--server-command", "false"];
+    let config = codexd::cli::config_of(&words, &|_| None, folder.path()).unwrap().unwrap();
+    let (hub, threads) = lone_hub::start(&config);
+    let introduction = Introduction {
+        version: "0".to_owned(),
+        endpoint: config.server.endpoint.clone(),
+        timeout: config.server.call_timeout,
+    };
+    let client = Arc::new(Client::new(hub.clone(), introduction));
+    let (timer, timer_thread) = Timer::start().unwrap();
+    let (ledger, _) = Ledger::open(&config.paths.processes(), "test", &mut Vec::new()).unwrap();
+    let (revived, _lives) = bounded(1);
+    let events = hub.ask(|core| core.subscribe()).unwrap();
+    let supervisor = Supervisor::start(Parts {
+        inbox: Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config)),
+        config: Arc::new(config),
+        hub,
+        client: Arc::clone(&client),
+        daemon_id: "test".to_owned(),
+        ledger,
+        revived,
+    })
+    .unwrap();
+    supervisor.wait_for_child().unwrap();
+    let restarting =
+        |batch: Arc<Batch>| batch.entries().iter().any(|entry| entry.kind == EventType::ChildRestarting);
+    while !restarting(events.taken(events.receiver().recv_timeout(DEADLINE).unwrap())) {}
+    supervisor.stop();
+    // The next life will not come: who asks for it learns that at once instead of after the wait for it.
+    match client.connect().map(|_| ()) {
+        Err(CallError::Unavailable { reason, retry_after: None }) => assert_eq!(reason, "codexd is stopping"),
+        other => panic!("{other:?}"),
+    }
+    drop(timer_thread);
+    threads.stop();
 }
 
 /// Every file below a folder with its content and time of change.
