@@ -127,7 +127,8 @@ impl Ops {
     /// Starts a thread, or resumes the one that `threadId` names, and records a session on it.
     ///
     /// # Errors
-    /// For a wrong field, in exec mode, and when the app-server is away, refuses or is late.
+    /// For a wrong field, a key that named another body, in exec mode, and when the app-server is away, refuses or is
+    /// late.
     pub fn create_session(&self, body: &Body, key: Option<Key>) -> Result<Created, OpError> {
         let purpose = body.one_of("purpose", PURPOSES)?.unwrap_or(SessionPurpose::Duplex);
         let thread_id = body.text("threadId")?;
@@ -160,12 +161,14 @@ impl Ops {
         let record = move |core: &mut Core, drafts: &mut Drafts, result: &RawValue| {
             let answer: ThreadAnswer =
                 serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
-            if let Some(session) = core.state().active_session_of_thread(&answer.thread.id) {
-                return Ok(Created { session: Arc::clone(session), new: false });
+            // Two at once with one key: the thread of the second stays without a session, whatever its body was.
+            match key.as_ref().map_or(Ok(None), |key| known(core, key)) {
+                Ok(None) => {}
+                Ok(Some(session)) => return Ok(Ok(Created { session, new: false })),
+                Err(mismatch) => return Ok(Err(mismatch)),
             }
-            // Two at once with one key: the thread of the second stays without a session.
-            if let Some(Ok(Some(session))) = key.as_ref().map(|key| known(core, key)) {
-                return Ok(Created { session, new: false });
+            if let Some(session) = core.state().active_session_of_thread(&answer.thread.id) {
+                return Ok(Ok(Created { session: Arc::clone(session), new: false }));
             }
             let now = clock::now_iso();
             let session = Arc::new(Session {
@@ -195,9 +198,9 @@ impl Ops {
                 extra: Extra::new(),
             });
             draft_created(drafts, &session, resumed);
-            Ok(Created { session, new: true })
+            Ok(Ok(Created { session, new: true }))
         };
-        Ok(connection.call_in_order(&self.hub, method, &request, self.client.timeout(), record)?)
+        connection.call_in_order(&self.hub, method, &request, self.client.timeout(), record)?
     }
 
     fn active_session_of(&self, thread: &str) -> Result<Option<Arc<Session>>, OpError> {

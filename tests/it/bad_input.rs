@@ -1,12 +1,14 @@
 //! What is wrong in a request, and what is said to it: the statuses of the contract, the field named, nothing done.
 
 use std::io::Write;
+use std::thread;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
 use crate::client::{Answer, Client, read_answer};
+use crate::conversation::on_script;
 use crate::daemon::Daemon;
 use crate::talk::{SESSIONS, TURN, completed, count, id, session, turn, whole_log};
 
@@ -153,6 +155,43 @@ fn a_wrong_field_of_a_turn_is_named_and_no_turn_is_run() {
     completed(&stream, accepted.json()["data"]["turnId"].as_str().unwrap());
     daemon.stop();
     assert_eq!(count(&whole_log(&daemon), "turn.accepted"), 1, "only the right one ran");
+}
+
+/// An app-server that answers `initialize` at once, and two `thread/start` together, when both have come.
+const TWO_AT_ONCE: &str = r#"
+while read -r line; do
+    case $line in
+        *'"initialize"'*) echo '{"id":1,"result":{}}' ;;
+        *'"thread/start"'*) [ "$waiting" ] && echo '{"id":2,"result":{"thread":{"id":"two"}}}' &&
+            echo '{"id":3,"result":{"thread":{"id":"three"}}}'
+            waiting=1 ;;
+    esac
+done"#;
+
+#[test]
+fn of_two_sessions_at_once_with_one_key_the_one_with_another_body_is_refused() {
+    for (second, status) in [("other", 422), ("one", 200)] {
+        let mut daemon = on_script(TWO_AT_ONCE, &[]).start();
+        let client = daemon.client();
+        let post = |model: &str| {
+            let body = json!({"model": model}).to_string();
+            client.request("POST", SESSIONS, &[JSON, ("idempotency-key", "key")], body.as_bytes())
+        };
+        let mut answers = thread::scope(|scope| {
+            let one = scope.spawn(|| post("one"));
+            let two = scope.spawn(|| post(second));
+            [one.join().unwrap(), two.join().unwrap()]
+        });
+        answers.sort_by_key(|answer| answer.status != 201);
+        let [made, refused] = answers;
+        assert_eq!((made.status, refused.status), (201, status), "{} {}", made.text(), refused.text());
+        match status {
+            422 => assert_eq!(refused.json()["error"], "idempotency_mismatch"),
+            _ => assert_eq!(refused.json()["data"]["session"], made.json()["data"]["session"]),
+        }
+        assert_eq!(count(&whole_log(&daemon), "session.created"), 1);
+        daemon.stop();
+    }
 }
 
 #[test]
