@@ -10,6 +10,7 @@
 pub mod api;
 mod body;
 mod connection;
+mod data;
 pub mod front_door;
 pub mod guard;
 pub mod head;

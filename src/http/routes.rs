@@ -1,22 +1,19 @@
 //! The routes, as one table: dispatch, `Allow`, the README and the tests read it.
 
-use std::sync::Arc;
-
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::api::{Request, Route as Way};
+use super::data;
 use super::openapi;
 use super::openapi::spec::{self, Spec};
 use super::page;
 use super::reply::{ApiError, ErrorCode, Reply};
-use crate::model::record::{Request as CodexRequest, Run, Session};
 use crate::ops::body::Body;
 use crate::ops::events::EventQuery;
 use crate::ops::idempotency::Key;
 use crate::ops::metrics;
 use crate::ops::query::Query;
-use crate::ops::turns::Accepted;
 use crate::ops::{OpError, Ops};
 
 /// Which workers a route needs.
@@ -49,43 +46,6 @@ struct Call<'a> {
     spec: &'static Spec,
     /// The path's `{id}`, decoded; empty where there is none.
     id: String,
-}
-
-#[derive(Serialize)]
-struct Sessions {
-    sessions: Vec<Arc<Session>>,
-}
-
-#[derive(Serialize)]
-struct Runs {
-    runs: Vec<Arc<Run>>,
-}
-
-#[derive(Serialize)]
-struct OneRun {
-    run: Arc<Run>,
-}
-
-#[derive(Serialize)]
-struct One {
-    session: Arc<Session>,
-}
-
-#[derive(Serialize)]
-struct Requests {
-    requests: Vec<Arc<CodexRequest>>,
-}
-
-#[derive(Serialize)]
-struct OneRequest {
-    request: Arc<CodexRequest>,
-}
-
-#[derive(Serialize)]
-struct Turn {
-    accepted: bool,
-    #[serde(flatten)]
-    turn: Accepted,
 }
 
 type Answer = Result<Reply, OpError>;
@@ -173,7 +133,7 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Read,
         doc: "all sessions, or those of ?status=, ?purpose=, ?limit=, ?after=ID",
         spec: &spec::LIST_SESSIONS,
-        handle: |ops, call| ok(200, &Sessions { sessions: ops.sessions(&call.query())? }),
+        handle: |ops, call| ok(200, &data::Sessions { sessions: ops.sessions(&call.query())? }),
     },
     Route {
         method: "POST",
@@ -182,8 +142,10 @@ pub const ROUTES: &[Route] = &[
         doc: "a session on a new thread, or on the one that threadId names",
         spec: &spec::CREATE_SESSION,
         handle: |ops, call| {
-            let created = ops.create_session(&call.body()?, call.key()?)?;
-            ok(if created.new { 201 } else { 200 }, &One { session: created.session })
+            let body = call.body()?;
+            let created = ops.create_session(&body, call.key()?)?;
+            let status = if created.new { 201 } else { 200 };
+            ok(status, &data::Made::new(data::Session { session: created.session }, &body))
         },
     },
     Route {
@@ -210,7 +172,7 @@ pub const ROUTES: &[Route] = &[
         spec: &spec::CLOSE,
         handle: |ops, call| {
             call.optional_body()?;
-            ok(200, &One { session: ops.close_session(&call.id)? })
+            ok(200, &data::Session { session: ops.close_session(&call.id)? })
         },
     },
     Route {
@@ -219,7 +181,7 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Read,
         doc: "all one-shot runs",
         spec: &spec::LIST_RUNS,
-        handle: |ops, _| ok(200, &Runs { runs: ops.runs()? }),
+        handle: |ops, _| ok(200, &data::Runs { runs: ops.runs()? }),
     },
     Route {
         method: "POST",
@@ -228,8 +190,10 @@ pub const ROUTES: &[Route] = &[
         doc: "a one-shot run of codex exec",
         spec: &spec::CREATE_RUN,
         handle: |ops, call| {
-            let created = ops.create_run(&call.body()?, call.key()?)?;
-            ok(if created.new { 202 } else { 200 }, &OneRun { run: created.run })
+            let body = call.body()?;
+            let created = ops.create_run(&body, call.key()?)?;
+            let status = if created.new { 202 } else { 200 };
+            ok(status, &data::Made::new(data::Run { run: created.run }, &body))
         },
     },
     Route {
@@ -238,7 +202,7 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Read,
         doc: "a run, with its whole outcome once it has ended",
         spec: &spec::GET_RUN,
-        handle: |ops, call| ok(200, &OneRun { run: ops.run(&call.id)? }),
+        handle: |ops, call| ok(200, &data::Run { run: ops.run(&call.id)? }),
     },
     Route {
         method: "POST",
@@ -249,7 +213,7 @@ pub const ROUTES: &[Route] = &[
         handle: |ops, call| {
             call.optional_body()?;
             let (run, was_active) = ops.cancel_run(&call.id)?;
-            ok(if was_active { 202 } else { 200 }, &OneRun { run })
+            ok(if was_active { 202 } else { 200 }, &data::Run { run })
         },
     },
     Route {
@@ -258,7 +222,7 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Read,
         doc: "what Codex asked, or those of ?status=, ?limit=, ?after=ID",
         spec: &spec::LIST_REQUESTS,
-        handle: |ops, call| ok(200, &Requests { requests: ops.requests(&call.query())? }),
+        handle: |ops, call| ok(200, &data::Requests { requests: ops.requests(&call.query())? }),
     },
     Route {
         method: "GET",
@@ -266,7 +230,7 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Read,
         doc: "one request of Codex",
         spec: &spec::GET_REQUEST,
-        handle: |ops, call| ok(200, &OneRequest { request: ops.request(&call.id)? }),
+        handle: |ops, call| ok(200, &data::Request { request: ops.request(&call.id)? }),
     },
     Route {
         method: "POST",
@@ -274,7 +238,7 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Call,
         doc: "answers it with decision, answers, result or error",
         spec: &spec::ANSWER,
-        handle: |ops, call| ok(200, &OneRequest { request: ops.answer_request(&call.id, &call.body()?)? }),
+        handle: |ops, call| ok(200, &data::Request { request: ops.answer_request(&call.id, &call.body()?)? }),
     },
     Route {
         method: "POST",
@@ -282,7 +246,11 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Call,
         doc: "input for a session: a new turn, or with expectedTurnId for the one that runs",
         spec: &spec::CREATE_TURN,
-        handle: |ops, call| ok(202, &Turn { accepted: true, turn: ops.create_turn(&call.body()?)? }),
+        handle: |ops, call| {
+            let body = call.body()?;
+            let turn = data::Turn { accepted: true, turn: ops.create_turn(&body)? };
+            ok(202, &data::Made::new(turn, &body))
+        },
     },
 ];
 
@@ -417,7 +385,7 @@ pub fn api_error(error: OpError) -> ApiError {
     };
     let api_error = ApiError::new(code, message);
     match error {
-        OpError::Settled { request, .. } => api_error.with_data(&OneRequest { request }),
+        OpError::Settled { request, .. } => api_error.with_data(&data::Request { request }),
         OpError::Unavailable { retry_after: Some(seconds), .. }
         | OpError::TooManyRuns { retry_after: seconds, .. } => api_error.with_retry_after(seconds),
         _ => api_error,

@@ -7,6 +7,11 @@ use serde_json::value::RawValue;
 
 use super::fields::Field;
 use super::{OpError, readable};
+use crate::model;
+use crate::model::members::Members;
+
+/// How many ignored fields are named.
+pub const MOST_IGNORED: usize = 16;
 
 /// What a field may hold.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +64,8 @@ impl Kind {
 /// The fields of a body that were given: present and not null.
 #[derive(Debug, Default)]
 pub struct Body {
-    fields: BTreeMap<String, Box<RawValue>>,
+    /// By name; each with its place in the body.
+    fields: BTreeMap<String, (usize, Box<RawValue>)>,
     /// The tables of the fields that may be asked for, if that is watched.
     declared: Option<&'static [&'static [Field]]>,
 }
@@ -82,18 +88,39 @@ impl Body {
         if !whole.get().starts_with('{') {
             return Err(OpError::BadRequest("The body must be a JSON object.".to_owned()));
         }
-        let fields: BTreeMap<String, Option<Box<RawValue>>> = serde_json::from_str(text)
-            .map_err(|error| OpError::BadRequest(format!("The body is not JSON: {error}.")))?;
-        let fields =
-            fields.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect();
+        let broken = |error| OpError::BadRequest(format!("The body is not JSON: {error}."));
+        let members: Members<'_> = serde_json::from_str(text).map_err(broken)?;
+        let mut fields = BTreeMap::new();
+        for (at, (name, value)) in members.iter().enumerate() {
+            let name: String = serde_json::from_str(name.get()).map_err(broken)?;
+            // Of several with one name the last counts, also if it is null.
+            match value.get() {
+                "null" => fields.remove(&name),
+                _ => fields.insert(name, (at, value.to_owned())),
+            };
+        }
         Ok(Self { fields, declared: None })
     }
 
-    /// From here on (in debug builds) only these fields are given out: a verb that reads another has an undocumented one.
+    /// These are the fields that are known. From here on (in debug builds) no other is given out: a verb that reads
+    /// another has an undocumented one.
     #[must_use]
     pub fn declared(mut self, tables: &'static [&'static [Field]]) -> Self {
         self.declared = Some(tables);
         self
+    }
+
+    fn is_known(&self, name: &str) -> bool {
+        self.declared.is_none_or(|tables| tables.iter().copied().flatten().any(|field| field.name == name))
+    }
+
+    /// The names of the fields that were given and are not known, in the order in which they came: at most
+    /// [`MOST_IGNORED`], each as a preview. A misspelt `sandbox` has no effect, and nothing else would tell.
+    pub fn ignored(&self) -> Vec<String> {
+        let unknown = self.fields.iter().filter(|(name, _)| !self.is_known(name));
+        let mut unknown: Vec<_> = unknown.map(|(name, (at, _))| (at, name)).collect();
+        unknown.sort_unstable();
+        unknown.into_iter().take(MOST_IGNORED).map(|(_, name)| model::preview(name)).collect()
     }
 
     /// Reads the body of an action without required fields: it may be missing.
@@ -106,15 +133,8 @@ impl Body {
 
     /// A field as it came.
     pub fn raw(&self, name: &str) -> Option<&RawValue> {
-        debug_assert!(
-            self.declared.is_none_or(|tables| tables
-                .iter()
-                .copied()
-                .flatten()
-                .any(|field| field.name == name)),
-            "`{name}` stands in no table of fields"
-        );
-        self.fields.get(name).map(AsRef::as_ref)
+        debug_assert!(self.is_known(name), "`{name}` stands in no table of fields");
+        self.fields.get(name).map(|(_, value)| value.as_ref())
     }
 
     /// A string, trimmed; blank is none.
@@ -275,6 +295,26 @@ mod tests {
         assert!(body.text("d").unwrap_err().to_string().contains("`d`"));
         assert!(body.required_text("b").is_err());
         assert_eq!(body.passed_on("a", Kind::Text).unwrap().unwrap().get(), "\"x\"");
+    }
+
+    #[test]
+    fn the_last_of_a_name_counts() {
+        let body = body(r#"{"a":1,"b":2,"\u0061":3,"b":null}"#);
+        assert_eq!(body.raw("a").map(RawValue::get), Some("3"));
+        assert!(body.raw("b").is_none());
+        assert!(Body::parse(br#"{"\ud800":1}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_not_known_is_named_in_order_up_to_a_bound() {
+        use super::super::fields;
+        let given = body(r#"{"zzz":1,"prompt":"x","sandboxMode":"read-only","aaa":[1],"none":null}"#);
+        assert_eq!(given.declared(&[fields::RUN]).ignored(), ["zzz", "sandboxMode", "aaa"]);
+        assert!(body(r#"{"prompt":"x"}"#).declared(&[fields::RUN]).ignored().is_empty());
+        let many: Vec<String> = (0..20).map(|number| format!("\"{number}{}\":1", "x".repeat(500))).collect();
+        let ignored = body(&format!("{{{}}}", many.join(","))).declared(&[fields::RUN]).ignored();
+        assert_eq!(ignored.len(), MOST_IGNORED);
+        assert!(ignored[15].starts_with("15x") && ignored[15].ends_with("..."), "{}", ignored[15]);
     }
 
     #[test]

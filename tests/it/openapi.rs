@@ -272,6 +272,33 @@ fn what_is_answered_is_what_it_says() {
     assert_eq!(api.get("/v1/codexd/status", "/v1/codexd/status").status, 200);
 }
 
+#[test]
+fn what_a_body_has_that_is_not_known_is_named_in_the_answer() {
+    let bench = Bench::stub();
+    let api = Api::of(bench.client.clone());
+    let sessions = "/v1/codexd/sessions";
+    // In the order in which they came, which is not that of the alphabet.
+    let with_more = |body: &str| {
+        let body = format!("{{\"zeal\": 1, {body}, \"sandboxMode\": \"read-only\", \"none\": null}}");
+        body.into_bytes()
+    };
+    let json = [("content-type", "application/json"), ("idempotency-key", "key")];
+    let made = |path: &str, body: &str, status: u16| {
+        let answer = bench.client.request("POST", path, &json, &with_more(body));
+        let answer = api.held(answer, "POST", path);
+        assert_eq!(answer.status, status, "{}", answer.text());
+        let mut data = answer.json()["data"].take();
+        assert_eq!(data["ignored"].take(), json!(["zeal", "sandboxMode"]), "{data}");
+        data
+    };
+    let id = text(&made(sessions, "\"model\": \"gpt\"", 201)["session"]["sessionId"]);
+    made(sessions, "\"model\": \"gpt\"", 200);
+    made("/v1/codexd/turn", &format!("\"sessionId\": \"{id}\", \"input\": \"say 1 words\""), 202);
+    made("/v1/codexd/runs", "\"prompt\": \"x\"", 202);
+    let known = api.post(sessions, sessions, &json!({ "model": "gpt", "sandbox": "read-only" }));
+    assert!(known.status == 201 && known.json()["data"].get("ignored").is_none(), "{}", known.text());
+}
+
 /// A value that a field of this kind never takes.
 fn wrong(field: &Field) -> Value {
     match field.kind {

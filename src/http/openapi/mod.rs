@@ -17,8 +17,9 @@ use spec::{COMMON, Choice, Payload, Spec};
 
 const INTRODUCTION: &str = "Sessions, turns and one-shot runs of OpenAI Codex on one host. Every GET answers HEAD too. \
     A method that a path does not have is 405 with `Allow`, an unknown path 404. At the path of the events an upgrade \
-    to WebSocket is answered with 101. Fields of a body that are not known are ignored, and null is as good as absent; \
-    answers may have more members in later versions.";
+    to WebSocket is answered with 101. Fields of a body that are not known are ignored; the answer to what makes a \
+    session, a turn or a run names them in `ignored`. Null is as good as absent; answers may have more members in later \
+    versions.";
 
 /// The document for a daemon with this configuration that listens at `base`.
 pub fn document(config: &Config, base: Option<&str>) -> Value {

@@ -32,9 +32,12 @@ pub enum Shape {
     Map(&'static Shape),
     /// That, or null.
     Or(&'static Shape),
+    /// That, or no such member.
+    Maybe(&'static Shape),
 }
 
-/// A member of an object: its name, its shape, what it is. It is always there; what is absent is null.
+/// A member of an object: its name, its shape, what it is. It is always there, but
+/// for [`Shape::Maybe`]; what is absent is null.
 pub type Member = (&'static str, Shape, &'static str);
 
 impl Shape {
@@ -52,6 +55,7 @@ impl Shape {
             Self::Ref(name) => json!({ "$ref": format!("#/components/schemas/{name}") }),
             Self::List(items) => json!({ "type": "array", "items": items.schema() }),
             Self::Map(values) => json!({ "type": "object", "additionalProperties": values.schema() }),
+            Self::Maybe(shape) => shape.schema(),
             Self::Or(shape) => json!({ "anyOf": [shape.schema(), { "type": "null" }] }),
         }
     }
@@ -64,7 +68,8 @@ pub fn object(members: &[Member]) -> Value {
         .map(|(name, shape, doc)| ((*name).to_owned(), described(shape.schema(), doc)))
         .collect();
     let properties = map(properties);
-    let required: Vec<&str> = members.iter().map(|(name, ..)| *name).collect();
+    let always = members.iter().filter(|(_, shape, _)| !matches!(shape, Shape::Maybe(_)));
+    let required: Vec<&str> = always.map(|(name, ..)| *name).collect();
     json!({ "type": "object", "properties": properties, "required": required })
 }
 

@@ -5,7 +5,7 @@ use crate::http::page;
 use crate::http::reply::ErrorCode;
 use crate::ops::events;
 use crate::ops::fields::{self, Field};
-use Shape::{Count, Flag, List, Or, Ref, Text, Words};
+use Shape::{Count, Flag, List, Maybe, Or, Ref, Text, Words};
 
 /// A parameter in the query.
 #[derive(Debug)]
@@ -115,6 +115,14 @@ const fn filter(name: &'static str, doc: &'static str) -> Param {
 const SESSION: Payload = Payload::Data(&[("session", Ref("Session"), "")]);
 const RUN: Payload = Payload::Data(&[("run", Ref("Run"), "")]);
 const REQUEST: Payload = Payload::Data(&[("request", Ref("Request"), "")]);
+/// Beside what was made of a body.
+const IGNORED: Member = (
+    "ignored",
+    Maybe(&List(&Text)),
+    "fields of the body that are not known, where there are some: 16 at most",
+);
+const NEW_SESSION: Payload = Payload::Data(&[("session", Ref("Session"), ""), IGNORED]);
+const NEW_RUN: Payload = Payload::Data(&[("run", Ref("Run"), ""), IGNORED]);
 const SESSION_ID: &str = "/data/session/sessionId";
 const OF_SESSION: &[(&str, &str)] =
     &[("getSession", SESSION_ID), ("interruptTurn", SESSION_ID), ("closeSession", SESSION_ID)];
@@ -173,7 +181,7 @@ pub const CREATE_SESSION: Spec = Spec {
     idempotent: true,
     body: &[fields::SESSION, fields::THREAD],
     body_required: true,
-    ok: &[(201, SESSION), (200, SESSION)],
+    ok: &[(201, NEW_SESSION), (200, NEW_SESSION)],
     links: OF_SESSION,
     errors: &[ErrorCode::Conflict, ErrorCode::IdempotencyMismatch, APP_SERVER[0], APP_SERVER[1]],
     ..GET
@@ -218,7 +226,7 @@ pub const CREATE_RUN: Spec = Spec {
     idempotent: true,
     body: &[fields::RUN],
     body_required: true,
-    ok: &[(202, RUN), (200, RUN)],
+    ok: &[(202, NEW_RUN), (200, NEW_RUN)],
     links: OF_RUN,
     errors: &[ErrorCode::NotFound, ErrorCode::IdempotencyMismatch, ErrorCode::TooManyRuns],
     ..GET
@@ -260,6 +268,7 @@ pub const CREATE_TURN: Spec = Spec {
             ("session", Ref("Session"), ""),
             ("turnId", Text, ""),
             ("steered", Flag, "whether the input went to a turn that was already running"),
+            IGNORED,
         ]),
     )],
     errors: &[ErrorCode::NotFound, ErrorCode::Conflict, APP_SERVER[0], APP_SERVER[1]],
