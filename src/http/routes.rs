@@ -133,7 +133,7 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Read,
         doc: "all sessions, or those of ?status=, ?purpose=, ?limit=, ?after=ID",
         spec: &spec::LIST_SESSIONS,
-        handle: |ops, call| ok(200, &data::Sessions { sessions: ops.sessions(&call.query())? }),
+        handle: |ops, call| ok(200, &data::Sessions { sessions: ops.sessions(&call.query()?)? }),
     },
     Route {
         method: "POST",
@@ -179,9 +179,9 @@ pub const ROUTES: &[Route] = &[
         method: "GET",
         path: "/v1/codexd/runs",
         pool: Pool::Read,
-        doc: "all one-shot runs",
+        doc: "all one-shot runs, or those of ?status=, ?limit=, ?after=ID",
         spec: &spec::LIST_RUNS,
-        handle: |ops, _| ok(200, &data::Runs { runs: ops.runs()? }),
+        handle: |ops, call| ok(200, &data::Runs { runs: ops.runs(&call.query()?)? }),
     },
     Route {
         method: "POST",
@@ -222,7 +222,7 @@ pub const ROUTES: &[Route] = &[
         pool: Pool::Read,
         doc: "what Codex asked, or those of ?status=, ?limit=, ?after=ID",
         spec: &spec::LIST_REQUESTS,
-        handle: |ops, call| ok(200, &data::Requests { requests: ops.requests(&call.query())? }),
+        handle: |ops, call| ok(200, &data::Requests { requests: ops.requests(&call.query()?)? }),
     },
     Route {
         method: "GET",
@@ -270,7 +270,7 @@ impl Call<'_> {
         })
     }
 
-    fn query(&self) -> Query {
+    fn query(&self) -> Result<Query<'_>, OpError> {
         Query::parse(&self.request.query)
     }
 

@@ -196,11 +196,7 @@ impl Body {
     /// # Errors
     /// When it is another, naming those that are known.
     pub fn one_of<T: Copy>(&self, name: &str, known: &[(&str, T)]) -> Result<Option<T>, OpError> {
-        let Some(given) = self.text(name)? else { return Ok(None) };
-        known.iter().find(|(word, _)| *word == given).map(|(_, value)| Some(*value)).ok_or_else(|| {
-            let words: Vec<String> = known.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-            wrong(name, &format!("one of {}", words.join(", ")))
-        })
+        self.text(name)?.map(|given| word_of(name, &given, known)).transpose()
     }
 
     /// The client's own notes: strings by name, both trimmed, blank ones dropped.
@@ -261,6 +257,17 @@ impl Body {
 pub fn check_readable(name: &str, raw: &RawValue) -> Result<(), OpError> {
     readable::check(raw.get())
         .map_err(|error| OpError::BadRequest(format!("`{name}` cannot be passed on: {error}.")))
+}
+
+/// What that word means.
+///
+/// # Errors
+/// When it is none of those that are known, naming them and `name`.
+pub fn word_of<T: Copy>(name: &str, given: &str, known: &[(&str, T)]) -> Result<T, OpError> {
+    known.iter().find(|(word, _)| *word == given).map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<String> = known.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        wrong(name, &format!("one of {}", words.join(", ")))
+    })
 }
 
 /// `name` is not what it must be.

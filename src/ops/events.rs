@@ -2,18 +2,15 @@
 
 use std::io;
 
-use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
+use super::query::{MAX_LIMIT, Query, number};
 use super::{OpError, Ops};
 use crate::hub::filter::Wanted;
 use crate::hub::replay::{Gap, Position, Step, Walk};
-use crate::model;
 
 /// Events of a page unless the client says otherwise.
 const DEFAULT_LIMIT: usize = 500;
-/// Events of a page at most.
-pub const MAX_LIMIT: usize = 10_000;
 /// Bytes of a page's events after which it ends early; one event longer than this still makes a page.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// Times that retention may remove what a page is just reading.
@@ -31,29 +28,23 @@ pub struct EventQuery {
 }
 
 impl EventQuery {
-    /// Reads a query, percent-encoded. Names it does not know are left to others (`token`).
+    /// Reads a query. Names it does not know are left to others (`token`).
     ///
     /// # Errors
     /// [`OpError::BadRequest`], naming the parameter.
     pub fn parse(query: &str) -> Result<Self, OpError> {
-        let mut parsed = Self::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = decode(name, "a name in the query")?;
-            match name.as_str() {
-                "after" => once(&mut parsed.after, &name, whole_number(&name, value, 0, u64::MAX)?)?,
-                "limit" => {
-                    let limit = whole_number(&name, value, 1, MAX_LIMIT as u64)?;
-                    once(&mut parsed.limit, &name, limit.and_then(|limit| usize::try_from(limit).ok()))?;
-                }
-                "type" => parsed.wanted.types.extend(text(&name, value)?),
-                "sessionId" => once(&mut parsed.wanted.session, &name, text(&name, value)?)?,
-                "threadId" => once(&mut parsed.wanted.thread, &name, text(&name, value)?)?,
-                "runId" => once(&mut parsed.wanted.run, &name, text(&name, value)?)?,
-                _ => {}
-            }
-        }
-        Ok(parsed)
+        let query = Query::parse(query)?;
+        let limit = query.number("limit", 1, MAX_LIMIT)?;
+        Ok(Self {
+            after: query.number("after", 0, u64::MAX)?,
+            limit: limit.and_then(|limit| usize::try_from(limit).ok()),
+            wanted: Wanted {
+                types: query.texts("type")?,
+                session: query.text("sessionId")?,
+                thread: query.text("threadId")?,
+                run: query.text("runId")?,
+            },
+        })
     }
 
     /// Takes the cursor of a `Last-Event-ID` header, which beats `after`; blank is as good as none.
@@ -65,43 +56,6 @@ impl EventQuery {
             self.after = Some(number("Last-Event-ID", id, 0, u64::MAX)?);
         }
         Ok(())
-    }
-}
-
-/// Blank counts as not given.
-fn text(name: &str, value: &str) -> Result<Option<String>, OpError> {
-    let value = decode(value, name)?;
-    let value = value.trim();
-    Ok((!value.is_empty()).then(|| value.to_owned()))
-}
-
-fn whole_number(name: &str, value: &str, min: u64, max: u64) -> Result<Option<u64>, OpError> {
-    text(name, value)?.map(|value| number(name, &value, min, max)).transpose()
-}
-
-fn number(name: &str, value: &str, min: u64, max: u64) -> Result<u64, OpError> {
-    // u64 would take a sign as well.
-    let digits = value.bytes().all(|byte| byte.is_ascii_digit());
-    value.parse().ok().filter(|number| digits && (min..=max).contains(number)).ok_or_else(|| {
-        let shown = model::preview(value);
-        OpError::BadRequest(format!("`{name}` must be a whole number from {min} to {max}, not {shown:?}."))
-    })
-}
-
-fn once<T>(slot: &mut Option<T>, name: &str, value: Option<T>) -> Result<(), OpError> {
-    if slot.is_some() && value.is_some() {
-        return Err(OpError::BadRequest(format!("`{name}` may be given once; only `type` is repeatable.")));
-    }
-    *slot = slot.take().or(value);
-    Ok(())
-}
-
-/// As forms encode: `+` is a blank.
-fn decode(text: &str, what: &str) -> Result<String, OpError> {
-    let blanks = text.replace('+', " ");
-    match percent_decode_str(&blanks).decode_utf8() {
-        Ok(decoded) => Ok(decoded.into_owned()),
-        Err(_) => Err(OpError::BadRequest(format!("`{what}` must be percent-encoded UTF-8."))),
     }
 }
 

@@ -1,38 +1,71 @@
-//! What stands after `?`: filters and pages of the lists, each with an error that names the parameter.
+//! What stands after `?`: cursors, filters and pages, each with an error that names the parameter.
+
+use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
 use super::OpError;
-use super::body::wrong;
+use super::body::{word_of, wrong};
+use crate::model;
 
-/// The most records in one page.
-const MOST: usize = 10_000;
+/// The most records or events in one page.
+pub const MAX_LIMIT: u64 = 10_000;
 
-/// The parameters, decoded; those that are not known are ignored, like unknown fields of a body.
+/// The parameters; those that are not known are ignored, like unknown fields of a body.
 #[derive(Debug, Default)]
-pub struct Query {
-    given: Vec<(String, String)>,
+pub struct Query<'a> {
+    /// Names decoded, values as they came: what nobody asks for need not be readable.
+    given: Vec<(Cow<'a, str>, &'a str)>,
 }
 
-impl Query {
+impl<'a> Query<'a> {
     /// Reads `a=1&b=2`, percent-encoded, `+` for a space.
-    pub fn parse(text: &str) -> Self {
-        let decode = |text: &str| {
-            let spaced = text.replace('+', " ");
-            percent_decode_str(&spaced).decode_utf8_lossy().trim().to_owned()
-        };
+    ///
+    /// # Errors
+    /// When a name is not UTF-8.
+    pub fn parse(text: &'a str) -> Result<Self, OpError> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
         let given = pairs
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-            .map(|(name, value)| (decode(name), decode(value)))
-            .collect();
-        Self { given }
+            .map(|(name, value)| Ok((decode(name, "a name in the query")?, value)))
+            .collect::<Result<_, OpError>>()?;
+        Ok(Self { given })
     }
 
-    /// The first value of that name; blank counts as absent.
-    pub fn text(&self, name: &str) -> Option<&str> {
-        let first = self.given.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str());
-        first.filter(|value| !value.is_empty())
+    /// Every value of that name, trimmed; blank ones are none.
+    ///
+    /// # Errors
+    /// When one is not UTF-8.
+    pub fn texts(&self, name: &str) -> Result<Vec<String>, OpError> {
+        let mut texts = Vec::new();
+        for (_, value) in self.given.iter().filter(|(given, _)| given == name) {
+            let value = decode(value, name)?;
+            let value = value.trim();
+            if !value.is_empty() {
+                texts.push(value.to_owned());
+            }
+        }
+        Ok(texts)
+    }
+
+    /// The value of that name, trimmed; blank is none.
+    ///
+    /// # Errors
+    /// When there are several, or it is not UTF-8.
+    pub fn text(&self, name: &str) -> Result<Option<String>, OpError> {
+        let mut texts = self.texts(name)?;
+        match texts.len() {
+            0 | 1 => Ok(texts.pop()),
+            _ => Err(OpError::BadRequest(format!("`{name}` may be given once."))),
+        }
+    }
+
+    /// A whole number from `min` to `max`, digits and nothing else.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn number(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, OpError> {
+        self.text(name)?.map(|text| number(name, &text, min, max)).transpose()
     }
 
     /// One of these words.
@@ -40,24 +73,42 @@ impl Query {
     /// # Errors
     /// When it is another, naming those that are known.
     pub fn one_of<T: Copy>(&self, name: &str, known: &[(&str, T)]) -> Result<Option<T>, OpError> {
-        let Some(given) = self.text(name) else { return Ok(None) };
-        known.iter().find(|(word, _)| *word == given).map(|(_, value)| Some(*value)).ok_or_else(|| {
-            let words: Vec<String> = known.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-            wrong(name, &format!("one of {}", words.join(", ")))
-        })
+        self.text(name)?.map(|given| word_of(name, &given, known)).transpose()
     }
 
     /// `limit` and `after`.
     ///
     /// # Errors
-    /// When the limit is no number from 1 to 10000.
+    /// When the limit is no number from 1 to [`MAX_LIMIT`].
     pub fn page(&self) -> Result<Page, OpError> {
-        let limit = match self.text("limit").map(str::parse) {
-            None => usize::MAX,
-            Some(Ok(limit @ 1..=MOST)) => limit,
-            Some(_) => return Err(wrong("limit", &format!("a whole number from 1 to {MOST}"))),
-        };
-        Ok(Page { limit, after: self.text("after").map(str::to_owned) })
+        let limit = self.number("limit", 1, MAX_LIMIT)?;
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+        Ok(Page { limit, after: self.text("after")? })
+    }
+}
+
+/// That text as a whole number from `min` to `max`.
+///
+/// # Errors
+/// When it is none, naming `name`.
+pub fn number(name: &str, text: &str, min: u64, max: u64) -> Result<u64, OpError> {
+    // u64 would take a sign as well.
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && (min..=max).contains(number)).ok_or_else(|| {
+        let shown = model::preview(text);
+        OpError::BadRequest(format!("`{name}` must be a whole number from {min} to {max}, not {shown:?}."))
+    })
+}
+
+/// As forms encode: `+` is a blank.
+fn decode<'a>(text: &'a str, what: &str) -> Result<Cow<'a, str>, OpError> {
+    if !text.contains(['+', '%']) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let blanks = text.replace('+', " ");
+    match percent_decode_str(&blanks).decode_utf8() {
+        Ok(decoded) => Ok(Cow::Owned(decoded.into_owned())),
+        Err(_) => Err(OpError::BadRequest(format!("`{what}` must be percent-encoded UTF-8."))),
     }
 }
 
@@ -96,24 +147,33 @@ mod tests {
 
     #[test]
     fn parameters_are_decoded() {
-        let query = Query::parse("a=%2Fx+y&b=&&c&a=2&d=%ff");
-        assert_eq!(query.text("a"), Some("/x y"));
-        assert_eq!((query.text("b"), query.text("c"), query.text("e")), (None, None, None));
-        assert_eq!(query.text("d"), Some("\u{fffd}"));
+        let query = Query::parse("a=%2Fx+y&b=&&c&t=1&%74=+&t=%32&a=+&z=%ff").unwrap();
+        assert_eq!(query.text("a").unwrap().as_deref(), Some("/x y"));
+        for absent in ["b", "c", "e"] {
+            assert_eq!(query.text(absent).unwrap(), None);
+        }
+        assert_eq!(query.texts("t").unwrap(), ["1", "2"]);
         assert_eq!(query.one_of("a", &[("/x y", 7)]).unwrap(), Some(7));
-        assert!(query.one_of("a", &[("x", 7)]).unwrap_err().to_string().contains("`a` must be one of \"x\""));
+        let told = |error: OpError| error.to_string();
+        assert!(told(query.one_of("a", &[("x", 7)]).unwrap_err()).contains("`a` must be one of \"x\""));
+        assert!(told(query.text("t").unwrap_err()).contains("`t` may be given once"));
+        assert!(told(query.text("z").unwrap_err()).contains("`z`"));
+        assert!(Query::parse("%ff=1").is_err());
     }
 
     #[test]
     fn pages_follow_each_other() {
         let all = ["a", "b", "c", "d"];
-        let page = |text: &str| Query::parse(text).page().unwrap().take(&all, |id| id, |id| *id != "b");
+        let page =
+            |text: &str| Query::parse(text).unwrap().page().unwrap().take(&all, |id| id, |id| *id != "b");
         assert_eq!(page("").unwrap(), ["a", "c", "d"]);
         assert_eq!(page("limit=2").unwrap(), ["a", "c"]);
         assert_eq!(page("limit=2&after=b").unwrap(), ["c", "d"]);
         assert!(page("after=x").is_err());
-        for wrong in ["limit=0", "limit=x", "limit=-1", "limit=10001"] {
-            assert!(Query::parse(wrong).page().is_err(), "{wrong}");
+        for wrong in
+            ["limit=0", "limit=x", "limit=-1", "limit=10001", "limit=%2B5", "limit=1&limit=2", "after=%ff"]
+        {
+            assert!(Query::parse(wrong).unwrap().page().is_err(), "{wrong}");
         }
     }
 }

@@ -28,7 +28,7 @@ impl Ops {
     ///
     /// # Errors
     /// For a wrong parameter.
-    pub fn requests(&self, query: &Query) -> Result<Vec<Arc<Request>>, OpError> {
+    pub fn requests(&self, query: &Query<'_>) -> Result<Vec<Arc<Request>>, OpError> {
         let status = query.one_of("status", STATUSES)?;
         let page = query.page()?;
         let all = self.hub.ask(|core| core.state().requests.all().to_vec())?;

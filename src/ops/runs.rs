@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::body::{Body, Kind, wrong};
 use super::idempotency::{Key, Seen};
+use super::query::Query;
 use super::{OpError, Ops};
 use crate::exec::pool::Refused;
 use crate::exec::{DEFAULT_TIMEOUT, Failure, FailureCode, Outcome, Task, pool};
@@ -23,6 +24,13 @@ use crate::{clock, ids, model};
 /// The purposes a run may have over the API.
 pub const PURPOSES: &[(&str, &str)] =
     &[("smoke", "smoke"), ("simple-worker", "simple-worker"), ("fallback-worker", "fallback-worker")];
+/// The states of a run, as the list's filter names them.
+pub const STATUSES: &[(&str, RunStatus)] = &[
+    ("queued", RunStatus::Queued),
+    ("running", RunStatus::Running),
+    ("completed", RunStatus::Completed),
+    ("failed", RunStatus::Failed),
+];
 const DEFAULT_PURPOSE: &str = "fallback-worker";
 /// Codex's sandboxes.
 pub const SANDBOXES: &[(&str, &str)] = &[
@@ -54,12 +62,15 @@ struct Queued<'a> {
 }
 
 impl Ops {
-    /// All runs, in order of creation.
+    /// The runs that fit `status`, `limit` and `after`, in order of creation.
     ///
     /// # Errors
-    /// When the hub does not answer.
-    pub fn runs(&self) -> Result<Vec<Arc<Run>>, OpError> {
-        Ok(self.hub.ask(|core| core.state().runs.all().to_vec())?)
+    /// For a wrong parameter.
+    pub fn runs(&self, query: &Query<'_>) -> Result<Vec<Arc<Run>>, OpError> {
+        let status = query.one_of("status", STATUSES)?;
+        let page = query.page()?;
+        let all = self.hub.ask(|core| core.state().runs.all().to_vec())?;
+        page.take(&all, |run| &run.run_id, |run| status.is_none_or(|status| run.status == status))
     }
 
     /// One run.

@@ -16,7 +16,7 @@ impl Ops {
     ///
     /// # Errors
     /// For a wrong parameter.
-    pub fn sessions(&self, query: &Query) -> Result<Vec<Arc<Session>>, OpError> {
+    pub fn sessions(&self, query: &Query<'_>) -> Result<Vec<Arc<Session>>, OpError> {
         let status = query.one_of("status", STATUSES)?;
         let purpose = query.one_of("purpose", PURPOSES)?;
         let page = query.page()?;

@@ -260,6 +260,7 @@ fn what_is_answered_is_what_it_says() {
     bench.event("run.failed", |detail| detail["runId"] == id.as_str());
     assert_eq!(api.get("/v1/codexd/runs/{id}", &format!("{runs}/{id}")).status, 200);
     assert_eq!(api.get(runs, runs).status, 200);
+    assert_eq!(api.get(runs, &format!("{runs}?status=failed&limit=1")).status, 200);
     assert_eq!(
         api.post("/v1/codexd/runs/{id}/cancel", &format!("{runs}/{id}/cancel"), &json!({})).status,
         200

@@ -191,6 +191,35 @@ fn the_same_key_is_the_same_run_also_after_a_restart() {
 }
 
 #[test]
+fn the_list_of_runs_has_filters() {
+    let bench = Bench::stub(&[]);
+    let ids: Vec<String> = ["say 1 words", "fail: no luck", "say 2 words"]
+        .map(|prompt| {
+            let run = bench.begin(&json!({ "prompt": prompt }));
+            bench.wait_end(&run);
+            run
+        })
+        .into();
+    let list = |query: &str| -> Vec<String> {
+        let answer = bench.daemon.client().get(&format!("/v1/codexd/runs{query}"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let runs = answer.json()["data"]["runs"].as_array().unwrap().clone();
+        runs.iter().map(|run| run["runId"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(list(""), ids);
+    assert_eq!(list("?foo=1&limit="), ids, "what is not known is passed over");
+    assert_eq!(list("?status=failed"), ids[1..2]);
+    assert_eq!(list("?limit=2"), ids[..2]);
+    assert_eq!(list(&format!("?status=completed&after={}", ids[0])), ids[2..]);
+    let wrong =
+        ["status=open", "status=failed&status=failed", "status=%ff", "limit=0", "limit=%2B5", "after=run-x"];
+    for wrong in wrong {
+        let answer = bench.daemon.client().get(&format!("/v1/codexd/runs?{wrong}"));
+        assert_refused(&answer, 400, "bad_request", wrong.split('=').next().unwrap());
+    }
+}
+
+#[test]
 fn of_many_with_one_key_at_once_one_becomes_a_run() {
     let bench = Bench::stub(&[]);
     for round in 0..10 {

@@ -3,8 +3,8 @@
 use super::shape::{Member, Shape};
 use crate::http::page;
 use crate::http::reply::ErrorCode;
-use crate::ops::events;
 use crate::ops::fields::{self, Field};
+use crate::ops::query::MAX_LIMIT;
 use Shape::{Count, Flag, List, Maybe, Or, Ref, Text, Words};
 
 /// A parameter in the query.
@@ -100,7 +100,7 @@ const GET: Spec = Spec {
 };
 
 const LIMIT: Param =
-    Param { name: "limit", shape: Count, bounds: Some((1, 10_000)), doc: "how many at most" };
+    Param { name: "limit", shape: Count, bounds: Some((1, MAX_LIMIT)), doc: "how many at most" };
 const AFTER: Param =
     Param { name: "after", shape: Text, bounds: None, doc: "those behind the one with this id" };
 
@@ -217,6 +217,7 @@ pub const CLOSE: Spec = Spec {
 /// `GET /v1/codexd/runs`.
 pub const LIST_RUNS: Spec = Spec {
     name: "listRuns",
+    query: &[words("status", &["queued", "running", "completed", "failed"]), LIMIT, AFTER],
     ok: &[(200, Payload::Data(&[("runs", List(&Ref("Run")), "in order of creation")]))],
     ..GET
 };
@@ -287,7 +288,7 @@ pub const EVENTS: Spec = Spec {
         Param {
             name: "limit",
             shape: Count,
-            bounds: Some((1, events::MAX_LIMIT as u64)),
+            bounds: Some((1, MAX_LIMIT)),
             doc: "events of a page at most; 500 unless given",
         },
         Param { name: "type", shape: List(&Text), bounds: None, doc: "beginnings of types: any of them" },
