@@ -149,11 +149,12 @@ impl Flag {
     /// # Errors
     /// A variable that is not UTF-8.
     pub fn setting(&self, given: &Given, env: &Env<'_>) -> Result<Option<Setting>, UsageError> {
-        let typed = given.iter().filter(|(flag, _)| flag.name == self.name).map(|(_, value)| value.as_str());
+        let mut typed =
+            given.iter().filter(|(flag, _)| flag.name == self.name).map(|(_, value)| value.as_str());
         let typed: Vec<&str> = match self.update {
             Update::Switch(_) => typed.take(1).collect(),
             Update::One(..) => {
-                typed.last().map(str::trim).filter(|value| !value.is_empty()).into_iter().collect()
+                typed.next_back().map(str::trim).filter(|value| !value.is_empty()).into_iter().collect()
             }
             Update::Many(..) => typed.filter(|value| !value.trim().is_empty()).collect(),
         };

@@ -10,7 +10,7 @@ use crate::DEADLINE;
 use crate::client::{Answer, Client, read_answer};
 use crate::conversation::on_script;
 use crate::daemon::Daemon;
-use crate::talk::{SESSIONS, TURN, completed, count, id, session, turn, whole_log};
+use crate::talk::{SESSIONS, TURN, completed, count, id, session, whole_log};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const LIMIT: usize = 4 * 1024 * 1024;

@@ -256,7 +256,7 @@ fn a_daemon_that_runs_is_asked() {
     says(&closed, "fail", "does not let us in");
     assert_eq!(closed["todo"], "name its token with --token-file");
     let wrong = place.folder.path().join("wrong");
-    let mut file = fs::OpenOptions::new().write(true).create(true).mode(0o600).open(&wrong).unwrap();
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&wrong).unwrap();
     file.write_all(b"0123456789abcdefghijklmnopqrst\n").unwrap();
     let with_wrong = [&flags[..], &["--token-file", wrong.to_str().unwrap()]].concat();
     let closed = place.check_with("port", &with_wrong);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use codexd::app_server::call::CallError;
 use codexd::app_server::client::{Client, Introduction};
-use codexd::app_server::connection::CallError;
 use codexd::app_server::inbox::Inbox;
 use codexd::hub::batch::Batch;
 use codexd::model::event::EventType;
