@@ -327,7 +327,7 @@ pub const FLAGS: &[Flag] = &[
         "How many may wait beyond that", one!("N", max_queued, |value| count(0, value))),
 
     flag!(Logs, "event-cache-size", ["BAA_CODEXD_EVENT_CACHE_SIZE"], "50",
-        "How many recent events are kept at hand, with 4 MiB of them at most", one!("N", event_cache_size, |value| count(0, value))),
+        "How many recent events are kept at hand, with 16 MiB of them at most", one!("N", event_cache_size, |value| count(0, value))),
     flag!(Logs, "max-log-bytes", ["BAA_CODEXD_MAX_LOG_BYTES"], "67108864",
         "Size at which a log begins a new segment; 0 is never", one!("N", max_log_bytes, |value| number(0, value))),
     flag!(Logs, "keep-segments", ["BAA_CODEXD_KEEP_SEGMENTS"], "16",

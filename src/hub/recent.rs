@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::batch::{Batch, Subject};
 
 /// Bytes of JSON that are kept at most. They are in memory, in recent-events.json and twice in every hello of a stream,
-/// and a single event may have as many as `--max-line-bytes`.
-pub(super) const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// and a single event may have as many as `--max-line-bytes`. A turn with the largest prompt has three events of 4 MiB, and
+/// is to be there as a whole.
+pub(super) const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// A cached event.
 #[derive(Debug, Clone)]
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn of_large_events_so_many_are_kept_as_fit() {
-        const MIB: usize = 1024 * 1024;
+        const QUARTER: usize = MOST_BYTES / 4;
         for one_by_one in [true, false] {
             let mut events = RecentEvents::new(50);
             let mut add = |first_seq: u64, sizes: &[usize]| {
@@ -137,10 +138,10 @@ mod tests {
                 }
                 seqs(&events)
             };
-            assert_eq!(add(1, &[MIB; 10]), [7, 8, 9, 10]);
+            assert_eq!(add(1, &[QUARTER; 10]), [7, 8, 9, 10]);
             assert_eq!(add(11, &[1]), [8, 9, 10, 11]);
-            assert_eq!(add(12, &[3 * MIB]), [11, 12]);
-            assert_eq!(add(13, &[MIB, 1]), [13, 14]);
+            assert_eq!(add(12, &[3 * QUARTER]), [11, 12]);
+            assert_eq!(add(13, &[QUARTER, 1]), [13, 14]);
             assert_eq!(add(15, &[10, MOST_BYTES]), [16]);
             assert_eq!(add(17, &[10, MOST_BYTES + 1]), [0; 0]);
             assert_eq!(add(19, &[10, 10]), [19, 20]);

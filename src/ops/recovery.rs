@@ -49,10 +49,14 @@ fn recover_all(ops: &Arc<Ops>) -> Result<(), OpError> {
     let generation = connection.generation();
     let external = connection.pid().is_none();
     let ids = ops.hub.ask(move |core| to_load(core, generation, external))?;
-    if ids.is_empty() {
+    // A child is talked to when it is needed; an external app-server is connected to because it is.
+    if ids.is_empty() && !external {
         return Ok(());
     }
     ops.client.greet(&connection)?;
+    if ids.is_empty() {
+        return Ok(());
+    }
     info!("loading the threads of {} sessions again", ids.len());
     let (hand_out, waiting) = bounded(ids.len());
     for id in ids {

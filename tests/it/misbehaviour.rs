@@ -235,13 +235,13 @@ fn what_waits_for_the_hub_is_bounded_in_bytes() {
     threads.stop();
 }
 
-/// The seqs of the events that are to be at hand: the end of the log, of 50 events and 4 MiB at most.
+/// The seqs of the events that are to be at hand: the end of the log, of 50 events and 16 MiB at most.
 fn at_hand(daemon: &Daemon) -> Vec<u64> {
     let text = std::fs::read_to_string(daemon.log("events.jsonl")).unwrap();
     let mut bytes = 0;
     let newest_first = text.lines().rev().take(50).take_while(|line| {
         bytes += line.len();
-        bytes <= 4 * 1024 * 1024
+        bytes <= 16 * 1024 * 1024
     });
     let seq = |line: &str| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap();
     let mut seqs: Vec<u64> = newest_first.map(seq).collect();
@@ -266,7 +266,7 @@ fn of_events_of_megabytes_only_so_many_are_at_hand_as_fit() {
     let mut daemon = builder.start();
     let (client, stream) = (daemon.client(), daemon.stream());
     let id = session(&client, &json!({}));
-    for bytes in [1_500_000, 5_000_000] {
+    for bytes in [5_000_000, 17_000_000] {
         for _ in 0..3 {
             talk(&client, &stream, &id, &format!("big: {bytes}"));
             greets_with_the_end(&daemon);
@@ -275,7 +275,7 @@ fn of_events_of_megabytes_only_so_many_are_at_hand_as_fit() {
     drop(stream);
     daemon.stop();
     let file = daemon.state("recent-events.json");
-    assert!(file.metadata().unwrap().len() < 5_000_000);
+    assert!(file.metadata().unwrap().len() < 18_000_000);
     assert_eq!(seqs(&daemon.state_json("recent-events.json")["events"]), at_hand(&daemon));
     daemon.restart();
     greets_with_the_end(&daemon);
