@@ -83,6 +83,11 @@ impl Entry {
     }
 }
 
+/// Whether a mark was made by the daemon process of that pid and start time, whatever its id.
+pub(super) fn is_mark_of(mark: &str, pid: i32, started: &str) -> bool {
+    mark.split('/').nth(1) == Some(&format!("{pid}-{}", started.replace(' ', "_")))
+}
+
 /// What stands in the file, which is not changed; nothing when there is none.
 ///
 /// # Errors
@@ -299,6 +304,9 @@ mod tests {
         assert_eq!(Some(&entry.start_time), process.started().as_ref());
         assert_eq!((entry.group, entry.owner.as_str()), (entry.pid, "run-1"));
         assert_eq!(mine.marked_by(&entry.mark), Some(entry.daemon.clone()));
+        let daemon = &entry.daemon;
+        assert!(is_mark_of(&entry.mark, daemon.pid, &daemon.start_time));
+        assert!(!is_mark_of(&entry.mark, daemon.pid, "1") && !is_mark_of("", daemon.pid, &daemon.start_time));
         assert!(entry.daemon.is_alive());
         assert_eq!(ledger(folder.path()).1.entries.first(), Some(entry));
 

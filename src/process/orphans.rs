@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use rustix::process::{Pid, Signal, getpid};
 use signal_hook::consts::SIGCHLD;
 use signal_hook::iterator::{Handle, Signals};
 
-use super::ledger::{Entry, Ledger, Leftovers};
+use super::ledger::{self, Entry, Ledger, Leftovers};
 use super::{MARK, kill_verified, spawned, spawning};
 use crate::os::{self, Listed};
 use crate::threads::{self, Thread};
@@ -24,6 +25,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Whether orphans become children of this process.
 static ADOPTING: AtomicBool = AtomicBool::new(false);
+
+/// The children this process had before it had started any: a shell that has left some behind became it by execve(2).
+static STRANGERS: OnceLock<Vec<Listed>> = OnceLock::new();
 
 /// A process of an earlier life that was ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,6 +174,7 @@ impl Adoption {
         let mut signals = Signals::new([SIGCHLD])?;
         let handle = signals.handle();
         os::become_subreaper()?;
+        STRANGERS.get_or_init(strangers);
         ADOPTING.store(cfg!(target_os = "linux"), Ordering::Release);
         let thread = threads::spawn("reaper", move || {
             for _ in signals.forever() {
@@ -202,24 +207,67 @@ fn reap_adopted() {
     }
 }
 
-/// Adopted children among those listed, with their descendants: children of this process that it did not start. In
-/// its own group are only those it did.
+/// The children of this process that it did not start.
+fn strangers() -> Vec<Listed> {
+    let _spawning = spawning();
+    let own = getpid().as_raw_pid();
+    let spawned = spawned().clone();
+    let unknown = |process: &Listed| Pid::from_raw(process.pid).is_some_and(|pid| !spawned.contains(&pid));
+    os::list()
+        .into_iter()
+        .filter(|process| process.parent == own && !process.zombie && unknown(process))
+        .collect()
+}
+
+/// Adopted children among those listed, with their descendants: see [`Household::adopted`].
 pub(super) fn adopted(listed: &[Listed]) -> Vec<i32> {
     if !ADOPTING.load(Ordering::Acquire) {
         return Vec::new();
     }
     let own = getpid().as_raw_pid();
-    let own_group = listed.iter().find(|process| process.pid == own).map(|process| process.group);
-    let spawned = spawned().clone();
-    let mut found = Vec::new();
-    for process in listed.iter().filter(|process| process.parent == own) {
-        let started_here = Pid::from_raw(process.pid).is_none_or(|pid| spawned.contains(&pid));
-        if !started_here && Some(process.group) != own_group {
-            found.push(process.pid);
-            found.extend(os::descendants(process.pid, listed).iter().map(|process| process.pid));
+    let started = listed.iter().find(|process| process.pid == own).map(|process| &process.started);
+    let household = Household {
+        own,
+        spawned: &spawned().clone(),
+        strangers: STRANGERS.get().map_or(&[], Vec::as_slice),
+        is_marked: &|pid| {
+            let mark = os::variable(pid, MARK);
+            started.is_some_and(|started| mark.is_some_and(|mark| ledger::is_mark_of(&mark, own, started)))
+        },
+    };
+    household.adopted(listed)
+}
+
+/// This process, and how its children are told apart.
+struct Household<'a> {
+    own: i32,
+    spawned: &'a [Pid],
+    strangers: &'a [Listed],
+    /// Whether a process carries a mark of this one.
+    is_marked: &'a dyn Fn(i32) -> bool,
+}
+
+impl Household<'_> {
+    /// Adopted children among those listed, with their descendants: children of this process that it did not start. In
+    /// its own group are only those it did. Where somebody else's orphans may be among them, only what is marked is ours:
+    /// process 1 gets everybody's, and what a stranger leaves becomes a child of ours too.
+    fn adopted(&self, listed: &[Listed]) -> Vec<i32> {
+        let own_group = listed.iter().find(|process| process.pid == self.own).map(|process| process.group);
+        let all_ours = self.own != 1 && self.strangers.is_empty();
+        let mut found = Vec::new();
+        for process in listed.iter().filter(|process| process.parent == self.own) {
+            let same = |known: &Listed| known.pid == process.pid && known.started == process.started;
+            let started_here = Pid::from_raw(process.pid).is_none_or(|pid| self.spawned.contains(&pid));
+            if started_here || Some(process.group) == own_group || self.strangers.iter().any(same) {
+                continue;
+            }
+            if all_ours || (self.is_marked)(process.pid) {
+                found.push(process.pid);
+                found.extend(os::descendants(process.pid, listed).iter().map(|process| process.pid));
+            }
         }
+        found
     }
-    found
 }
 
 /// Kills adopted descendants that are still there when everything started here has ended: they had neither parent nor
@@ -245,9 +293,60 @@ pub fn end_adopted() {
 pub fn kill_everything() {
     let groups: Vec<Pid> = spawned().clone();
     let listed = if ADOPTING.load(Ordering::Acquire) { os::list() } else { Vec::new() };
+    let mut pids = adopted(&listed);
     for group in groups {
+        let leader = group.as_raw_pid();
+        pids.push(leader);
+        pids.extend(os::descendants(leader, &listed).iter().map(|process| process.pid));
         // There is nobody left to tell of a failure.
         let _ = os::signal_group(group, Signal::KILL);
     }
-    kill_verified(&os::descendants(getpid().as_raw_pid(), &listed));
+    kill_verified(&listed.into_iter().filter(|process| pids.contains(&process.pid)).collect::<Vec<_>>());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: i32 = 100;
+
+    fn process(pid: i32, parent: i32, group: i32) -> Listed {
+        Listed { pid, parent, group, started: format!("{pid}0"), zombie: false }
+    }
+
+    /// This process, what it has started, one adopted process with a child, and one in its own group.
+    fn family(own: i32) -> Vec<Listed> {
+        let of = [(own, 0, own), (201, own, 201), (301, own, 301), (302, 301, 301), (401, own, own)];
+        of.map(|(pid, parent, group)| process(pid, parent, group)).to_vec()
+    }
+
+    fn adopted_by(own: i32, strangers: &[Listed], marked: &[i32]) -> Vec<i32> {
+        let spawned = [Pid::from_raw(201).unwrap()];
+        let household =
+            Household { own, spawned: &spawned, strangers, is_marked: &|pid| marked.contains(&pid) };
+        household.adopted(&family(own))
+    }
+
+    #[test]
+    fn what_is_adopted_is_ours_where_it_can_be_nobody_elses() {
+        assert_eq!(adopted_by(OWN, &[], &[]), [301, 302]);
+    }
+
+    #[test]
+    fn a_child_from_before_and_what_descends_from_it_is_nobodys_business_here() {
+        assert_eq!(adopted_by(OWN, &[process(301, OWN, 301)], &[]), [] as [i32; 0]);
+        // What a stranger that is gone has left is no more ours than the stranger.
+        let gone = process(999, OWN, 999);
+        assert_eq!(adopted_by(OWN, std::slice::from_ref(&gone), &[]), [] as [i32; 0]);
+        assert_eq!(adopted_by(OWN, &[gone], &[301]), [301, 302]);
+        // Its number may be another's by now.
+        let namesake = Listed { started: "1".to_owned(), ..process(301, OWN, 301) };
+        assert_eq!(adopted_by(OWN, &[namesake], &[301]), [301, 302]);
+    }
+
+    #[test]
+    fn process_1_takes_only_what_is_marked_for_its_own() {
+        assert_eq!(adopted_by(1, &[], &[]), [] as [i32; 0]);
+        assert_eq!(adopted_by(1, &[], &[301]), [301, 302]);
+    }
 }

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::DEADLINE;
 use crate::conversation::{
-    child, fake_codex, full_access, on_script, on_stub, rounds, run, session, talk, turn, until,
+    child, fake_codex, full_access, kill, on_script, on_stub, rounds, run, session, talk, turn, until,
 };
 use crate::daemon::{Builder, Daemon};
 use crate::model_server::ModelServer;
-use crate::processes::Process;
+use crate::processes::{Process, write_program};
 use crate::real_codex::{CodexHome, RealCodex, real_codex_or_skip};
 
 /// How long what was left may still be there after the stop, or after the next start.
@@ -135,6 +135,85 @@ fn a_second_sigterm_leaves_nothing_of_a_child_that_litters() {
     assert_eq!(daemon.wait().status.code(), Some(143));
     let gone = || (!hidden.is_there()).then_some(());
     until("the end of what hides", GONE_WITHIN, gone);
+}
+
+/// codexd, started by this script.
+#[cfg(target_os = "linux")]
+fn entrypoint(folder: &tempfile::TempDir, script: &str) -> std::path::PathBuf {
+    let path = folder.path().join("entrypoint");
+    let program = env!("CARGO_BIN_EXE_codexd");
+    write_program(
+        &path,
+        &format!("#!/bin/sh\n{}\n", script.replace("CODEXD", &format!("'{program}' \"$@\""))),
+    );
+    path
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_an_entrypoint_has_left_before_it_became_the_daemon_is_let_alone() {
+    let (hidden, folder) = (Hidden::new(), tempfile::tempdir().unwrap());
+    let before = hidden.script().replace('&', "<&- >&- 2>&- &");
+    let program = entrypoint(&folder, &format!("{before}\nexec CODEXD"));
+    let mut daemon =
+        on_script("trap '' TERM; echo ready >&2; while :; do sleep 1; done", &["--stop-timeout-ms", "50"])
+            .program(program)
+            .start();
+    hidden.wait();
+    let first = hidden.pids();
+    ready(&daemon);
+    let stream = daemon.stream();
+    kill(&child(&daemon.client())["pid"]);
+    stream.wait_for_type("child.restarted");
+    daemon.stop();
+    // And when the stop is cut short.
+    let mut daemon = daemon.again().flags(&["--stop-timeout-ms", "600000"]).start();
+    until("another", DEADLINE, || (hidden.pids().len() == 2).then_some(()));
+    ready(&daemon);
+    daemon.signal(Signal::TERM);
+    until("the stop", DEADLINE, || {
+        let answer = daemon.client().post("/v1/codexd/sessions", &json!({}));
+        (answer.status == 503).then_some(())
+    });
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().status.code(), Some(143));
+    assert!(first.iter().all(|pid| hidden.pids().contains(pid)) && hidden.pids().len() == 2);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn as_process_1_a_daemon_lets_what_others_have_left_alone() {
+    let apart = ["-pf", "--mount-proc", "--kill-child"];
+    let can = std::process::Command::new("unshare").args(apart).arg("true").output();
+    if !can.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no process namespace can be made here");
+        return;
+    }
+    let (hidden, folder) = (Hidden::new(), tempfile::tempdir().unwrap());
+    let program = entrypoint(&folder, &format!("exec unshare {} CODEXD", apart.join(" ")));
+    let mut daemon = on_script("echo ready >&2; read line; exit 3", &[]).program(program).start();
+    let stream = daemon.stream();
+    ready(&daemon);
+    let unshare = i32::try_from(daemon.pid()).unwrap();
+    let inner = codexd::os::list().into_iter().find(|process| process.parent == unshare).unwrap().pid;
+    let entered = std::process::Command::new("nsenter")
+        .args(["-t", &inner.to_string(), "-p", "-m", "sh", "-c", &hidden.script()])
+        .status();
+    assert!(entered.unwrap().success());
+    hidden.wait();
+    until("its adoption", DEADLINE, || {
+        let adopted = |process: &codexd::os::Listed| {
+            process.parent == inner
+                && Pid::from_raw(process.pid).is_some_and(|pid| hidden.pids().contains(&pid))
+        };
+        codexd::os::list().iter().any(adopted).then_some(())
+    });
+    assert_eq!(daemon.client().post("/v1/codexd/sessions", &json!({})).status, 503);
+    stream.wait_for_type("child.restarted");
+    assert!(hidden.is_there(), "somebody else's process was killed");
+    // With process 1 the others end too.
+    kill_process(Pid::from_raw(inner).unwrap(), Signal::TERM).unwrap();
+    assert_eq!(daemon.wait().status.code(), Some(0));
 }
 
 #[test]
