@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::files::sync_folder;
 use super::segments::{self, Segment};
-use super::{Repair, StoreError};
+use super::{Repair, StoreError, tail};
 use crate::config::Sync;
 use crate::fault::{self, Point};
 
@@ -80,7 +80,7 @@ pub struct Limits {
 pub struct Opened {
     /// The log.
     pub journal: Journal,
-    /// The last seq it holds, 0 if none.
+    /// The last seq it holds or a damaged line of it held, 0 if none.
     pub last_seq: u64,
     /// What had to be repaired.
     pub repairs: Vec<Repair>,
@@ -109,18 +109,15 @@ impl Journal {
             sync_folder(folder).map_err(StoreError::at("cannot sync", folder))?;
         }
         let finished = segments::finished(folder).map_err(StoreError::at("cannot read", folder))?;
+        let read = || StoreError::at("cannot read", &path);
+        let found = file.metadata().map_err(read())?.len();
+        let len = tail::whole_lines(&file, found).map_err(read())?;
+        let last_seq = tail::last_seq(&path, &file, len, &finished)?;
         let mut repairs = Vec::new();
-        let len = cut_torn_tail(&file, &path, folder, &mut repairs)?;
-        let read = StoreError::at("cannot read", &path);
-        let first_seq = first_seq(&file, len).map_err(read)?;
-        let mut last_seq = last_seq(&file, len).map_err(StoreError::at("cannot read", &path))?;
-        if last_seq == 0
-            && let Some(newest) = finished.last()
-        {
-            let file = File::open(&newest.path).map_err(StoreError::at("cannot read", &newest.path))?;
-            let len = file.metadata().map_err(StoreError::at("cannot read", &newest.path))?.len();
-            last_seq = self::last_seq(&file, len).map_err(StoreError::at("cannot read", &newest.path))?;
+        if len < found {
+            repairs.push(tail::cut_torn_tail(&file, &path, len..found, last_seq + 1)?);
         }
+        let first_seq = tail::first_seq(&file, len).map_err(read())?;
         let journal = Self {
             folder: folder.to_owned(),
             path,
@@ -269,81 +266,6 @@ fn open_append(path: &Path) -> Result<File, StoreError> {
         .map_err(StoreError::at("cannot open", path))
 }
 
-/// Cuts a last line without newline off and keeps its bytes beside the log. It was never announced: log first.
-fn cut_torn_tail(
-    file: &File,
-    path: &Path,
-    folder: &Path,
-    repairs: &mut Vec<Repair>,
-) -> Result<u64, StoreError> {
-    let read = || StoreError::at("cannot read", path);
-    let len = file.metadata().map_err(read())?.len();
-    let whole = if len == 0 { 0 } else { whole_lines(file, len).map_err(read())? };
-    if whole == len {
-        return Ok(len);
-    }
-    let torn = segments::read_range(file, whole, len).map_err(read())?;
-    let next = last_seq(file, whole).map_err(read())? + 1;
-    let kept = broken_name(folder, next);
-    let write = |kept: &Path| -> io::Result<()> {
-        let mut broken = OpenOptions::new().write(true).create_new(true).mode(0o600).open(kept)?;
-        broken.write_all(&torn)?;
-        broken.sync_data()
-    };
-    write(&kept).map_err(StoreError::at("cannot write", &kept))?;
-    file.set_len(whole).map_err(StoreError::at("cannot cut", path))?;
-    repairs.push(Repair {
-        file: path.to_owned(),
-        problem: format!("the last line was torn; its {} bytes were cut off", torn.len()),
-        kept_as: Some(kept),
-    });
-    Ok(whole)
-}
-
-/// `events.<seq>.broken`, numbered where an earlier crash left one at the same seq.
-fn broken_name(folder: &Path, seq: u64) -> PathBuf {
-    let mut path = folder.join(format!("events.{seq}.broken"));
-    let mut number = 1;
-    while path.exists() {
-        number += 1;
-        path = folder.join(format!("events.{seq}.{number}.broken"));
-    }
-    path
-}
-
-/// The length up to and with the last newline.
-fn whole_lines(file: &File, len: u64) -> io::Result<u64> {
-    let last = segments::read_range(file, len - 1, len)?;
-    if last == b"\n" { Ok(len) } else { segments::line_start(file, len) }
-}
-
-fn first_seq(file: &File, len: u64) -> io::Result<Option<u64>> {
-    let mut start = 0;
-    while let Some(newline) = segments::next_newline(file, start, len)? {
-        if let Some(seq) = segments::line_seq(&segments::read_range(file, start, newline)?) {
-            return Ok(Some(seq));
-        }
-        start = newline + 1;
-    }
-    Ok(None)
-}
-
-/// The last seq in whole lines, counting damaged lines after it as one each: none may be used twice.
-fn last_seq(file: &File, len: u64) -> io::Result<u64> {
-    let mut end = len;
-    let mut damaged = 0;
-    while end > 0 {
-        let start = segments::line_start(file, end - 1)?;
-        let line = segments::read_range(file, start, end - 1)?;
-        if let Some(seq) = segments::line_seq(&line) {
-            return Ok(seq + damaged);
-        }
-        damaged += 1;
-        end = start;
-    }
-    Ok(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,33 +276,6 @@ mod tests {
 
     fn line(seq: u64) -> String {
         format!("{{\"seq\":{seq},\"message\":\"event {seq}\"}}\n")
-    }
-
-    #[test]
-    fn a_last_line_cut_anywhere_is_set_aside() {
-        let text: String = (1..4).map(line).collect();
-        let two = (1..3).map(line).collect::<String>().len();
-        for cut in two + 1..text.len() {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join(segments::CURRENT);
-            File::create(&path).unwrap().write_all(&text.as_bytes()[..cut]).unwrap();
-            let opened = Journal::open(folder.path(), limits(None, None)).unwrap();
-            assert_eq!(opened.last_seq, 2, "cut at {cut}");
-            assert_eq!(fs::read_to_string(&path).unwrap(), text[..two]);
-            let kept = opened.repairs[0].kept_as.clone().unwrap();
-            assert_eq!(kept.file_name().unwrap(), "events.3.broken");
-            assert_eq!(fs::read_to_string(kept).unwrap(), text[two..cut]);
-        }
-    }
-
-    #[test]
-    fn damaged_whole_lines_stay_and_use_up_a_seq() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(segments::CURRENT);
-        File::create(&path).unwrap().write_all(b"{\"seq\":1}\n{\"seq\":2}\n\0\0\0\nnonsense\n").unwrap();
-        let opened = Journal::open(folder.path(), limits(None, None)).unwrap();
-        assert_eq!(opened.last_seq, 4);
-        assert!(opened.repairs.is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod private;
 pub mod raw_log;
 pub mod reader;
 pub mod segments;
+mod tail;
 pub mod token;
 pub mod usage;
 

@@ -107,13 +107,16 @@ impl EventReader {
             self.line = self.at..self.at + found;
             self.at += found + 1;
             match segments::line_seq(self.line()) {
-                Some(seq) if seq > self.to => return Ok(None),
-                Some(seq) if seq >= self.from => {
+                Some(seq) if seq < self.from => {}
+                // Any but the next number must be borne out by the rest of its line: a damaged one would hide what follows.
+                Some(seq) if seq == self.from || segments::whole_line_seq(self.line()).is_some() => {
+                    if seq > self.to {
+                        return Ok(None);
+                    }
                     self.from = seq + 1;
                     return Ok(Some(seq));
                 }
-                Some(_) => {}
-                None => self.note_damaged(),
+                _ => self.note_damaged(),
             }
         }
     }

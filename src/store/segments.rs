@@ -50,9 +50,15 @@ pub fn finished(folder: &Path) -> io::Result<Vec<Segment>> {
 /// damaged file claims to have is none.
 pub const MAX_SEQ: u64 = (1 << 53) - 1;
 
-/// The seq of an event's line; `None` for a damaged one.
+/// The seq of an event's line; `None` for a damaged one. One of our own that was damaged between its first bytes and its
+/// last is not told from a whole one, and its number may be any: see [`whole_line_seq`].
 pub fn line_seq(line: &[u8]) -> Option<u64> {
     claimed_seq(line).filter(|&seq| seq <= MAX_SEQ)
+}
+
+/// As [`line_seq`], for a number that nothing else bears out: the whole line is looked at.
+pub fn whole_line_seq(line: &[u8]) -> Option<u64> {
+    numbered(std::str::from_utf8(line).ok()?.as_bytes()).filter(|&seq| seq <= MAX_SEQ)
 }
 
 fn claimed_seq(line: &[u8]) -> Option<u64> {
@@ -64,6 +70,10 @@ fn claimed_seq(line: &[u8]) -> Option<u64> {
             return std::str::from_utf8(&rest[..digits]).ok()?.parse().ok();
         }
     }
+    numbered(line)
+}
+
+fn numbered(line: &[u8]) -> Option<u64> {
     #[derive(serde::Deserialize)]
     struct Numbered {
         seq: u64,
@@ -189,7 +199,7 @@ fn first_event_from(file: &File, start: u64, limit: u64) -> io::Result<Option<(u
     while start < limit {
         // A line that begins below the limit may end beyond it only at the file's end, which has no newline.
         let Some(newline) = next_newline(file, start, u64::MAX)? else { return Ok(None) };
-        if let Some(seq) = line_seq(&read_range(file, start, newline)?) {
+        if let Some(seq) = whole_line_seq(&read_range(file, start, newline)?) {
             return Ok(Some((seq, newline + 1)));
         }
         start = newline + 1;
