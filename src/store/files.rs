@@ -65,8 +65,7 @@ pub fn load<T: DeserializeOwned>(path: &Path, repairs: &mut Vec<Repair>) -> Resu
         Peeked::Whole(value) => return Ok(Some(value)),
         Peeked::Damaged(problem) => problem,
     };
-    let kept = damaged_name(path);
-    fs::rename(path, &kept).map_err(StoreError::at("cannot set aside", path))?;
+    let kept = set_aside(path).map_err(StoreError::at("cannot set aside", path))?;
     repairs.push(Repair { file: path.to_owned(), problem, kept_as: Some(kept) });
     Ok(None)
 }
@@ -124,6 +123,16 @@ pub fn peek<T: DeserializeOwned>(path: &Path) -> Result<Peeked<T>, StoreError> {
         Ok(value) => Peeked::Whole(value),
         Err(error) => Peeked::Damaged(format!("it was no valid state: {error}")),
     })
+}
+
+/// Renames what is in the way of something better, and says to what.
+///
+/// # Errors
+/// What rename(2) says.
+pub(super) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let kept = damaged_name(path);
+    fs::rename(path, &kept)?;
+    Ok(kept)
 }
 
 /// `<name>.<time>.damaged`; the time moves on where that name is taken, so that nothing kept is ever overwritten.

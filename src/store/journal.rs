@@ -4,11 +4,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::sync_folder;
+use super::files::{set_aside, sync_folder};
 use super::segments::{self, Segment};
 use super::{Repair, StoreError, tail};
 use crate::config::Sync;
@@ -216,9 +216,11 @@ impl Journal {
         }
         let old = self.folder.join(segments::finished_name(first_seq));
         fault::point(Point::LogRename)?;
-        match fs::rename(&self.path, &old) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && old.exists() => {}
-            result => result?,
+        if is_at(&old, &self.file)? {
+            // An earlier try has come so far.
+        } else {
+            self.set_aside(&old)?;
+            fs::rename(&self.path, &old)?;
         }
         fault::point(Point::LogOpen)?;
         let fresh = open_append(&self.path).map_err(|error| error.source)?;
@@ -233,6 +235,21 @@ impl Journal {
         self.first_seq = None;
         Arc::make_mut(&mut self.finished).push(Segment { first_seq, path: old });
         self.remove_surplus();
+        Ok(())
+    }
+
+    /// No segment is ever replaced: what stands where one is to be was put there by somebody else.
+    fn set_aside(&mut self, path: &Path) -> io::Result<()> {
+        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(());
+        }
+        let kept = set_aside(path)?;
+        log::warn!(
+            "{} was in the way of a segment of the event log; it is {} now",
+            path.display(),
+            kept.display()
+        );
+        Arc::make_mut(&mut self.finished).retain(|segment| segment.path != path);
         Ok(())
     }
 
@@ -252,6 +269,18 @@ impl Journal {
                 log::warn!("cannot remove {}: {error}", segment.path.display());
             }
         }
+    }
+}
+
+/// Whether that is the name of this very file.
+fn is_at(path: &Path, file: &File) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(found) => {
+            let own = file.metadata()?;
+            Ok((found.dev(), found.ino()) == (own.dev(), own.ino()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -295,6 +324,63 @@ mod tests {
             }
             assert!(journal.take_finished().is_none());
         }
+    }
+
+    /// What the files of a folder hold, by name; of times in names only that there is one.
+    fn files(folder: &Path) -> Vec<(String, String)> {
+        let file = |entry: io::Result<fs::DirEntry>| {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let words = name.split('.').map(|word| if word.len() == 13 { "TIME" } else { word });
+            (words.collect::<Vec<_>>().join("."), fs::read_to_string(&path).unwrap())
+        };
+        let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(file).collect();
+        files.sort();
+        files
+    }
+
+    fn named(files: &[(&str, &str)]) -> Vec<(String, String)> {
+        files.iter().map(|&(name, text)| (name.to_owned(), text.to_owned())).collect()
+    }
+
+    #[test]
+    fn a_segment_replaces_no_file() {
+        for known in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let put_there = || {
+                let path = folder.path().join("events.1.jsonl");
+                File::create(path).unwrap().write_all(b"precious").unwrap();
+            };
+            if known {
+                put_there();
+            }
+            let mut journal = Journal::open(folder.path(), limits(Some(1), None)).unwrap().journal;
+            if !known {
+                put_there();
+            }
+            for seq in 1..=2 {
+                journal.append(line(seq).as_bytes(), seq).unwrap();
+            }
+            let expected = named(&[
+                ("events.1.jsonl", &line(1)),
+                ("events.1.jsonl.TIME.damaged", "precious"),
+                ("events.jsonl", &line(2)),
+            ]);
+            assert_eq!(files(folder.path()), expected);
+            assert_eq!(*journal.view().finished, segments::finished(folder.path()).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_new_segment_that_could_not_be_made_is_made_by_the_next_try() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(folder.path(), limits(Some(1), None)).unwrap().journal;
+        journal.append(line(1).as_bytes(), 1).unwrap();
+        // So far a try comes whose open(2) fails.
+        fs::rename(folder.path().join("events.jsonl"), folder.path().join("events.1.jsonl")).unwrap();
+        journal.append(line(2).as_bytes(), 2).unwrap();
+        let expected = named(&[("events.1.jsonl", &line(1)), ("events.jsonl", &line(2))]);
+        assert_eq!(files(folder.path()), expected);
     }
 
     #[test]
