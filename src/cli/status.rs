@@ -36,6 +36,12 @@ pub fn run(config: &Config, json: bool) -> ExitCode {
     let shown = if json {
         print::out_json(&snapshot)
     } else {
+        // The line is of the configuration given here, as ever; the daemon that runs may have had another.
+        if let Some(base) = &snapshot.daemon.resolved_base_url
+            && *base != format!("http://{}", config.service.local_api_base.address)
+        {
+            print::complain(&format!("this daemon listens at {base}: name that with --local-api-base"));
+        }
         print::out(&format!("{}\n", print::status_line(config, &Summary::from(&snapshot))))
     };
     if known { shown } else { ExitCode::FAILURE }
@@ -99,6 +105,7 @@ fn read<T: DeserializeOwned>(path: &Path, complain: &mut dyn FnMut(String)) -> O
 fn bury(daemon: &mut DaemonState) {
     daemon.started = false;
     daemon.pid = None;
+    daemon.resolved_base_url = None;
     daemon.child.pid = None;
     daemon.child.status = match daemon.child.status {
         ChildStatus::Starting | ChildStatus::Running => ChildStatus::Stopped,
@@ -115,6 +122,7 @@ fn never_started(config: &Config) -> DaemonState {
         updated_at: crate::clock::now_iso(),
         pid: None,
         child: config.idle_child(),
+        resolved_base_url: None,
         extra: Extra::new(),
     }
 }

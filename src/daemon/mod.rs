@@ -171,7 +171,7 @@ impl Daemon {
         let ops = Arc::new(Ops::new(Arc::clone(&config), hub, Arc::clone(&client), inbox, service, runs));
 
         let (revived, lives) = bounded(1);
-        let running = record::start(&ops, &config, repairs, reaped)
+        let running = record::start(&ops, &config, resolved, repairs, reaped)
             .and_then(|daemon_id| {
                 let (hub, inbox) = (ops.hub.clone(), Arc::clone(&ops.inbox));
                 let config = Arc::clone(&config);

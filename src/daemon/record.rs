@@ -1,5 +1,6 @@
 //! What the log says of the daemon's own start and stop.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -28,10 +29,12 @@ struct Started<'a> {
     strategy: &'a str,
 }
 
-/// Records the start, what was repaired, and the turns that the last life left in flight. Returns the daemon's id.
+/// Records the start at this address, what was repaired, and the turns that the last life left in flight. Returns the
+/// daemon's id.
 pub(super) fn start(
     ops: &Ops,
     config: &Arc<Config>,
+    address: SocketAddr,
     repairs: Vec<Repair>,
     reaped: Vec<Reaped>,
 ) -> Result<String, Error> {
@@ -42,6 +45,7 @@ pub(super) fn start(
             daemon.started_at = Some(clock::now_iso());
             daemon.stopped_at = None;
             daemon.pid = Some(std::process::id());
+            daemon.resolved_base_url = Some(format!("http://{address}"));
         });
         draft_started(core, drafts, &config);
         for repair in &repairs {
@@ -114,6 +118,7 @@ pub(super) fn stop(ops: &Ops) -> Result<(), OpError> {
             daemon.started = false;
             daemon.stopped_at = Some(clock::now_iso());
             daemon.pid = None;
+            daemon.resolved_base_url = None;
         });
         drafts.push(
             EventType::DaemonStopped,

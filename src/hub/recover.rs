@@ -283,6 +283,7 @@ fn daemon_state(config: &Config, recorded: Option<DaemonState>) -> DaemonState {
         updated_at: clock::now_iso(),
         pid: None,
         child: config.idle_child(),
+        resolved_base_url: None,
         extra: Extra::new(),
     });
     config.refresh_child(&mut state.child);

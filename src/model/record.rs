@@ -107,6 +107,9 @@ pub struct DaemonState {
     pub pid: Option<u32>,
     /// The child.
     pub child: Child,
+    /// Where it listens while it runs, which its configuration may leave open (port 0).
+    #[serde(default)]
+    pub resolved_base_url: Option<String>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,

@@ -10,8 +10,10 @@ use codexd::hub::subscription::Direct;
 use codexd::model::event::EventType;
 use serde_json::{Value, json};
 
+use crate::cli_support::codexd;
 use crate::client::{Client, Stream};
 use crate::daemon::Daemon;
+use crate::log::wait_until;
 use crate::lone_hub;
 use crate::talk::{id, of_turn, session, turn};
 
@@ -109,4 +111,41 @@ fn what_was_acknowledged_or_seen_is_in_the_next_status() {
         }
     });
     daemon.stop();
+}
+
+#[test]
+fn the_address_of_a_daemon_that_runs_is_found_by_its_state_folder() {
+    // It listens at any free port.
+    let mut daemon = Daemon::builder().start();
+    let status = |daemon: &Daemon, flag: &str| {
+        let (logs, state) = (daemon.log(""), daemon.state(""));
+        let root = |folder: &std::path::Path| folder.parent().unwrap().to_str().unwrap().to_owned();
+        codexd(&["status", flag, "--logs-dir", &root(&logs), "--state-dir", &root(&state)])
+    };
+    // The file is written once the start is over.
+    wait_until("the state file has it", || {
+        let text = std::fs::read(daemon.state("daemon-state.json")).unwrap_or_default();
+        serde_json::from_slice::<Value>(&text).is_ok_and(|state| state["started"] == true)
+    });
+    let told = format!("codexd: this daemon listens at {}: name that with --local-api-base\n", daemon.base());
+    let ran = status(&daemon, "--log-level=warn");
+    assert_eq!((ran.code, ran.stderr), (0, told));
+    assert!(
+        ran.stdout.contains(" daemon=running ")
+            && ran.stdout.contains(" local_api_base=http://127.0.0.1:4319 ")
+    );
+    let here = status(&daemon, &format!("--local-api-base={}", daemon.base()));
+    assert_eq!((here.code, here.stderr.as_str()), (0, ""));
+    let json: Value = serde_json::from_str(&status(&daemon, "--json").stdout).unwrap();
+    assert_eq!(json["daemon"]["resolvedBaseUrl"], daemon.base());
+    let served = daemon.client().get("/v1/codexd/status").json();
+    assert_eq!(served["data"]["snapshot"]["daemon"]["resolvedBaseUrl"], daemon.base());
+    // What a daemon that was killed has left there is no address.
+    daemon.kill();
+    let ran = status(&daemon, "--json");
+    let json: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.stderr.as_str(), &json["daemon"]["resolvedBaseUrl"]), ("", &Value::Null));
+    daemon.restart();
+    daemon.stop();
+    assert_eq!(daemon.state_json("daemon-state.json")["resolvedBaseUrl"], Value::Null);
 }

@@ -127,6 +127,7 @@ pub const COMPONENTS: &[Component] = &[
         ("updatedAt", Time, ""),
         ("pid", COUNT, ""),
         ("child", Ref("Child"), ""),
+        ("resolvedBaseUrl", TEXT, "where it listens while it runs"),
     ]},
     Component { name: "Service", doc: "The port.", members: &[
         ("configuredBaseUrl", Text, ""),
