@@ -50,13 +50,18 @@ fn ask(config: &Config, args: &PeopleArgs, words: &[OsString]) -> Result<bool, P
         true
     });
     let session = match &args.session {
-        Some(session) => session.clone(),
+        Some(session) => {
+            tell_session(session, &Value::Null);
+            session.clone()
+        }
         None => {
             let body = json!({ "cwd": cwd, "metadata": { "client": "codexd ask" } });
-            text(&api.post(SESSIONS, &body)?["session"]["sessionId"])
+            let made = api.post(SESSIONS, &body)?["session"].take();
+            let session = text(&made["sessionId"]);
+            tell_session(&session, &made["cwd"]);
+            session
         }
     };
-    print::progress(&format!("session {}", fold(&session)));
     if turn.wanted.load(Ordering::SeqCst) {
         return Err(Problem::here("interrupted before the turn began"));
     }
@@ -65,6 +70,9 @@ fn ask(config: &Config, args: &PeopleArgs, words: &[OsString]) -> Result<bool, P
         body["cwd"] = json!(cwd);
     }
     let accepted = api.post("/v1/codexd/turn", &body)?;
+    if args.session.is_some() {
+        tell_folder(if cwd.is_some() { &body["cwd"] } else { &accepted["session"]["cwd"] });
+    }
     if accepted["steered"] == true {
         print::progress("a turn is running: this goes into it");
     }
@@ -88,6 +96,19 @@ fn ask(config: &Config, args: &PeopleArgs, words: &[OsString]) -> Result<bool, P
     }
     drop(watching);
     completed
+}
+
+/// The session on a line of its own, which scripts read, and where it works: the daemon at the port may be of another
+/// repository than the one that was thought of.
+fn tell_session(session: &str, folder: &Value) {
+    print::progress(&format!("session {}", fold(session)));
+    tell_folder(folder);
+}
+
+fn tell_folder(folder: &Value) {
+    if let Some(folder) = folder.as_str() {
+        print::progress(&format!("folder {}", fold(folder)));
+    }
 }
 
 fn text(value: &Value) -> String {

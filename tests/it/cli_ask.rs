@@ -49,7 +49,7 @@ fn the_answer_goes_to_standard_output_and_the_session_goes_on() {
     let ran = asked(&bench, &["say 5 words", "--cwd", "/tmp"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "word0 word1 word2 word3 word4 \n"), "{}", ran.stderr);
     let session = session_of(&ran.stderr);
-    assert_eq!(ran.stderr, format!("session {session}\n"));
+    assert_eq!(ran.stderr, format!("session {session}\nfolder /tmp\n"));
     assert_eq!(bench.session_record(&session)["cwd"], "/tmp");
     let mut again = ask(&bench, &["--session", &session, "-"]);
     let mut again =
@@ -57,6 +57,9 @@ fn the_answer_goes_to_standard_output_and_the_session_goes_on() {
     again.stdin.take().unwrap().write_all(b"say 2 words").unwrap();
     let ran = Ran::from(again.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "word0 word1 \n"), "{}", ran.stderr);
+    assert_eq!(ran.stderr, format!("session {session}\nfolder /tmp\n"));
+    let moved = asked(&bench, &["--session", &session, "--cwd", "/", "say 1 words"]);
+    assert_eq!(moved.stderr, format!("session {session}\nfolder /\n"));
     assert_eq!(
         bench.client.get("/v1/codexd/sessions").json()["data"]["sessions"].as_array().unwrap().len(),
         1
@@ -228,7 +231,8 @@ fn nobody_who_reads_the_answer_is_a_quiet_end_of_the_turn() {
     let mut progress = String::new();
     process.child().stderr.take().unwrap().read_to_string(&mut progress).unwrap();
     let session = session_of(&progress);
-    assert_eq!(progress, format!("session {session}\n"));
+    let folder = bench.daemon.repo();
+    assert_eq!(progress, format!("session {session}\nfolder {}\n", folder.display()));
     bench.event("app-server.turn.completed", |detail| detail["status"] == "interrupted");
 }
 
