@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::events::{Events, Heard};
 use super::interrupt::OnInterrupt;
 use super::low::{LowArgs, RunArgs};
+use super::question::fold;
 use super::reach::{self, Problem};
 use super::{UsageError, print};
 use crate::api_client::ApiClient;
@@ -41,7 +42,7 @@ struct Body<'a> {
     timeout_ms: Option<u64>,
 }
 
-/// Posts the run to the daemon and follows it. Prints its last message, or with `--json` its JSON lines as they come;
+/// Posts the run to the daemon and follows it. Says its id on standard error, and prints its last message, or with `--json` its JSON lines as they come;
 /// the error goes to standard error. Ctrl-C cancels the run, and so does output that cannot be written.
 pub fn run(config: &Config, low: &LowArgs, words: &[OsString]) -> ExitCode {
     let record = reach::prompt(words)
@@ -104,6 +105,10 @@ fn follow(config: &Config, body: &Value, json: bool) -> Result<Value, Problem> {
     let api = reach::client(config)?;
     let accepted = api.post(RUNS, body)?;
     let id = accepted["run"]["runId"].as_str().unwrap_or_default().to_owned();
+    if !json {
+        // At once: a long run can be looked at, or cancelled, from elsewhere.
+        print::progress(&format!("run {}", fold(&id)));
+    }
     events.narrow("runId", &id);
     let (there, path) = (api.clone(), format!("{RUNS}/{id}/cancel"));
     let cancel = move || there.post(&path, &serde_json::json!({})).is_ok();

@@ -333,10 +333,12 @@ fn on_the_command_line_with_codex() {
             String::from_utf8(output.stderr).unwrap(),
         )
     };
-    assert_eq!(run(&["say 2 words"]), (Some(0), "word0 word1 \n".to_owned(), String::new()));
+    let (code, stdout, stderr) = run(&["say 2 words"]);
+    assert_eq!((code, stdout.as_str()), (Some(0), "word0 word1 \n"));
+    assert!(stderr.starts_with("run run-") && stderr.lines().count() == 1, "{stderr}");
     let (code, stdout, stderr) = run(&["fail: 500"]);
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
-    assert!(stderr.starts_with("codexd: codex exec exited with code 1: "), "{stderr}");
+    assert!(stderr.contains("\ncodexd: codex exec exited with code 1: "), "{stderr}");
     let (code, stdout, _) = run(&["--json", "hi"]);
     assert_eq!((code, stdout.lines().count()), (Some(0), 4));
     real.assert_quiet();

@@ -21,6 +21,13 @@ fn prepared(daemon: &Daemon, words: &[&str]) -> Command {
     command([["--local-api-base", daemon.base(), "run"].as_slice(), words].concat())
 }
 
+/// What it says on standard error after the id of the run, which comes first.
+fn after_the_id(stderr: &str) -> &str {
+    let (first, rest) = stderr.split_once('\n').unwrap_or_default();
+    assert!(first.starts_with("run run-"), "{stderr}");
+    rest
+}
+
 /// The program while it runs, for signals.
 struct Following {
     process: Process,
@@ -59,18 +66,20 @@ fn only_run(bench: &Bench) -> Value {
 fn it_prints_the_last_message_or_the_error() {
     let bench = Bench::stub(&[]);
     let ran = run(&bench.daemon, &["say 2 words"]);
-    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "word0 word1 \n", ""));
+    let said = format!("run {}\n", only_run(&bench)["runId"].as_str().unwrap());
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr), (0, "word0 word1 \n", said));
     for prompt in ["--help", "-h", "status", "run"] {
         let ran = run(&bench.daemon, &["--", prompt]);
         assert_eq!((ran.code, ran.stdout), (0, format!("done: {prompt}\n")));
     }
     let ran = run(&bench.daemon, &["fail: no luck"]);
     let error = "codexd: codex exec exited with code 1: ERROR: no luck\n";
-    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (1, "", error));
+    assert_eq!((ran.code, ran.stdout.as_str(), after_the_id(&ran.stderr)), (1, "", error));
     let ran = run(&bench.daemon, &["exit: 0"]);
-    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "", ""));
+    assert_eq!((ran.code, ran.stdout.as_str(), after_the_id(&ran.stderr)), (0, "", ""));
     let ran = run(&bench.daemon, &["hang:", "--timeout-ms", "1"]);
-    assert_eq!((ran.code, ran.stderr.as_str()), (1, "codexd: codex exec did not end within 1 ms.\n"));
+    let error = "codexd: codex exec did not end within 1 ms.\n";
+    assert_eq!((ran.code, after_the_id(&ran.stderr)), (1, error));
 }
 
 #[test]
@@ -210,7 +219,8 @@ fn the_end_of_the_daemon_is_the_end_of_the_run() {
     let following = Following::start(&bench.daemon, &["hang:"]);
     bench.stream.wait_for_type("run.started");
     bench.daemon.stop();
-    assert_eq!(following.end(), (Some(1), "codexd: codexd stopped before the run ended.\n".to_owned()));
+    let (code, said) = following.end();
+    assert_eq!((code, after_the_id(&said)), (Some(1), "codexd: codexd stopped before the run ended.\n"));
 }
 
 #[test]
