@@ -191,11 +191,13 @@ fn operating_it() {
     );
     assert_eq!(host.called(), expected);
 
+    let [disk] = &blocks("### Disk use")[..] else { panic!() };
+    assert!(!host.folder().join("logs/codexd/runs").exists(), "no run has written much");
+    assert!(host.run(disk).contains("logs/codexd"));
     fs::create_dir_all(host.folder().join("logs/codexd/runs")).unwrap();
     fs::File::create(host.folder().join("logs/codexd/runs/new.stdout.log")).unwrap();
     let old = fs::File::create(host.folder().join("logs/codexd/runs/old.stdout.log")).unwrap();
     old.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    let [disk] = &blocks("### Disk use")[..] else { panic!() };
     assert!(host.run(disk).contains("logs/codexd"));
     let left: Vec<_> = fs::read_dir(host.folder().join("logs/codexd/runs")).unwrap().collect();
     assert_eq!(left.len(), 1, "the old one is gone, the new one is not");
