@@ -102,7 +102,10 @@ impl Terminal {
         match rustix::io::read(io::stdin(), &mut chunk) {
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return None,
             // Ctrl-D, or the terminal is gone: that is no approval.
-            Ok(0) | Err(_) => return self.settle(json!({ "decision": "decline" })),
+            Ok(0) | Err(_) => {
+                print::progress("declined, for the input has ended");
+                return self.settle(json!({ "decision": "decline" }));
+            }
             Ok(length) => self.line.extend_from_slice(chunk.get(..length)?),
         }
         let end = self.line.iter().position(|&byte| byte == b'\n')?;

@@ -144,6 +144,9 @@ fn questions_are_answered_by_number_and_two_requests_one_after_the_other() {
         terminal.until(what);
         terminal.until("[c]ancel?");
         terminal.types(key);
+        if key == "\x04" {
+            terminal.until("declined, for the input has ended");
+        }
     }
     assert_eq!(terminal.end().0, Some(0));
     let all = bench.client.get("/v1/codexd/requests").json();
