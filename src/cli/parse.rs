@@ -99,7 +99,16 @@ pub fn parse(words: Vec<OsString>) -> Result<Parsed, UsageError> {
                     rest.push(word);
                     continue;
                 }
-                let action = find_action(&word)?;
+                let action = match (find_action(&word), chosen) {
+                    (Ok(_), Some(ActionRow { action: Action::Help, .. })) => return Ok(Parsed::Help),
+                    (Err(_), Some(ActionRow { name, .. })) => {
+                        return Err(UsageError::new(format!(
+                            "{name} takes no further word, and \"{}\" is one",
+                            shown(&word)
+                        )));
+                    }
+                    (found, _) => found?,
+                };
                 if let Some(first) = chosen {
                     return Err(UsageError::new(format!(
                         "a second action, {}, after {}: there can be only one",

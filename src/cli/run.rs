@@ -17,6 +17,7 @@ use super::reach::{self, Problem};
 use super::{UsageError, print};
 use crate::api_client::ApiClient;
 use crate::config::Config;
+use crate::model::preview;
 
 const RUNS: &str = "/v1/codexd/runs";
 /// How long a daemon that is gone gets to come back, and how often the run is asked for while the stream is silent.
@@ -67,6 +68,14 @@ fn failed(message: &str) -> ExitCode {
 
 fn body(low: &LowArgs, prompt: &str) -> Result<Value, Problem> {
     let RunArgs { model, profile, sandbox, config, add_dirs, images, output_schema, .. } = &low.run;
+    // The API passes them on as they are (contract, section 10); here it is the command line that is wrong.
+    if let Some(wrong) =
+        config.iter().find(|entry| entry.split_once('=').is_none_or(|(key, _)| key.trim().is_empty()))
+    {
+        return Err(
+            UsageError::new(format!("--codex-config must be KEY=VALUE, not \"{}\"", preview(wrong))).into()
+        );
+    }
     let paths =
         |paths: &[String]| paths.iter().map(|path| reach::absolute(path)).collect::<Result<Vec<_>, _>>();
     let body = Body {

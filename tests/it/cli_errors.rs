@@ -28,6 +28,13 @@ fn wrong_words() {
             &[""],
             "unknown action \"\"; the actions are start, status, config, smoke, run, ask, tail, sessions, runs, requests, answer, doctor, service, completions, man, help",
         ),
+        (&["start", "ex\ntra"], "start takes no further word, and \"ex tra\" is one"),
+        (&["help", "extra"], "help takes no further word, and \"extra\" is one"),
+        (
+            &["run", "x", "--codex-config", "a=1", "--codex-config=foo"],
+            "--codex-config must be KEY=VALUE, not \"foo\"",
+        ),
+        (&["run", "x", "--codex-config= =1"], "--codex-config must be KEY=VALUE, not \"=1\""),
         (&["start", "status"], "a second action, status, after start: there can be only one"),
         (&["config", "config"], "a second action, config, after config: there can be only one"),
         (&["run"], "run needs PROMPT: codexd run PROMPT"),
@@ -266,7 +273,13 @@ fn words_and_variables_that_are_not_utf8() {
 fn help_and_version() {
     let help = codexd(&["help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for words in [&["--help"][..], &["status", "-h"], &["--frobnicate", "--help"], &["start", "help", "-h"]] {
+    for words in [
+        &["--help"][..],
+        &["status", "-h"],
+        &["--frobnicate", "--help"],
+        &["start", "help", "-h"],
+        &["help", "tail"],
+    ] {
         assert_eq!(codexd(words).stdout, help.stdout, "{words:?}");
     }
     let version = format!("codexd {}\n", env!("CARGO_PKG_VERSION"));
