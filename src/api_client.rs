@@ -158,7 +158,7 @@ impl ApiClient {
             })
             .map_err(broken)?;
         let (status, body) = self.split(&answer)?;
-        let envelope = serde_json::from_slice(body).map_err(|error| self.not_codexd(&error))?;
+        let envelope = serde_json::from_slice(body).map_err(|_| self.not_codexd(&"its answer is no JSON"))?;
         Ok((status, envelope))
     }
 
@@ -185,7 +185,7 @@ impl ApiClient {
                 Ok((response.code.unwrap_or(0), answer.get(head..).unwrap_or_default()))
             }
             Ok(httparse::Status::Partial) => Err(self.not_codexd(&"the answer was cut off")),
-            Err(error) => Err(self.not_codexd(&error)),
+            Err(_) => Err(self.not_codexd(&"its answer is no HTTP")),
         }
     }
 

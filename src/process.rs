@@ -324,10 +324,21 @@ pub fn find(command: &str, cwd: &Path, flags: Flags) -> Result<PathBuf, String> 
         format!(
             "{command} is not installed: looked in {}. Install Codex with `npm install -g @openai/codex`, or name the \
              command with {}",
-            path.display(),
+            shown_path(&path),
             flags.command
         )
     })
+}
+
+/// A PATH for a person: each folder once.
+pub fn shown_path(path: &OsStr) -> String {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for folder in std::env::split_paths(path) {
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    folders.iter().map(|folder| folder.to_string_lossy()).collect::<Vec<_>>().join(":")
 }
 
 /// The first executable of that name on a PATH.

@@ -50,15 +50,18 @@ struct Call<'a> {
 
 type Answer = Result<Reply, OpError>;
 
+fn other_methods(method: &str, path: &str, allowed: &str) -> Way {
+    let (path, are) = (crate::model::preview(path), if allowed.contains(',') { "are" } else { "is" });
+    let message = format!("{method} is not possible at {path}; {allowed} {are}.");
+    Way::Refuse(ApiError::method_not_allowed(message).with_allow(allowed))
+}
+
 /// The way to the event stream's path without an upgrade: a page of the log, or Server-Sent Events.
 pub fn events_way(method: &str, path: &str) -> Way {
     match method {
         // Pages read files: not for the pool that nothing slow may enter.
         "GET" => Way::Call,
-        _ => {
-            let message = format!("{method} is not possible at {path}; GET, HEAD is.");
-            Way::Refuse(ApiError::method_not_allowed(message).with_allow("GET, HEAD"))
-        }
+        _ => other_methods(method, path, "GET, HEAD"),
     }
 }
 
@@ -288,11 +291,7 @@ pub fn way(method: &str, path: &str) -> Way {
     match find(method, path) {
         Found::Route(route, _) if route.pool == Pool::Read => Way::Read,
         Found::Route(..) => Way::Call,
-        Found::OtherMethods(allowed) => {
-            let path = crate::model::preview(path);
-            let message = format!("{method} is not possible at {path}; {allowed} is.");
-            Way::Refuse(ApiError::method_not_allowed(message).with_allow(allowed))
-        }
+        Found::OtherMethods(allowed) => other_methods(method, path, &allowed),
         Found::Nothing => Way::Refuse(unknown_route(method, path)),
     }
 }

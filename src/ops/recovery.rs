@@ -57,7 +57,10 @@ fn recover_all(ops: &Arc<Ops>) -> Result<(), OpError> {
     if ids.is_empty() {
         return Ok(());
     }
-    info!("loading the threads of {} sessions again", ids.len());
+    match ids.len() {
+        1 => info!("loading the thread of 1 session again"),
+        several => info!("loading the threads of {several} sessions again"),
+    }
     let (hand_out, waiting) = bounded(ids.len());
     for id in ids {
         // There is room for all.

@@ -113,6 +113,11 @@ fn codex_is_looked_for_on_the_path() {
     assert_eq!(ran.code, 1);
     assert!(ran.stdout.contains("\nfail codex: ") || ran.stdout.starts_with("fail codex: "), "{ran:?}");
 
+    let (bin, mut twice) = (place.bin().display().to_string(), command(["doctor"]));
+    twice.env("PATH", format!("{bin}:/nowhere:{bin}")).env("HOME", place.home()).current_dir(place.home());
+    let ran: Ran = twice.output().unwrap().into();
+    assert!(ran.stdout.contains(&format!("codex is not on PATH={bin}:/nowhere;")), "{ran:?}");
+
     let place = place.with("codex", CODEX);
     let path = place.bin().join("codex");
     says(&place.check("codex"), "ok", &format!("codex-cli 0.1.2 at {}", path.display()));
@@ -219,7 +224,9 @@ fn the_port_may_be_a_strangers() {
         }
         client.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").unwrap();
     });
-    says(&place.check_with("port", &["--local-api-base", &base]), "fail", "is taken: what answers at");
+    let taken = place.check_with("port", &["--local-api-base", &base]);
+    says(&taken, "fail", "is taken: what answers at");
+    assert!(taken["what"].as_str().unwrap().ends_with(" is not codexd: its answer is no JSON"), "{taken}");
     answering.unwrap().join().unwrap();
     // Its listener is closed now.
     says(&place.check_with("port", &["--local-api-base", &base]), "ok", "is free");

@@ -97,6 +97,8 @@ fn what_is_wrong_with_a_page_is_named() {
     }
     let posted = client.post(EVENTS, &json!({}));
     assert_eq!((posted.status, posted.header("allow")), (405, Some("GET, HEAD")));
+    let message = posted.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.ends_with("; GET, HEAD are."), "{message}");
     let head = client.request("HEAD", EVENTS, &[], b"");
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert_eq!(client.get(&format!("{EVENTS}/")).status, 200);

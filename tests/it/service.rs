@@ -297,7 +297,7 @@ fn uninstall_takes_away_what_enabling_made() {
 fn wrong_words_are_named() {
     let user = User::new();
     for (words, code, message) in [
-        (&["instal"][..], 2, "codexd service takes install|uninstall|print, not \"instal\""),
+        (&["instal"][..], 2, "codexd: service takes install|uninstall|print, not \"instal\""),
         (&["print", "--launchd", "--systemd"], 2, "are two services: name one"),
         (&["print", "--mode", "x"], 2, "--mode must be"),
         (&["install", "--systemd", "--server-cwd", "a\u{7}b"], 1, "control character"),

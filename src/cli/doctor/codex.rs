@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Check, Host, protocol};
 use crate::config::Strategy;
+use crate::process::shown_path;
 
 const NAME: &str = "codex";
 const INSTALL: &str = "install it with `npm install -g @openai/codex`, or name it with --server-command PATH";
@@ -78,7 +79,8 @@ fn node(host: &Host, codex: &Path) -> Option<Check> {
     }
     const NAME: &str = "node";
     let Some(node) = host.which("node") else {
-        let what = format!("{} needs node, which is not on PATH={}", codex.display(), host.path().display());
+        let what =
+            format!("{} needs node, which is not on PATH={}", codex.display(), shown_path(&host.path()));
         let todo = "put the folder of node on the PATH of the service (`codexd service install` from a shell that \
                     has it), or name the native binary with --server-command";
         return Some(Check::fail(NAME, what, todo));

@@ -171,7 +171,8 @@ impl Host {
             let complaint = format!("{} is no executable file", path.display());
             return process::executable(&path).then_some(path).ok_or(complaint);
         }
-        self.which(command).ok_or_else(|| format!("{command} is not on PATH={}", self.path().display()))
+        self.which(command)
+            .ok_or_else(|| format!("{command} is not on PATH={}", process::shown_path(&self.path())))
     }
 
     /// Runs a command in the daemon's environment, with a deadline of ten seconds.

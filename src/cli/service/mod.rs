@@ -134,7 +134,7 @@ pub fn run(
         "uninstall" => uninstall(manager),
         _ => {
             let verb = crate::model::preview(verb);
-            return Err(UsageError::new(format!("codexd service takes {VERBS}, not \"{verb}\"")));
+            return Err(UsageError::new(format!("service takes {VERBS}, not \"{verb}\"")));
         }
     };
     Ok(match done {
