@@ -144,9 +144,12 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
     if !connection.waiting.has_come() {
         return Err(made_way().into());
     }
-    let answer = match way {
+    // Looked at when there is something to answer: the port may begin to close while a handler is at it.
+    let closes = || head.wants_close() || shared.is_closing();
+    let (answer, close) = match way {
         Way::Health => {
-            shared.api.healthz().to_http(head.is_head(), head.wants_close() || shared.is_closing())
+            let close = closes();
+            (shared.api.healthz().to_http(head.is_head(), close), close)
         }
         Way::Events => return Ok(events(shared, connection, wire, head)),
         Way::Handler(kind) => {
@@ -154,15 +157,17 @@ fn answer(shared: &Shared, connection: &Connection, wire: &mut Wire, head: &Head
             let repeatable = matches!(head.method(), "GET" | "HEAD");
             let (wait, slot) = (shared.limits.wait, &connection.slot);
             let answer = shared.handlers.call(kind, &request, head.is_head(), repeatable, wait, slot);
-            match answer {
-                Ok(answer) if head.wants_close() || shared.is_closing() => with_close(answer),
+            let close = closes();
+            let answer = match answer {
+                Ok(answer) if close => with_close(answer),
                 Ok(answer) => answer,
-                Err(error) => Reply::from(error).to_http(head.is_head(), head.wants_close()),
-            }
+                Err(error) => Reply::from(error).to_http(head.is_head(), close),
+            };
+            (answer, close)
         }
     };
     send(shared, wire, &answer).map_err(|_| Stop::Silent)?;
-    Ok(if head.wants_close() { Next::Close } else { Next::Request })
+    Ok(if close { Next::Close } else { Next::Request })
 }
 
 /// Room for a body that may be large, until the request is answered: what all connections together may hold in memory

@@ -271,3 +271,46 @@ fn closing_lets_work_end_and_then_nothing_listens() {
     closing.join();
     assert!(TcpStream::connect(address).is_err());
 }
+
+#[test]
+fn an_error_while_the_port_closes_promises_no_further_request() {
+    // The last request gives up waiting for a handler. If the machine is so busy that it did so before the port began
+    // to close, that says nothing, and it is tried with a longer wait.
+    for wait in [1, 4, 16] {
+        let mut port = port_with(Limits { wait: Duration::from_secs(wait), ..Limits::default() });
+        let ask = |request: &str| {
+            let mut stream = port.connect();
+            stream.write_all(port.expand(&format!("{request}\r\n")).as_bytes()).unwrap();
+            stream
+        };
+        let mut idle = ask("GET /healthz HTTP/1.1\r\n@");
+        read_answer(&mut idle);
+        let held: Vec<TcpStream> = (0..16).map(|_| ask("GET /v1/hold HTTP/1.1\r\n@")).collect();
+        for _ in 0..16 {
+            port.entered.recv_timeout(Duration::from_secs(10)).unwrap();
+        }
+        let post = "POST /v1/echo HTTP/1.1\r\n@Content-Type: application/json\r\nContent-Length: 2\r\n";
+        let mut last = ask(&format!("{post}Expect: 100-continue\r\n"));
+        assert!(read_answer(&mut last).0.starts_with("http/1.1 100"));
+        last.write_all(b"{}").unwrap();
+        let (door, release) = (port.door, port.release.take());
+        let closing =
+            crate::threads::spawn_contained("test-close", move || door.close(Duration::from_secs(30)))
+                .unwrap();
+        assert_eq!(idle.read(&mut [0]).unwrap(), 0);
+        last.set_nonblocking(true).unwrap();
+        let in_time = last.peek(&mut [0]).is_err();
+        last.set_nonblocking(false).unwrap();
+        let mut answer = String::new();
+        last.read_to_string(&mut answer).unwrap();
+        drop(release);
+        drop(held);
+        closing.join();
+        if in_time {
+            assert_eq!(status(&answer), 503, "{answer}");
+            assert!(answer.contains("connection: close"), "{answer}");
+            return;
+        }
+    }
+    panic!("the machine is too busy to tell");
+}
