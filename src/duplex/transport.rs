@@ -1,14 +1,14 @@
 //! What a WebSocket runs over.
 
 use std::fmt::Debug;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read};
 use std::net::TcpStream;
-use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::WRITE_TIMEOUT;
+use crate::os::socket::write_within;
 
 const WRITE_PART: usize = 64 * 1024;
 
@@ -18,7 +18,7 @@ pub trait Transport: Debug + Send + Sync {
     /// The socket itself: for its options and to cut it.
     fn socket(&self) -> &TcpStream;
 
-    /// Receives; 0 is the end. `wait`: for something to come, otherwise nothing there is [`ErrorKind::WouldBlock`].
+    /// Receives; 0 is the end. `wait`: for something to come, otherwise nothing there is [`io::ErrorKind::WouldBlock`].
     ///
     /// # Errors
     /// What the system says of the socket, and what the transport makes of its bytes.
@@ -86,21 +86,6 @@ pub fn write_socket_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
 ///
 /// # Errors
 /// What the system says of the socket.
-pub fn write_socket(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
-    for part in bytes.chunks(WRITE_PART) {
-        let until = Instant::now() + WRITE_TIMEOUT;
-        let mut left = part;
-        while !left.is_empty() {
-            match stream.write(left) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => left = &left[written..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if !left.is_empty() && Instant::now() >= until {
-                return Err(ErrorKind::TimedOut.into());
-            }
-        }
-    }
-    Ok(())
+pub fn write_socket(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    write_within(stream, bytes, WRITE_PART, WRITE_TIMEOUT)
 }

@@ -1,12 +1,13 @@
 //! One client's connection as bytes: buffered reading with deadlines over the whole of a thing, not over each byte.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::head::Head;
 use super::reply::ApiError;
+use crate::os::socket::write_within;
 
 /// Bytes asked of the socket at a time.
 const READ_SIZE: usize = 4096;
@@ -188,22 +189,7 @@ impl Wire {
     /// # Errors
     /// What the socket says, or `TimedOut`: the connection is of no more use.
     pub(super) fn write(&self, bytes: &[u8], limit: Duration) -> io::Result<()> {
-        for part in bytes.chunks(WRITE_PART) {
-            let until = Instant::now() + limit;
-            let mut left = part;
-            while !left.is_empty() {
-                match (&*self.stream).write(left) {
-                    Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                    Ok(written) => left = &left[written..],
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-                if !left.is_empty() && Instant::now() >= until {
-                    return Err(ErrorKind::TimedOut.into());
-                }
-            }
-        }
-        Ok(())
+        write_within(&*self.stream, bytes, WRITE_PART, limit)
     }
 
     /// Closes so that the client gets what was written: a socket closed with unread input sends a reset, which can

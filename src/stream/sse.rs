@@ -3,18 +3,20 @@
 //! Served whole in the connection's thread. The client says nothing after its request, so its end shows when something
 //! is written to it, every 15 s at the latest.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::feed::{End, Feed, Sink};
 use super::source::HubSource;
+use crate::duplex::WRITE_TIMEOUT;
 use crate::duplex::transport::write_socket_now;
 use crate::http::api::EventStream;
 use crate::http::reply::Reply;
 use crate::hub::batch::{Batch, Entry};
 use crate::hub::replay::{Gap, Logged};
+use crate::os::socket::write_within;
 
 /// Silence after which a comment is sent.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -30,7 +32,8 @@ const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-
 /// The answer to a request that is refused; nothing has been written then.
 pub fn serve(source: &HubSource, request: EventStream<'_>) -> Result<bool, Reply> {
     let (origin, filter) = source.begin(request.head.query(), request.head.get("last-event-id"))?;
-    let mut client = Client { stream: request.stream, gathered: HEAD.as_bytes().to_vec() };
+    let gathered = HEAD.as_bytes().to_vec();
+    let mut client = Client { stream: request.stream, gathered, limit: WRITE_TIMEOUT };
     if request.head.is_head() {
         return Ok(client.flush().is_ok());
     }
@@ -56,6 +59,8 @@ pub fn serve(source: &HubSource, request: EventStream<'_>) -> Result<bool, Reply
 struct Client {
     stream: Arc<TcpStream>,
     gathered: Vec<u8>,
+    /// For each [`GATHER`] bytes.
+    limit: Duration,
 }
 
 impl Client {
@@ -119,8 +124,8 @@ impl Sink for Client {
         if self.gathered.is_empty() {
             return Ok(());
         }
-        // The socket has a write timeout: a client that takes nothing for that long has lagged.
-        (&*self.stream).write_all(&self.gathered)?;
+        // A client that takes nothing for that long has lagged, and so has one that takes byte by byte.
+        write_within(&*self.stream, &self.gathered, GATHER, self.limit)?;
         self.gathered.clear();
         if self.gathered.capacity() > 4 * GATHER {
             self.gathered = Vec::new();
@@ -143,6 +148,8 @@ mod tests {
     use std::io::Read;
     use std::net::TcpListener;
 
+    use rustix::net::sockopt;
+
     use super::*;
 
     #[test]
@@ -150,7 +157,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let stream = Arc::new(listener.accept().unwrap().0);
-        let mut client = Client { stream, gathered: Vec::new() };
+        let mut client = Client { stream, gathered: Vec::new(), limit: WRITE_TIMEOUT };
         assert!(client.flush_now().unwrap(), "nothing is left of nothing");
         let mut seq = 0;
         let expected = loop {
@@ -172,5 +179,34 @@ mod tests {
             assert!(event.starts_with(&format!("id: {seq}\nevent: x\ndata: y")), "{seq}");
         }
         assert_eq!(all.matches('y').count(), expected);
+    }
+
+    #[test]
+    fn a_client_that_takes_a_little_now_and_then_has_lagged() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // What is on the way is little as well, so that each little that is taken lets something be written.
+        sockopt::set_socket_recv_buffer_size(&listener, 4096).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        sockopt::set_socket_send_buffer_size(&stream, 16 * 1024).unwrap();
+        let mut reader = listener.accept().unwrap().0;
+        let limit = Duration::from_millis(300);
+        stream.set_write_timeout(Some(limit)).unwrap();
+        let mut client = Client { stream: Arc::new(stream), gathered: vec![b'x'; 10 * GATHER], limit };
+        let (lagged, noticed) = crossbeam_channel::bounded::<()>(0);
+        let reading = crate::threads::spawn_contained("test-reader", move || {
+            // Much less than the limit allows; once everything is written or given up, the rest at once.
+            while noticed.recv_timeout(Duration::from_millis(10)).is_err_and(|end| end.is_timeout()) {
+                if reader.read(&mut [0; 1024]).unwrap_or(0) == 0 {
+                    return;
+                }
+            }
+        })
+        .unwrap();
+        // Goes first when an assertion fails, so that the reader ends.
+        let lagged = lagged;
+        let error = client.flush().unwrap_err();
+        assert!(Client::is_stalled(&error), "{error}");
+        drop(lagged);
+        reading.join();
     }
 }
