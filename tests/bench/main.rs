@@ -28,6 +28,8 @@ mod real_codex;
 mod relay;
 mod report;
 mod scenarios;
+#[path = "../it/skipped.rs"]
+mod skipped;
 
 use report::Report;
 

@@ -221,11 +221,8 @@ fn kills_at_random_moments_lose_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
 fn a_death_at_any_step_of_a_save_is_survived() {
-    if !cfg!(debug_assertions) {
-        eprintln!("SKIPPED: only a debug build has faults on demand");
-        return;
-    }
     let mut deaths = 0;
     for (fault, limit) in [
         ("half:log.write", 40),

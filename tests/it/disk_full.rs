@@ -17,6 +17,7 @@ use crate::DEADLINE;
 use crate::client::{Client, Stream};
 use crate::daemon::Daemon;
 use crate::log::{check_contiguous, new_session, on_disk, page, pages, turn, wait_for_turn, wait_until};
+use crate::skipped::skipped;
 
 /// How soon it must go on once it can.
 const RESUMES_WITHIN: Duration = Duration::from_secs(2);
@@ -196,11 +197,8 @@ fn a_stop_while_the_log_is_full_does_not_hang() {
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
 fn a_start_on_a_full_disk_fails_and_says_why() {
-    if !cfg!(debug_assertions) {
-        eprintln!("SKIPPED: only a debug build has faults on demand");
-        return;
-    }
     let ended =
         Daemon::builder().env("CODEXD_FAULT", "fail:log.write:1").try_start().err().expect("no start");
     assert_eq!(ended.status.code(), Some(1));
@@ -208,11 +206,8 @@ fn a_start_on_a_full_disk_fails_and_says_why() {
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
 fn an_input_output_error_is_a_full_disk_without_end() {
-    if !cfg!(debug_assertions) {
-        eprintln!("SKIPPED: only a debug build has faults on demand");
-        return;
-    }
     let mut daemon = Daemon::builder().env("CODEXD_FAULT", "fail:log.write:8").start();
     let client = daemon.client();
     let stream = Stream::open(&format!("{}?after=0", daemon.ws_url()));
@@ -234,11 +229,8 @@ fn an_input_output_error_is_a_full_disk_without_end() {
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
 fn a_call_that_is_under_way_is_refused_soon_as_well() {
-    if !cfg!(debug_assertions) {
-        eprintln!("SKIPPED: only a debug build has faults on demand");
-        return;
-    }
     // The write that fails is of the other session's words, and the answers to some of the calls stand behind them.
     let mut daemon = Daemon::builder().env("CODEXD_FAULT", "fail:log.write:60").start();
     let client = daemon.client();
@@ -258,7 +250,6 @@ fn a_call_that_is_under_way_is_refused_soon_as_well() {
         let callers: Vec<_> = (0..8).map(|_| scope.spawn(|| refused_in(&daemon.client()))).collect();
         for caller in callers {
             let took = caller.join().unwrap();
-            eprintln!("refused in {took:?}");
             assert!(took < Duration::from_secs(30), "at the deadline of a minute: {took:?}");
         }
     });
@@ -266,11 +257,8 @@ fn a_call_that_is_under_way_is_refused_soon_as_well() {
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
 fn a_failed_fsync_ends_the_daemon() {
-    if !cfg!(debug_assertions) {
-        eprintln!("SKIPPED: only a debug build has faults on demand");
-        return;
-    }
     for sync in ["--sync=always", "--sync=interval"] {
         let mut running = Daemon::builder().flags(&[sync]).env("CODEXD_FAULT", "fail:log.sync:8").start();
         let mut created = 0;
@@ -329,8 +317,7 @@ fn a_file_system_without_space() {
     daemon.stop();
     let logs = daemon.log("").parent().unwrap().to_owned();
     let Some(_tmpfs) = Tmpfs::mount(&logs, "24m") else {
-        eprintln!("SKIPPED a_file_system_without_space: no permission to mount a tmpfs");
-        return;
+        return skipped("a_file_system_without_space", "no permission to mount a tmpfs");
     };
     daemon.restart();
     let client = daemon.client();
@@ -394,8 +381,7 @@ fn folders_nobody_may_write_to() {
     for name in ["logs", "state"] {
         let folder = if name == "logs" { daemon.log("") } else { daemon.state("") };
         let Some(guard) = ReadOnly::make(&folder) else {
-            eprintln!("SKIPPED folders_nobody_may_write_to: this file system has no immutable folders");
-            return;
+            return skipped("folders_nobody_may_write_to", "this file system has no immutable folders");
         };
         let running = turn(&client, &session, "say 200 words");
         if name == "logs" {

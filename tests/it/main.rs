@@ -87,6 +87,7 @@ mod schema_events;
 mod schema_record;
 mod schema_requests;
 mod service;
+mod skipped;
 mod sse;
 mod status_now;
 mod strange_servers;

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::client::Client;
 use crate::daemon::Daemon;
+use crate::skipped::skipped;
 
 /// Samples by name and label as they stand in the text, `name` or `name{key="value"}`.
 type Samples = BTreeMap<String, f64>;
@@ -220,9 +221,7 @@ fn promtool_or_skip(test: &str) -> Option<Command> {
         command.current_dir(env!("CARGO_MANIFEST_DIR")).stdout(Stdio::piped()).stderr(Stdio::piped());
         return Some(command);
     }
-    // Not eprintln: the test runner would swallow it.
-    let _ =
-        writeln!(std::io::stderr(), "SKIPPED {test} (no promtool; Debian has it in the package prometheus)");
+    skipped(test, "no promtool; Debian has it in the package prometheus");
     None
 }
 

@@ -17,6 +17,7 @@ use crate::model_server::ModelServer;
 use crate::processes::Process;
 use crate::real_codex::{CodexHome, real_codex_or_skip};
 use crate::run_bench;
+use crate::skipped::skipped;
 
 /// How long a whole scenario may take; a browser on a busy machine is slow.
 const SCENARIO: Duration = Duration::from_secs(180);
@@ -63,10 +64,8 @@ fn has_node() -> Result<(), String> {
 }
 
 fn skip(test: &str, why: &str) {
-    let line = format!("SKIPPED {test} ({why}; run tests/install-browser.sh)");
-    assert!(std::env::var_os("CODEXD_REQUIRE_BROWSER").is_none_or(|value| value != "1"), "{line}");
-    // Not eprintln: the test runner would swallow it.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    assert!(std::env::var_os("CODEXD_REQUIRE_BROWSER").is_none_or(|value| value != "1"), "{test}: {why}");
+    skipped(test, &format!("{why}; run tests/install-browser.sh"));
 }
 
 macro_rules! browser_or_skip {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::model_server::ModelServer;
+use crate::skipped::skipped;
 
 /// An installed Codex.
 pub(crate) struct RealCodex {
@@ -87,10 +88,8 @@ fn native_of(wrapper: &Path) -> Option<PathBuf> {
 /// Says that a test is skipped, or fails it when it may not be.
 pub(crate) fn skip(test: &str) {
     let why = RealCodex::look().err().unwrap_or_default();
-    let line = format!("SKIPPED {test} (no real Codex: {why}; run tests/install-codex.sh)");
-    assert!(std::env::var_os("CODEXD_REQUIRE_CODEX").is_none_or(|value| value != "1"), "{line}");
-    // Not eprintln: the test runner would swallow it.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    assert!(std::env::var_os("CODEXD_REQUIRE_CODEX").is_none_or(|value| value != "1"), "{test}: {why}");
+    skipped(test, &format!("no real Codex: {why}; run tests/install-codex.sh"));
 }
 
 /// The real Codex, or the end of the test.

@@ -292,11 +292,8 @@ fn numbers_go_on_from_the_last_start_when_log_and_recent_events_are_lost() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "what a process has read is told by Linux only")]
 fn a_start_reads_the_tail_and_not_the_log() {
-    if !cfg!(target_os = "linux") {
-        eprintln!("SKIPPED: what a process has read is told by Linux only");
-        return;
-    }
     let (mut daemon, _) = with_sessions(&["--max-log-bytes=0"]);
     let first = on_disk(&daemon).len() as u64 + 1;
     let log = fs::OpenOptions::new().append(true).open(daemon.log("events.jsonl")).unwrap();
@@ -399,11 +396,8 @@ fn a_cache_of_no_events_is_empty() {
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
 fn a_clock_that_jumps_touches_neither_seq_nor_deadlines() {
-    if !cfg!(debug_assertions) {
-        eprintln!("SKIPPED: only a debug build has faults on demand");
-        return;
-    }
     let mut daemon = Daemon::builder().env("CODEXD_FAULT", "clock:jump").start();
     let client = daemon.client();
     let stream = daemon.stream();

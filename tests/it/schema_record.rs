@@ -1,9 +1,8 @@
 //! The recorded protocol is that of the Codex that is installed.
 
-use std::io::Write;
-
 use crate::real_codex::real_codex_or_skip;
 use crate::schema::Protocol;
+use crate::skipped::skipped;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schema/protocol.json");
 
@@ -20,14 +19,14 @@ fn the_recorded_schema_is_that_of_the_installed_codex() {
     }
     let recorded = Protocol::recorded();
     if recorded.version != installed.version {
-        // Not eprintln: the test runner would swallow it.
         let (recorded, installed) = (recorded.version, installed.version);
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED the_recorded_schema_is_that_of_the_installed_codex (recorded is Codex {recorded}, installed is \
-             {installed}; CODEXD_BLESS=1 cargo test --test it schema_record records it)"
+        return skipped(
+            "the_recorded_schema_is_that_of_the_installed_codex",
+            &format!(
+                "recorded is Codex {recorded}, installed is {installed}; CODEXD_BLESS=1 cargo test --test it \
+                 schema_record records it"
+            ),
         );
-        return;
     }
     let differ: Vec<&str> =
         new.lines().filter(|line| !old.lines().any(|old| old == *line)).take(20).collect();

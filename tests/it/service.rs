@@ -13,6 +13,7 @@ use codexd::cli::config_of;
 use codexd::cli::service::{Manager, Plan};
 
 use crate::cli_support::{Ran, command};
+use crate::skipped::skipped;
 
 /// What no shell, unit or XML file takes as it is.
 const AWKWARD: &str = "/srv/a b/100% \"q\" 'r' \\s $HOME <&> ä";
@@ -117,11 +118,6 @@ fn a_value_that_no_unit_can_hold_is_refused() {
     assert!(Manager::Launchd.render(&plan).is_ok());
 }
 
-fn skip(test: &str, why: &str) {
-    // Not eprintln: the test runner would swallow it.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test} ({why})");
-}
-
 /// The unit with a program that exists, because that is checked too.
 fn verify(unit: &str) -> Option<String> {
     let folder = tempfile::tempdir().unwrap();
@@ -145,7 +141,7 @@ fn systemd_has_nothing_to_say_of_the_unit() {
     let plan = Plan { program: program.to_str().unwrap().to_owned(), ..awkward() };
     let unit = Manager::Systemd.render(&plan).unwrap();
     let Some(said) = verify(&unit) else {
-        return skip(
+        return skipped(
             "systemd_has_nothing_to_say_of_the_unit",
             "no systemd-analyze; Debian has it in systemd",
         );
@@ -176,7 +172,7 @@ fn a_reader_of_property_lists_finds_what_was_meant() {
             .stderr(Stdio::piped())
             .spawn();
         let Ok(mut python) = python else {
-            return skip("a_reader_of_property_lists_finds_what_was_meant", "no python3");
+            return skipped("a_reader_of_property_lists_finds_what_was_meant", "no python3");
         };
         python.stdin.take().unwrap().write_all(unit.as_bytes()).unwrap();
         let output = python.wait_with_output().unwrap();

@@ -56,7 +56,6 @@ fn a_crash_is_told_and_every_active_session_is_loaded_again_at_once() {
         talk(&client, &stream, id, "say 1 words");
     }
     let fresh = look(&client, &ids[5])["threadId"].clone();
-    // Not yet built as a route of its own: closed in the registry is what counts.
     let running = turn(&client, &ids[0], "hang:");
     about(&stream, "turn.accepted", &ids[0], 0);
     stream
