@@ -128,24 +128,35 @@ fn a_thread_that_cannot_be_resumed_costs_no_session() {
     daemon.stop();
 }
 
+/// Bytes in a process's standard input that it has not read yet.
+fn unread_input(pid: &Value) -> u64 {
+    let input = std::fs::File::open(format!("/proc/{pid}/fd/0")).unwrap();
+    rustix::io::ioctl_fionread(input).unwrap()
+}
+
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "what a process has not read is told by Linux only")]
 fn a_turn_on_its_way_when_the_child_dies_is_sent_again_only_if_it_was_not_taken() {
     let (builder, _threads) = on_stub(&[]);
     let mut daemon = builder.start();
     let (client, stream) = (daemon.client(), daemon.stream());
-    let id = session(&client, &json!({}));
-    let posted = |prompt: &str| {
-        let (client, id, prompt) = (client.clone(), id.clone(), prompt.to_owned());
+    let (id, other) = (session(&client, &json!({})), session(&client, &json!({})));
+    let posted_to = |id: &str, prompt: &str| {
+        let (client, id, prompt) = (client.clone(), id.to_owned(), prompt.to_owned());
         thread::Builder::new().name("post".into()).spawn(move || post_turn(&client, &id, &prompt)).unwrap()
     };
-    // It reads nothing any more: what is sent to it is lost with it.
+    let posted = |prompt: &str| posted_to(&id, prompt);
+    // It takes one more line, does nothing with it, and reads nothing any more: what is sent to it is lost with it.
     talk(&client, &stream, &id, "deaf:");
-    let lost = posted("say 1 words");
-    thread::park_timeout(Duration::from_millis(200));
-    kill(&child(&client)["pid"]);
-    let answer = lost.join().unwrap();
-    assert_eq!(answer.status, 202, "{}", answer.text());
-    assert_eq!(ended(&stream, answer.json()["data"]["turnId"].as_str().unwrap()), "completed");
+    let lost = [posted_to(&id, "say 1 words"), posted_to(&other, "say 1 words")];
+    let pid = child(&client)["pid"].clone();
+    until("a request that it does not read", DEADLINE, || (unread_input(&pid) > 0).then_some(()));
+    kill(&pid);
+    for lost in lost {
+        let answer = lost.join().unwrap();
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        assert_eq!(ended(&stream, answer.json()["data"]["turnId"].as_str().unwrap()), "completed");
+    }
 
     // It answers nothing any more, but does what it is asked.
     talk(&client, &stream, &id, "mute:");
