@@ -8,18 +8,24 @@ use std::path::Path;
 use super::UsageError;
 use super::flags::{FLAGS, Flag};
 use super::low::{Env, Given};
+use crate::config::Config;
 use crate::model::preview;
 
-/// Refuses a repository root that was given and is no folder; by default it is the current one, which is there.
+/// Refuses a repository root, and a working directory of the child, that was given and is no folder; by default both are
+/// the current one, which is there.
 ///
 /// # Errors
 /// Naming the flag or the variable it came from.
-pub fn check_repo_root(repo_root: &Path, given: &Given, env: &Env<'_>) -> Result<(), UsageError> {
-    let Some(flag) = FLAGS.iter().find(|flag: &&Flag| flag.name == "repo-root") else { return Ok(()) };
-    match flag.setting(given, env)? {
-        Some(setting) => check(&setting.name(flag), repo_root),
-        None => Ok(()),
+pub fn check_working(config: &Config, given: &Given, env: &Env<'_>) -> Result<(), UsageError> {
+    for (name, folder) in [("repo-root", &config.paths.repo_root), ("server-cwd", &config.server.cwd)] {
+        let flag = FLAGS.iter().find(|flag: &&Flag| flag.name == name);
+        if let Some(flag) = flag
+            && let Some(setting) = flag.setting(given, env)?
+        {
+            check(&setting.name(flag), folder)?;
+        }
     }
+    Ok(())
 }
 
 /// Refuses what is known not to be a folder. What cannot be looked at may be one, for whoever works there.

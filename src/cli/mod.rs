@@ -152,7 +152,7 @@ fn settle(command: &Command) -> Result<(Config, LowArgs), ExitCode> {
         ));
     }
     if works_there(command) {
-        folder::check_repo_root(&config.paths.repo_root, &command.given, &|name| std::env::var_os(name))
+        folder::check_working(&config, &command.given, &|name| std::env::var_os(name))
             .map_err(|error| refuse(&error))?;
     }
     match command.action {

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::http::front_door::{Bound, FrontDoor};
 use crate::os::socket;
 use crate::store::lock::{self, Lock, LockError};
+use crate::store::token;
 
 /// How long a port that is taken may be another start's that has not come to its lock yet: elsewhere than on Linux, where
 /// whoever has the port has the lock.
@@ -32,19 +33,30 @@ pub(super) fn locks_and_port(config: &Config) -> Result<(Locks, Bound), Error> {
     let (paths, address) = (&config.paths, config.service.local_api_base.address);
     let of_state = (paths.lock(), "--state-dir");
     let of_log = (paths.log_lock(), "--logs-dir");
+    let held = || is_held(&of_state).or_else(|| is_held(&of_log));
     if !paths.state_dir.is_dir() || !paths.logs_dir.is_dir() {
-        let held = || is_held(&of_state).or_else(|| is_held(&of_log));
         let refusal = match socket::could_listen(address) {
             Ok(()) => held().map(Error::Lock),
             Err(source) => Some(within(held).map_or(Error::Bind { address, source }, Error::Lock)),
         };
         refusal.map_or(Ok(()), Err)?;
     }
+    if let Err(wrong) = usable_token(config) {
+        return Err(held().map_or(wrong, Error::Lock));
+    }
     private_folder(&paths.state_dir)?;
     let state = lock::acquire(&of_state.0, of_state.1)?;
     private_folder(&paths.logs_dir)?;
     let log = lock::acquire(&of_log.0, of_log.1)?;
     Ok((Locks { _state: state, _log: log }, bind(address)?))
+}
+
+/// A token file that is there must be one; a missing one is made once the folders are ours.
+fn usable_token(config: &Config) -> Result<(), Error> {
+    match &config.service.token_file {
+        Some(file) if file.exists() => Ok(token::read(file).map(drop)?),
+        _ => Ok(()),
+    }
 }
 
 /// Whether another daemon holds that lock, of the folder that the flag names. Changes nothing.

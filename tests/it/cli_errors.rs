@@ -190,6 +190,10 @@ fn a_repository_that_is_no_folder_is_not_made() {
             assert_refused(&by_variable.into(), &missing("BAA_CODEXD_REPO_ROOT"));
         }
     }
+    let elsewhere =
+        ["start", "--run-once", "--server-cwd", "nowhere", "--local-api-base", "http://127.0.0.1:0"];
+    let ran = command(elsewhere).current_dir(parent.path()).output().unwrap();
+    assert_refused(&ran.into(), &missing("--server-cwd"));
     for verb in ["ask", "run"] {
         for (cwd, message) in [("nowhere", missing("--cwd")), ("file", no_folder("--cwd"))] {
             let mut command = command([verb, "hi", "--cwd", cwd, "--local-api-base", "http://127.0.0.1:9"]);
@@ -202,6 +206,20 @@ fn a_repository_that_is_no_folder_is_not_made() {
     // Who only looks is told the defaults.
     let status = codexd(&["status", "--repo-root", nowhere.to_str().unwrap()]);
     assert_eq!((status.code, status.stderr.as_str()), (0, ""), "{}", status.stdout);
+}
+
+#[test]
+fn a_token_file_that_is_none_is_found_before_anything_is_made() {
+    let parent = tempfile::tempdir().unwrap();
+    let token = parent.path().join("token");
+    std::fs::File::create(&token).unwrap();
+    let words = ["start", "--run-once", "--token-file", "token", "--local-api-base", "http://127.0.0.1:0"];
+    let ran: Ran = command(words).current_dir(parent.path()).output().unwrap().into();
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("cannot use the token file"), "{ran:?}");
+    let left: Vec<_> =
+        std::fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["token"]);
 }
 
 /// Without a daemon: it is not asked for anything before the prompt is known to be one.
