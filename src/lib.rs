@@ -48,7 +48,9 @@
 //! 7. **Backpressure goes to the child.** Every queue between its stdout and the disk is bounded; nothing is dropped.
 //! 8. **The cost of an event does not grow** with sessions, runs, cached events or the log. A page of the log is found by
 //!    binary search over its bytes ([`store::segments::locate`]): there is no index to build, to keep or to get wrong.
-//! 9. **No orphans.** Every process is started in a group of its own, marked, and ended with its whole tree.
+//! 9. **No orphans.** Every process is started in a group of its own, marked, and ended with its whole tree. What leaves
+//!    the group and clears its environment is found as long as the daemon lives, for it adopts it (Linux; not where it
+//!    adopts others' orphans too, as process 1 does). After a `kill -9` nothing tells such a process from a stranger.
 //! 10. **Nothing reaches a handler** before [`http::guard`] and the framing checks have passed it.
 //! 11. **No cycle in waiting**: http worker → app-server call → reader → hub → disk. The hub waits for its inbox and the
 //!     disk only.

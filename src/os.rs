@@ -6,6 +6,7 @@ pub mod peer;
 pub mod signals;
 pub mod socket;
 
+use std::cmp::Ordering;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command};
@@ -164,6 +165,8 @@ pub struct Listed {
     pub parent: i32,
     /// Its group's.
     pub group: i32,
+    /// Its session's.
+    pub session: i32,
     /// When it started, in a form that is equal only for the same process (Linux: clock ticks since boot).
     pub started: String,
     /// Whether it has ended and waits to be reaped.
@@ -191,6 +194,12 @@ pub fn list() -> Vec<Listed> {
     return ps(&["-A"]);
 }
 
+/// Which of two [`Listed::started`] of one boot was first; `None` where they cannot be compared.
+pub fn compare_started(one: &str, other: &str) -> Option<Ordering> {
+    let ticks = |started: &str| if cfg!(target_os = "linux") { started.parse::<u64>().ok() } else { None };
+    Some(ticks(one)?.cmp(&ticks(other)?))
+}
+
 /// The descendants of a process among those listed, children before grandchildren.
 pub fn descendants(of: i32, listed: &[Listed]) -> Vec<Listed> {
     let mut found: Vec<Listed> = Vec::new();
@@ -215,9 +224,10 @@ fn listed_in_proc(pid: i32) -> Option<Listed> {
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
-    // The start time is field 22; group was field 5.
-    let started = fields.nth(16)?.to_owned();
-    Some(Listed { pid, parent, group, started, zombie: state == "Z" || state == "X" })
+    let session = fields.next()?.parse().ok()?;
+    // The start time is field 22; session was field 6.
+    let started = fields.nth(15)?.to_owned();
+    Some(Listed { pid, parent, group, session, started, zombie: state == "Z" || state == "X" })
 }
 
 /// A file of `/proc/PID`. They have no size, so [`std::fs::read`] would begin with 32 bytes and double: five calls of the
@@ -239,10 +249,13 @@ fn ps(which: &[&str]) -> Vec<Listed> {
     text.lines()
         .filter_map(|line| {
             let mut fields = line.split_ascii_whitespace();
+            let pid = fields.next()?.parse().ok()?;
             Some(Listed {
-                pid: fields.next()?.parse().ok()?,
+                pid,
                 parent: fields.next()?.parse().ok()?,
                 group: fields.next()?.parse().ok()?,
+                // What ps(1) calls a session there is an address.
+                session: rustix::process::getsid(Pid::from_raw(pid)).map_or(0, Pid::as_raw_pid),
                 zombie: fields.next()?.starts_with('Z'),
                 started: fields.collect::<Vec<_>>().join(" "),
             })
@@ -376,6 +389,8 @@ mod tests {
         let found = look_up(pid).unwrap();
         assert_eq!(found.parent, own);
         assert_eq!(found.group, found.pid);
+        let session = rustix::process::getsid(None).unwrap().as_raw_pid();
+        assert_eq!(found.session, session);
         assert!(!found.zombie);
         signal_group(pid, Signal::KILL).unwrap();
         wait_ended(pid).unwrap();

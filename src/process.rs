@@ -4,6 +4,7 @@
 //! [`Ledger::spawn`](ledger::Ledger::spawn) is how the daemon starts one: on disk before it runs, so that the next life
 //! finds what this one could not end ([`orphans`]).
 
+mod kinship;
 pub mod ledger;
 pub mod orphans;
 

@@ -50,6 +50,9 @@ pub struct Entry {
     pub start_time: String,
     /// Its group.
     pub group: i32,
+    /// The session it was started in; `None` in what older versions wrote.
+    #[serde(default)]
+    pub session: Option<i32>,
     /// What it is for.
     pub purpose: Purpose,
     /// Which life of the child it is, or which run.
@@ -216,6 +219,7 @@ impl Ledger {
             start_time: listed.started,
             // It has made the group already; it leads it.
             group: listed.pid,
+            session: Some(listed.session),
             purpose,
             owner,
             mark,

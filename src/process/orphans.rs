@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, getpid};
 use signal_hook::consts::SIGCHLD;
 use signal_hook::iterator::{Handle, Signals};
 
+use super::kinship::{self, Kinship};
 use super::ledger::{self, Entry, Ledger, Leftovers};
 use super::{MARK, kill_verified, spawned, spawning};
 use crate::os::{self, Listed};
@@ -43,7 +44,8 @@ pub struct Reaped {
 }
 
 /// Ends what an earlier life of this daemon has left, and takes it off the record: processes on record that still have
-/// the start time on record, their groups and descendants, and (Linux) whatever carries a mark of this daemon. What
+/// the start time on record, their groups and descendants, what is left of the group of one that is gone, and (Linux)
+/// whatever carries a mark of this daemon. What
 /// belongs to a daemon that runs is left alone (the state folder may be a copy), and so is this process with all its
 /// ancestors (whoever is told by Codex to start the daemon anew is marked too).
 pub fn reap(ledger: &Ledger, leftovers: &Leftovers) -> Vec<Reaped> {
@@ -85,10 +87,13 @@ pub fn reap(ledger: &Ledger, leftovers: &Leftovers) -> Vec<Reaped> {
             pause();
         }
     }
+    let listed = os::list();
     let there = |entry: &&Entry| {
-        Pid::from_raw(entry.pid)
-            .and_then(os::look_up)
-            .is_some_and(|listed| listed.started == entry.start_time && !listed.zombie)
+        let leader = |process: &Listed| process.pid == entry.pid && process.started == entry.start_time;
+        match listed.iter().find(|process| leader(process)) {
+            Some(leader) => !leader.zombie,
+            None => members_left(entry, &listed),
+        }
     };
     let still_there: Vec<Entry> =
         leftovers.entries.iter().filter(|entry| entry.boot == boot).filter(there).cloned().collect();
@@ -96,6 +101,23 @@ pub fn reap(ledger: &Ledger, leftovers: &Leftovers) -> Vec<Reaped> {
         warn!("processes that are gone stay on record: {error}");
     }
     reaped
+}
+
+/// Whether the group on record has members that may be the process's on record, which is gone. Those of which that cannot
+/// be told are named in a warning.
+fn members_left(entry: &Entry, listed: &[Listed]) -> bool {
+    let members: Vec<(&Listed, Kinship)> =
+        kinship::of_group(entry, listed).filter(|(_, kinship)| *kinship != Kinship::Stranger).collect();
+    let unknown = members.iter().filter(|(_, kinship)| *kinship == Kinship::Unknown);
+    let unknown: Vec<i32> = unknown.map(|(process, _)| process.pid).collect();
+    if !unknown.is_empty() && !entry.daemon.is_alive() {
+        let (purpose, group) = (entry.purpose.as_str(), entry.group);
+        warn!(
+            "processes {unknown:?} are of the group of {purpose} process {group}, which an earlier life has left, or somebody \
+             else's by now: they are let alone"
+        );
+    }
+    !members.is_empty()
 }
 
 /// The processes among those listed that an earlier life has left.
@@ -119,7 +141,11 @@ fn left(ledger: &Ledger, entries: &[&Entry], listed: &[Listed]) -> Vec<(Listed, 
         let Some(leader) =
             listed.iter().find(|process| process.pid == entry.pid && process.started == entry.start_time)
         else {
-            // Gone; its group's number may be another's by now.
+            for (process, kinship) in kinship::of_group(entry, listed) {
+                if kinship == Kinship::Descendant {
+                    take(process, Some(entry), false);
+                }
+            }
             continue;
         };
         take(leader, Some(entry), true);
@@ -311,7 +337,7 @@ mod tests {
     const OWN: i32 = 100;
 
     fn process(pid: i32, parent: i32, group: i32) -> Listed {
-        Listed { pid, parent, group, started: format!("{pid}0"), zombie: false }
+        Listed { pid, parent, group, session: 1, started: format!("{pid}0"), zombie: false }
     }
 
     /// This process, what it has started, one adopted process with a child, and one in its own group.

@@ -322,6 +322,65 @@ fn the_next_start_ends_what_a_killed_daemon_has_left() {
     }
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn what_has_cleared_its_environment_is_known_by_the_group_of_a_child_that_is_gone() {
+    let mut daemon = Daemon::builder().start();
+    let mut group = on_record(&daemon).remove(0);
+    daemon.stop();
+    // A group as the child would leave it, and nobody but this test can say when its leader is gone.
+    let hidden = Hidden::new();
+    let script = format!("{} read line", hidden.script().replace("setsid ", ""));
+    let mut leader = Process::spawn(
+        std::process::Command::new("sh").args(["-c", &script]).stdin(std::process::Stdio::piped()),
+    );
+    hidden.wait();
+    let look = |pid: Pid| codexd::os::look_up(pid).filter(|listed| !listed.zombie);
+    let listed = look(Pid::from_raw(i32::try_from(leader.pid()).unwrap()).unwrap()).unwrap();
+    assert_eq!(group["session"], listed.session, "of one session are the test, its daemons and this");
+    (group["pid"], group["group"]) = (json!(listed.pid), json!(listed.pid));
+    group["startTime"] = json!(listed.started);
+    drop(leader.child().stdin.take());
+    assert!(leader.wait(DEADLINE).is_some());
+    let left = hidden.pids();
+    let gone = |pid: &Pid| look(*pid).is_none();
+    let parent = look(left[0]).and_then(|left| look(Pid::from_raw(left.parent)?));
+    if parent.is_some_and(|parent| parent.pid != 1 && parent.session == listed.session) {
+        println!("skipped: who adopts orphans here may be a shell as well");
+        return;
+    }
+
+    // An entry of an older version names no session: whose it is remains open, and so does the entry.
+    let mut older = group.clone();
+    older["session"] = Value::Null;
+    forge(&daemon, &[older.clone()]);
+    daemon.restart();
+    assert!(!gone(&left[0]));
+    assert!(on_record(&daemon).contains(&older));
+    assert!(daemon.stderr().contains("or somebody else's by now: they are let alone"), "{}", daemon.stderr());
+    daemon.stop();
+    assert_eq!(hidden.pids(), left, "an ordered stop ends its own");
+
+    // In another session the group's number is another's.
+    let mut elsewhere = group.clone();
+    elsewhere["session"] = json!(group["session"].as_i64().unwrap() + 1);
+    forge(&daemon, &[elsewhere]);
+    daemon.restart();
+    assert!(!gone(&left[0]));
+    assert_eq!(on_record(&daemon).len(), 1, "the new child's");
+    daemon.stop();
+
+    forge(&daemon, &[group]);
+    daemon.restart();
+    until("its end", GONE_WITHIN, || gone(&left[0]).then_some(()));
+    let reaped = daemon.log_events().into_iter().rfind(|event| event["type"] == "child.orphan.reaped");
+    let detail = reaped.expect("told")["detail"].take();
+    assert_eq!((pid(&detail["pid"]), &detail["purpose"]), (left[0], &json!("app-server")));
+    assert_eq!(on_record(&daemon).len(), 1, "the new child's");
+    daemon.stop();
+    assert!(!hidden.is_there());
+}
+
 /// The ledger of a daemon that is gone, with other entries.
 #[expect(clippy::disallowed_methods, reason = "a file of the test, not live state")]
 fn forge(daemon: &Daemon, entries: &[Value]) {
