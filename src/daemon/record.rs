@@ -49,7 +49,7 @@ pub(super) fn start(
         });
         draft_started(core, drafts, &config);
         for repair in &repairs {
-            draft_repaired(drafts, repair);
+            drafts.push_repaired(repair);
         }
         for reaped in &reaped {
             draft_reaped(drafts, reaped);
@@ -80,18 +80,6 @@ fn draft_started(core: &Core, drafts: &mut Drafts, config: &Config) {
         Some(&detail),
         Subject::default(),
         Some(Change::Identity(Box::new(identity.clone()))),
-    );
-}
-
-fn draft_repaired(drafts: &mut Drafts, repair: &Repair) {
-    let file = repair.file.display().to_string();
-    let kept_as = repair.kept_as.as_ref().map(|path| path.display().to_string());
-    drafts.push(
-        EventType::StoreRepaired,
-        format_args!("Repaired {file}: {}.", repair.problem),
-        Some(&serde_json::json!({ "file": file, "keptAs": kept_as, "problem": repair.problem })),
-        Subject::default(),
-        None,
     );
 }
 

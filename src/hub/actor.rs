@@ -135,6 +135,8 @@ impl Actor {
                         self.core.unsaved = Some(reason);
                     }
                 }
+                // It comes after events, and not with each.
+                self.core.look_after_log();
             }
             // The persister is at rest, most likely, after an urgent job; that can be cut short once.
             Message::Started => (self.started, self.persister_idle) = (true, true),

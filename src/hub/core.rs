@@ -158,6 +158,31 @@ impl Core {
         self.stalled.as_ref().map(|stalled| stalled.since)
     }
 
+    /// Sees whether the log still has the name under which it is looked for, and tells what others did to its files. Until
+    /// it has, nothing is promised.
+    pub(super) fn look_after_log(&mut self) {
+        if self.stalled.is_some() {
+            // Retrying does it.
+            return;
+        }
+        if let Err(error) = self.put_log_back() {
+            return self.stall(None, &error, Instant::now());
+        }
+        let mut drafts = Drafts::new();
+        self.journal.take_repairs().iter().for_each(|repair| drafts.push_repaired(repair));
+        if !drafts.is_empty() {
+            self.commit(vec![drafts], Vec::new());
+        }
+    }
+
+    fn put_log_back(&mut self) -> io::Result<()> {
+        match self.journal.look_after() {
+            Ok(()) => Ok(()),
+            Err(AppendError::Write(error)) => Err(error),
+            Err(AppendError::Sync(error)) => super::actor::log_not_forced(&error),
+        }
+    }
+
     /// Events up to `seq` are in the state files.
     pub(super) fn persisted(&mut self, seq: u64) {
         self.journal.dispose_up_to(seq);
@@ -246,6 +271,9 @@ impl Core {
     /// Tries once more to log what the log did not take, and that it did not.
     pub(super) fn retry(&mut self) {
         let Some(Stalled { waiting, reason, since }) = self.stalled.take() else { return };
+        if let Err(error) = self.put_log_back() {
+            return self.stall(waiting, &error, since);
+        }
         if let Some(rendered) = waiting {
             self.render_lines(&rendered.batch);
             if let Err(error) = self.append(&rendered) {

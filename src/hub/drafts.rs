@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::batch::Subject;
 use super::change::Change;
 use crate::model::event::{EventType, Level};
+use crate::store::Repair;
 
 /// One draft; its text is the part of an event's JSON from `"level"` to the end of `"detail"`.
 #[derive(Debug)]
@@ -106,6 +107,19 @@ impl Drafts {
                 text.extend_from_slice(b"null");
             }
         });
+    }
+
+    /// Adds that something of the store was found damaged, and what was done about it.
+    pub fn push_repaired(&mut self, repair: &Repair) {
+        let file = repair.file.display().to_string();
+        let kept_as = repair.kept_as.as_ref().map(|path| path.display().to_string());
+        self.push(
+            EventType::StoreRepaired,
+            format_args!("Repaired {file}: {}.", repair.problem),
+            Some(&serde_json::json!({ "file": file, "keptAs": kept_as, "problem": repair.problem })),
+            Subject::default(),
+            None,
+        );
     }
 
     /// Adds an event whose detail's JSON `write_detail` appends itself: for text that is passed through untouched.

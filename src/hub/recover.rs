@@ -59,7 +59,9 @@ struct Applied {
 pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     let paths = &config.paths;
     let mut repairs = Vec::new();
-    files::remove_temporary(&paths.state_dir)?;
+    for folder in [&paths.state_dir, &paths.logs_dir] {
+        files::remove_temporary(folder)?;
+    }
     let run_registry = paths.run_registry();
     let read_runs = || {
         let mut repairs = Vec::new();

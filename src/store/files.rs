@@ -13,7 +13,8 @@ use crate::fault::{self, Point};
 use crate::model::json;
 use crate::model::record::Extra;
 
-const TEMPORARY: &str = ".codexd-";
+/// What the names of files begin with that are not whole yet.
+pub(super) const TEMPORARY: &str = ".codexd-";
 
 /// The contract's names for the list of a [`RegistryFile`].
 const REGISTRY_LISTS: &[&str] = &["sessions", "runs", "requests"];
@@ -185,7 +186,7 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Removes temporary files that a crash left in the state folder.
+/// Removes temporary files that a crash left in the folder.
 ///
 /// # Errors
 /// When the folder cannot be read.

@@ -8,11 +8,14 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{set_aside, sync_folder};
+use super::files::{self, sync_folder};
 use super::segments::{self, Segment};
 use super::{Repair, StoreError, tail};
 use crate::config::Sync;
 use crate::fault::{self, Point};
+
+/// Bytes copied at a time.
+const PIECE: u64 = 1024 * 1024;
 
 /// The log, open for appending. There is one in a process, owned by the hub.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub struct Journal {
     disposable: u64,
     /// What was finished last, until somebody takes it to force it to disk.
     unforced: Option<Finished>,
+    /// What others did to the files since somebody last took it.
+    repairs: Vec<Repair>,
 }
 
 /// A segment that was finished under [`Sync::Interval`]: the disk may not have all of it yet, nor its name.
@@ -129,6 +134,7 @@ impl Journal {
             unclean: false,
             disposable: 0,
             unforced: None,
+            repairs: Vec::new(),
         };
         Ok(Opened { journal, last_seq, repairs })
     }
@@ -216,18 +222,14 @@ impl Journal {
         }
         let old = self.folder.join(segments::finished_name(first_seq));
         fault::point(Point::LogRename)?;
-        if is_at(&old, &self.file)? {
-            // An earlier try has come so far.
-        } else {
+        if is_at(&self.path, &self.file)? {
             self.set_aside(&old)?;
             fs::rename(&self.path, &old)?;
+        } else if !is_at(&old, &self.file)? {
+            return self.begin_anew();
         }
-        fault::point(Point::LogOpen)?;
-        let fresh = open_append(&self.path).map_err(|error| error.source)?;
-        if self.limits.sync == Sync::Always {
-            sync_folder(&self.folder).map_err(AppendError::Sync)?;
-        }
-        let file = std::mem::replace(&mut self.file, Arc::new(fresh));
+        let fresh = self.open_next()?;
+        let file = std::mem::replace(&mut self.file, fresh);
         if self.limits.sync == Sync::Interval {
             self.unforced = Some(Finished { file, folder: self.folder.clone() });
         }
@@ -243,14 +245,81 @@ impl Journal {
         if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Ok(());
         }
-        let kept = set_aside(path)?;
-        log::warn!(
-            "{} was in the way of a segment of the event log; it is {} now",
-            path.display(),
-            kept.display()
-        );
+        let kept = files::set_aside(path)?;
         Arc::make_mut(&mut self.finished).retain(|segment| segment.path != path);
+        self.note(path, "it was in the way of a segment of the event log".to_owned(), Some(kept));
         Ok(())
+    }
+
+    fn note(&mut self, file: &Path, problem: String, kept_as: Option<PathBuf>) {
+        log::error!("{}: {problem}", file.display());
+        self.repairs.push(Repair { file: file.to_owned(), problem, kept_as });
+    }
+
+    /// Sees whether the file that is written is still the one of its name. Where somebody has removed, renamed or replaced
+    /// it, a new one is begun: what is appended to a file without a name is gone with the process. It costs two calls of
+    /// stat(2), and the same may be tried again after an error.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn look_after(&mut self) -> Result<(), AppendError> {
+        if is_at(&self.path, &self.file)? {
+            return Ok(());
+        }
+        let renamed_by_us = match self.first_seq {
+            Some(first_seq) => is_at(&self.folder.join(segments::finished_name(first_seq)), &self.file)?,
+            None => false,
+        };
+        if renamed_by_us { Ok(()) } else { self.begin_anew() }
+    }
+
+    /// What others did to the files, and what was done about it, since this was last asked for.
+    pub fn take_repairs(&mut self) -> Vec<Repair> {
+        std::mem::take(&mut self.repairs)
+    }
+
+    /// The file that is written has lost its name. What it held may have been removed on purpose, so only that is put back
+    /// which no state file has: it was acknowledged, and nothing else would tell of it.
+    fn begin_anew(&mut self) -> Result<(), AppendError> {
+        let from = segments::locate(&self.file, self.len, self.disposable + 1)?;
+        let mut fresh = tempfile::Builder::new().prefix(files::TEMPORARY).tempfile_in(&self.folder)?;
+        let mut at = from;
+        while at < self.len {
+            let bytes = segments::read_range(&self.file, at, self.len.min(at + PIECE))?;
+            fresh.write_all(&bytes)?;
+            at += PIECE;
+        }
+        let in_the_way =
+            fs::symlink_metadata(&self.path).is_ok_and(|found| !found.is_file() || found.len() > 0);
+        let kept_as = in_the_way.then(|| files::set_aside(&self.path)).transpose()?;
+        fresh.persist(&self.path).map_err(|error| error.error)?;
+        let file = self.open_next()?;
+        let len = file.metadata()?.len();
+        let first_seq = tail::first_seq(&file, len)?;
+        if self.limits.sync != Sync::Never {
+            file.sync_data().and_then(|()| sync_folder(&self.folder)).map_err(AppendError::Sync)?;
+        }
+        let lost = match self.first_seq.filter(|&first| first <= self.disposable && from > 0) {
+            Some(first) => {
+                format!("the events from seq {first} to {} are not in the log any more", self.disposable)
+            }
+            None => "it holds again what it held".to_owned(),
+        };
+        (self.file, self.len, self.first_seq, self.unclean) = (file, len, first_seq, false);
+        let path = self.path.clone();
+        let problem = format!("somebody removed, renamed or replaced it while it was written; {lost}");
+        self.note(&path, problem, kept_as);
+        Ok(())
+    }
+
+    /// The next file to write, under the name of the current segment.
+    fn open_next(&self) -> Result<Arc<File>, AppendError> {
+        fault::point(Point::LogOpen)?;
+        let fresh = open_append(&self.path).map_err(|error| error.source)?;
+        if self.limits.sync == Sync::Always {
+            sync_folder(&self.folder).map_err(AppendError::Sync)?;
+        }
+        Ok(Arc::new(fresh))
     }
 
     /// Retention. A segment whose events are not yet in the state files stays: with them it would take what was
@@ -296,111 +365,4 @@ fn open_append(path: &Path) -> Result<File, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limits(max_bytes: Option<u64>, keep: Option<usize>) -> Limits {
-        Limits { max_bytes, keep, sync: Sync::Never }
-    }
-
-    fn line(seq: u64) -> String {
-        format!("{{\"seq\":{seq},\"message\":\"event {seq}\"}}\n")
-    }
-
-    #[test]
-    fn with_an_interval_a_full_segment_is_left_to_others_to_force() {
-        for sync in [Sync::Interval, Sync::Always, Sync::Never] {
-            let folder = tempfile::tempdir().unwrap();
-            let limits = Limits { max_bytes: Some(1), keep: None, sync };
-            let mut journal = Journal::open(folder.path(), limits).unwrap().journal;
-            journal.append(b"{\"seq\":1}\n", 1).unwrap();
-            assert!(journal.take_finished().is_none());
-            journal.append(b"{\"seq\":2}\n", 2).unwrap();
-            let finished = journal.take_finished();
-            assert_eq!(finished.is_some(), sync == Sync::Interval, "{sync:?}");
-            if let Some(finished) = finished {
-                finished.force().unwrap();
-                assert_eq!(finished.file.metadata().unwrap().len(), 10);
-            }
-            assert!(journal.take_finished().is_none());
-        }
-    }
-
-    /// What the files of a folder hold, by name; of times in names only that there is one.
-    fn files(folder: &Path) -> Vec<(String, String)> {
-        let file = |entry: io::Result<fs::DirEntry>| {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            let words = name.split('.').map(|word| if word.len() == 13 { "TIME" } else { word });
-            (words.collect::<Vec<_>>().join("."), fs::read_to_string(&path).unwrap())
-        };
-        let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(file).collect();
-        files.sort();
-        files
-    }
-
-    fn named(files: &[(&str, &str)]) -> Vec<(String, String)> {
-        files.iter().map(|&(name, text)| (name.to_owned(), text.to_owned())).collect()
-    }
-
-    #[test]
-    fn a_segment_replaces_no_file() {
-        for known in [true, false] {
-            let folder = tempfile::tempdir().unwrap();
-            let put_there = || {
-                let path = folder.path().join("events.1.jsonl");
-                File::create(path).unwrap().write_all(b"precious").unwrap();
-            };
-            if known {
-                put_there();
-            }
-            let mut journal = Journal::open(folder.path(), limits(Some(1), None)).unwrap().journal;
-            if !known {
-                put_there();
-            }
-            for seq in 1..=2 {
-                journal.append(line(seq).as_bytes(), seq).unwrap();
-            }
-            let expected = named(&[
-                ("events.1.jsonl", &line(1)),
-                ("events.1.jsonl.TIME.damaged", "precious"),
-                ("events.jsonl", &line(2)),
-            ]);
-            assert_eq!(files(folder.path()), expected);
-            assert_eq!(*journal.view().finished, segments::finished(folder.path()).unwrap());
-        }
-    }
-
-    #[test]
-    fn a_new_segment_that_could_not_be_made_is_made_by_the_next_try() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), limits(Some(1), None)).unwrap().journal;
-        journal.append(line(1).as_bytes(), 1).unwrap();
-        // So far a try comes whose open(2) fails.
-        fs::rename(folder.path().join("events.jsonl"), folder.path().join("events.1.jsonl")).unwrap();
-        journal.append(line(2).as_bytes(), 2).unwrap();
-        let expected = named(&[("events.1.jsonl", &line(1)), ("events.jsonl", &line(2))]);
-        assert_eq!(files(folder.path()), expected);
-    }
-
-    #[test]
-    fn segments_rotate_and_old_ones_go() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), limits(Some(100), Some(2))).unwrap().journal;
-        for seq in 1..=50 {
-            journal.append(line(seq).as_bytes(), seq).unwrap();
-        }
-        assert_eq!(journal.oldest_seq(), Some(1), "what is in no state file stays");
-        journal.dispose_up_to(10);
-        let oldest = journal.oldest_seq().unwrap();
-        assert!((2..=11).contains(&oldest), "{oldest}");
-        journal.dispose_up_to(50);
-        let finished = segments::finished(folder.path()).unwrap();
-        assert_eq!(finished.len(), 2);
-        assert_eq!(*journal.view().finished, finished);
-        assert_eq!(journal.oldest_seq(), Some(finished[0].first_seq));
-        let reopened = Journal::open(folder.path(), limits(Some(100), Some(2))).unwrap();
-        assert_eq!(reopened.last_seq, 50);
-        assert_eq!(reopened.journal.oldest_seq(), journal.oldest_seq());
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::DEADLINE;
 use crate::client::Stream;
 use crate::daemon::Daemon;
-use crate::log::{check_contiguous, new_session, on_disk, page, pages, seq, turn, wait_for_turn};
+use crate::log::{check_contiguous, new_session, on_disk, page, pages, seq, turn, wait_for_turn, wait_until};
 
 #[expect(clippy::disallowed_methods, reason = "a damaged file is what the test makes")]
 fn damage(path: &std::path::Path, bytes: &[u8]) {
@@ -417,4 +417,51 @@ fn a_clock_that_jumps_touches_neither_seq_nor_deadlines() {
     daemon.restart();
     let listed = daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"].take();
     assert_eq!(listed.as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn a_log_taken_away_while_it_is_written_is_begun_anew_and_told() {
+    let mut daemon = Daemon::builder().start();
+    let path = daemon.log("events.jsonl");
+    let mut sessions = vec![new_session(&daemon.client())];
+    for take_away in [
+        (|path| fs::remove_file(path).unwrap()) as fn(&std::path::Path),
+        |path| fs::rename(path, path.with_file_name("elsewhere")).unwrap(),
+        |path| {
+            fs::remove_file(path).unwrap();
+            damage(path, b"somebody's own\n");
+        },
+    ] {
+        let (client, stream) = (daemon.client(), daemon.stream());
+        take_away(&path);
+        sessions.push(new_session(&client));
+        let told = stream.wait_for_type("store.repaired");
+        assert_eq!(told["detail"]["file"], path.display().to_string());
+        let problem = told["detail"]["problem"].as_str().unwrap();
+        wait_until("the line on standard error", || daemon.stderr().contains(problem));
+        let kept_as = told["detail"]["keptAs"].as_str();
+        assert!(kept_as.is_none_or(|kept| fs::read(kept).unwrap() == b"somebody's own\n"));
+
+        sessions.push(new_session(&client));
+        // What is on disk is all that there is, and readers are told what there is no more.
+        let shown = page(&client, "after=0");
+        let shown_events = shown["events"].as_array().unwrap();
+        let events = on_disk(&daemon);
+        check_contiguous(&events);
+        assert!(shown_events.contains(&told) && events.starts_with(shown_events));
+        let gap = seq(&events[0]) > 1;
+        assert_eq!(
+            shown["gap"],
+            if gap { json!({ "from": 1, "to": seq(&events[0]) - 1 }) } else { Value::Null }
+        );
+
+        // Nor is anything lost that was acknowledged.
+        daemon.kill();
+        daemon.restart();
+        check_contiguous(&on_disk(&daemon));
+        let listed = daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"].take();
+        let ids = |list: &[Value]| list.iter().map(|one| one["sessionId"].clone()).collect::<Vec<_>>();
+        assert_eq!(ids(listed.as_array().unwrap()), ids(&sessions));
+    }
+    daemon.stop();
 }
