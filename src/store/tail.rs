@@ -1,13 +1,14 @@
 //! What stands at the end of a log that is opened: a torn last line, damaged ones, and the last event.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::files::TEMPORARY;
 use super::segments::{self, Segment};
 use super::{Repair, StoreError};
+use crate::fault::{self, Point};
 
 /// Cuts a last line without newline off and keeps its bytes beside the log. It was never announced: log first. `next` is the
 /// seq that it had, or would have had.
@@ -19,14 +20,21 @@ pub(super) fn cut_torn_tail(
 ) -> Result<Repair, StoreError> {
     let whole = torn.start;
     let torn = segments::read_range(file, whole, torn.end).map_err(StoreError::at("cannot read", path))?;
-    let kept = broken_name(path.parent().unwrap_or(path), next);
-    let write = |kept: &Path| -> io::Result<()> {
-        let mut broken = OpenOptions::new().write(true).create_new(true).mode(0o600).open(kept)?;
-        broken.write_all(&torn)?;
-        broken.sync_data()
+    let folder = path.parent().unwrap_or(path);
+    // Under its name only once it is whole: a start that finds the disk full leaves nothing, however often it is tried.
+    let keep = || -> io::Result<PathBuf> {
+        let mut broken = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder)?;
+        fault::writing(Point::TailWrite, &torn, |torn| broken.write_all(torn))?;
+        broken.as_file().sync_data()?;
+        let kept = broken_name(folder, next);
+        broken.persist_noclobber(&kept).map_err(|error| error.error)?;
+        Ok(kept)
     };
-    write(&kept).map_err(StoreError::at("cannot write", &kept))?;
-    file.set_len(whole).map_err(StoreError::at("cannot cut", path))?;
+    let kept = keep().map_err(StoreError::at("cannot set aside the torn end of", path))?;
+    file.set_len(whole)
+        // It is still where it was.
+        .inspect_err(|_| drop(fs::remove_file(&kept)))
+        .map_err(StoreError::at("cannot cut", path))?;
     Ok(Repair {
         file: path.to_owned(),
         problem: format!("the last line was torn; its {} bytes were cut off", torn.len()),

@@ -406,3 +406,35 @@ fn folders_nobody_may_write_to() {
     daemon.stop();
     check_contiguous(&on_disk(&daemon));
 }
+
+#[test]
+fn a_torn_end_that_cannot_be_kept_leaves_nothing_however_often_it_is_tried() {
+    if !cfg!(debug_assertions) {
+        eprintln!("SKIPPED: only a debug build has faults on demand");
+        return;
+    }
+    let mut daemon = Daemon::builder().start();
+    daemon.stop();
+    let path = daemon.log("events.jsonl");
+    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"seq\":").unwrap();
+    let torn = fs::read(&path).unwrap();
+    let names = || {
+        let entries = fs::read_dir(path.parent().unwrap()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    for _ in 0..3 {
+        let failing = daemon.again().env("CODEXD_FAULT", "fail:tail.write:1");
+        let ended = failing.try_start().err().expect("no start");
+        let message = format!("codexd: cannot set aside the torn end of {}: ", path.display());
+        assert!(ended.stderr.contains(&message), "{}", ended.stderr);
+        assert_eq!((names(), fs::read(&path).unwrap()), (before.clone(), torn.clone()));
+    }
+    daemon.restart();
+    let broken: Vec<_> = names().into_iter().filter(|name| !before.contains(name)).collect();
+    let [broken] = &broken[..] else { panic!("{broken:?}") };
+    assert_eq!(fs::read(path.with_file_name(broken)).unwrap(), b"{\"seq\":");
+    daemon.stop();
+}
