@@ -15,6 +15,7 @@ use crate::model::record::{ChildStatus, DaemonState, Extra, Identity};
 use crate::model::view::{
     EventList, IdentityView, RecentEvents, RunRegistry, SessionRegistry, Snapshot, Summary,
 };
+use crate::store::files::{self, Peeked};
 use crate::store::lock;
 
 /// Prints the status.
@@ -58,7 +59,7 @@ pub fn snapshot(
     complain: &mut dyn FnMut(String),
 ) -> serde_json::Result<Snapshot> {
     let paths = &config.paths;
-    let mut daemon = read(&paths.daemon_state(), complain).unwrap_or_else(|| never_started(config));
+    let mut daemon = read(&paths.daemon_state(), complain).unwrap_or_else(|| config.never_started());
     config.refresh_child(&mut daemon.child);
     match holder {
         None => bury(&mut daemon),
@@ -87,15 +88,12 @@ pub fn snapshot(
 }
 
 fn read<T: DeserializeOwned>(path: &Path, complain: &mut dyn FnMut(String)) -> Option<T> {
-    let damage = match std::fs::read(path) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(value) => return Some(value),
-            Err(error) => error.to_string(),
-        },
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return None;
-        }
-        Err(error) => error.to_string(),
+    let damage = match files::peek(path) {
+        Ok(Peeked::Whole(value)) => return Some(value),
+        Ok(Peeked::Missing) => return None,
+        Ok(Peeked::Damaged(damage)) => damage,
+        Err(error) if error.source.kind() == io::ErrorKind::NotADirectory => return None,
+        Err(error) => error.source.to_string(),
     };
     complain(format!("cannot use {}: {damage}; showing the default instead", path.display()));
     None
@@ -112,19 +110,6 @@ fn bury(daemon: &mut DaemonState) {
         ChildStatus::External => ChildStatus::Idle,
         ended => ended,
     };
-}
-
-fn never_started(config: &Config) -> DaemonState {
-    DaemonState {
-        started: false,
-        started_at: None,
-        stopped_at: None,
-        updated_at: crate::clock::now_iso(),
-        pid: None,
-        child: config.idle_child(),
-        resolved_base_url: None,
-        extra: Extra::new(),
-    }
 }
 
 fn no_identity(config: &Config) -> IdentityView {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Config;
-use crate::model::record::{Child, ChildStatus};
+use crate::clock;
+use crate::model::record::{Child, ChildStatus, DaemonState};
 
 /// The resolved configuration as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -185,6 +186,20 @@ impl Config {
         };
         self.refresh_child(&mut child);
         child
+    }
+
+    /// The state of a daemon that was never started.
+    pub fn never_started(&self) -> DaemonState {
+        DaemonState {
+            started: false,
+            started_at: None,
+            stopped_at: None,
+            updated_at: clock::now_iso(),
+            pid: None,
+            child: self.idle_child(),
+            resolved_base_url: None,
+            extra: serde_json::Map::new(),
+        }
     }
 
     /// Puts the present configuration into the record of an earlier child.

@@ -278,16 +278,7 @@ fn new_identity(config: &Config) -> Identity {
 
 /// The recorded state with what the present configuration says of the child; the default where there is none.
 fn daemon_state(config: &Config, recorded: Option<DaemonState>) -> DaemonState {
-    let mut state = recorded.unwrap_or_else(|| DaemonState {
-        started: false,
-        started_at: None,
-        stopped_at: None,
-        updated_at: clock::now_iso(),
-        pid: None,
-        child: config.idle_child(),
-        resolved_base_url: None,
-        extra: Extra::new(),
-    });
+    let mut state = recorded.unwrap_or_else(|| config.never_started());
     config.refresh_child(&mut state.child);
     state
 }

@@ -120,7 +120,10 @@ pub fn holder(path: &Path) -> io::Result<Option<Pid>> {
     if is_held_here(&held, path) {
         return Ok(Some(getpid()));
     }
-    match File::open(path) {
+    // Without waiting for somebody to write to what may be a pipe.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) if !file.metadata()?.is_file() => Err(no_file()),
         Ok(file) => holder_of(&file, path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

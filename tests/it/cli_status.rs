@@ -1,13 +1,15 @@
 //! `codexd status` reads, and believes no process that is gone.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 
 use codexd::store::lock;
 use serde_json::Value;
 
 use crate::cli_support::{Ran, codexd, fixture, recorded_state};
+use crate::daemon::Daemon;
 
 fn status(root: &Path, more: &[&str]) -> Ran {
     let root = root.to_str().expect("UTF-8");
@@ -146,4 +148,29 @@ fn where_nobody_can_tell_whether_a_daemon_runs_the_exit_code_says_so() {
     assert!(ran.stdout.contains(" daemon=stopped "), "{}", ran.stdout);
     let begins = format!("codexd: cannot tell whether a daemon runs: {}: ", path.display());
     assert!(ran.stderr.starts_with(&begins) && ran.stderr.lines().count() == 1, "{}", ran.stderr);
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let daemon = Daemon::builder();
+    let folder = daemon.state().join("codexd");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut pipes = Vec::new();
+    for (name, code) in [
+        ("identity.json", 0),
+        ("daemon-state.json", 0),
+        ("session-registry.json", 0),
+        ("run-registry.json", 0),
+        ("recent-events.json", 0),
+        ("lock", 1),
+    ] {
+        pipes.push(folder.join(name));
+        assert!(Command::new("mkfifo").arg(folder.join(name)).status().unwrap().success());
+        let ended = daemon.run(&["status"]);
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        assert!(ended.stdout.contains(" daemon=stopped "), "{ended:?}");
+        assert_eq!(ended.stderr.lines().count(), pipes.len(), "{ended:?}");
+        let named = |pipe: &PathBuf| ended.stderr.contains(&format!("{}: it ", pipe.display()));
+        assert!(pipes.iter().all(named), "{ended:?}");
+    }
 }
