@@ -46,7 +46,7 @@ pub fn init(level: LevelFilter) {
 }
 
 /// Starts logging for the daemon. The thread that writes, of which nobody waits, lasts as long as the process, like the
-/// one that waits for signals; [`flush`] is for the end.
+/// one that waits for signals; `flush` is for the end.
 ///
 /// # Errors
 /// What the system says when it can start no thread.
