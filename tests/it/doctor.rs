@@ -208,9 +208,8 @@ fn folders_and_tokens_are_looked_at() {
     says(&place.check_with("access", &["--allow-other-users"]), "warn", "every user of this host");
 }
 
-#[test]
-fn the_port_may_be_a_strangers() {
-    let place = Place::new().with("codex", CODEX);
+/// Answers one request so, whatever it is: where, and the thread.
+fn stranger(answer: &'static [u8]) -> (String, std::thread::JoinHandle<()>) {
     let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", stranger.local_addr().unwrap());
     let answering = std::thread::Builder::new().name("stranger".into()).spawn(move || {
@@ -222,14 +221,32 @@ fn the_port_may_be_a_strangers() {
             client.read_exact(&mut byte).unwrap();
             request.push(byte[0]);
         }
-        client.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").unwrap();
+        client.write_all(answer).unwrap();
     });
+    (base, answering.unwrap())
+}
+
+#[test]
+fn the_port_may_be_a_strangers() {
+    let place = Place::new().with("codex", CODEX);
+    let (base, answering) = stranger(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi");
     let taken = place.check_with("port", &["--local-api-base", &base]);
     says(&taken, "fail", "is taken: what answers at");
     assert!(taken["what"].as_str().unwrap().ends_with(" is not codexd: its answer is no JSON"), "{taken}");
-    answering.unwrap().join().unwrap();
+    answering.join().unwrap();
     // Its listener is closed now.
     says(&place.check_with("port", &["--local-api-base", &base]), "ok", "is free");
+    // No token helps with the daemon of another user.
+    let (base, answering) = stranger(
+        b"HTTP/1.1 403 Forbidden\r\n\r\n{\"ok\":false,\"error\":\"forbidden_peer\",\"message\":\"Not you.\"}",
+    );
+    let closed = place.check_with("port", &["--local-api-base", &base]);
+    says(&closed, "fail", "does not let us in: Not you.");
+    assert_eq!(
+        closed["todo"],
+        "ask as the user whose daemon it is, or name another port with --local-api-base"
+    );
+    answering.join().unwrap();
 }
 
 /// The flags by which the doctor finds this daemon.
