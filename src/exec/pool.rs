@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{error, warn};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -23,9 +23,10 @@ use crate::hub::drafts::Drafts;
 use crate::hub::{Core, Hub, HubError};
 use crate::model::event::EventType;
 use crate::model::record::{Run, RunStatus};
+use crate::threads::answer::answer;
 use crate::threads::{self, Thread, lock};
 
-/// How often an outcome is offered to a log that takes nothing.
+/// How often it is looked whether a log that takes nothing, or a hub that says nothing, is still to be waited for.
 const LOG_RETRY: Duration = Duration::from_millis(500);
 /// How long the stop waits for runs that are being recorded: longer than the hub lets anybody wait.
 const RECORDING: Duration = Duration::from_secs(15);
@@ -271,13 +272,12 @@ impl Inner {
 
     fn started(&self, run_id: &str) {
         let id = run_id.to_owned();
-        self.record(move |core, drafts| draft_started(core, drafts, &id));
+        self.record(0, move |core, drafts| draft_started(core, drafts, &id));
     }
 
     fn finish(&self, run_id: &str, outcome: Outcome) {
         let id = run_id.to_owned();
-        let outcome = Arc::new(outcome);
-        self.record(move |core, drafts| draft_finished(core, drafts, &id, &outcome));
+        self.record(0, move |core, drafts| draft_finished(core, drafts, &id, &outcome));
     }
 
     /// JSON lines become events one after the other, each waited for: so they stand in the log before the run's end, and
@@ -285,40 +285,51 @@ impl Inner {
     fn on_json(self: &Arc<Self>, run_id: &str) -> OnJson {
         let (inner, run_id): (_, Arc<str>) = (Arc::clone(self), Arc::from(run_id));
         Arc::new(move |events| {
-            let (events, id) = (Arc::new(events), Arc::clone(&run_id));
-            // What went wrong was said; the run goes on.
-            let _ = inner.record_unless_drafted(move |core, drafts| draft_output(core, drafts, &id, &events));
+            let bytes = events.iter().map(|event| event.get().len()).sum();
+            let id = Arc::clone(&run_id);
+            inner.record(bytes, move |core, drafts| draft_output(core, drafts, &id, &events));
         })
     }
 
-    /// Records what may be drafted twice without harm; while the log takes nothing it waits here, and its worker with it.
-    fn record(&self, draft: impl Fn(&mut Core, &mut Drafts) + Clone + Send + 'static) {
-        while matches!(self.record_unless_drafted(draft.clone()), Err(HubError::Timeout)) {
-            if lock(&self.state).ending {
-                return;
+    /// Records, once, what has happened already, with so many bytes of a process's output: whatever the log does, nothing
+    /// of it is lost before the daemon stops. While the log takes nothing it waits here, and its worker with it; when the
+    /// daemon stops meanwhile, that is given up.
+    fn record(&self, bytes: usize, draft: impl FnOnce(&mut Core, &mut Drafts) + Send + 'static) {
+        let (reply, recorded) = answer();
+        if self.gives_up() {
+            return warn!(
+                "what became of a run could not be logged: codexd stops while the log takes nothing"
+            );
+        }
+        if let Err(error) = self.hub.transact_in_order_with(bytes, draft, move |logged| reply.give(logged)) {
+            return warn!("what became of a run could not be logged: {error}");
+        }
+        loop {
+            match recorded.wait(Instant::now() + LOG_RETRY) {
+                Ok(Ok(())) => return,
+                // The hub has it, and logs it first when it can.
+                Ok(Err(_)) => break,
+                Err(RecvTimeoutError::Timeout) if !self.gives_up() => {}
+                Err(_) => return warn!("what became of a run may not be logged: codexd is stopping"),
             }
+        }
+        let (_keep, never) = bounded::<()>(0);
+        while self.is_stalled() && !lock(&self.state).ending {
+            let _ = never.recv_timeout(LOG_RETRY);
         }
     }
 
-    /// As [`Inner::record`], but no second time after a timeout: then it is drafted, and logged when the log recovers.
-    fn record_unless_drafted(
-        &self,
-        draft: impl Fn(&mut Core, &mut Drafts) + Clone + Send + 'static,
-    ) -> Result<(), HubError> {
-        loop {
-            let draft = draft.clone();
-            match self.hub.transact(move |core, drafts| draft(core, drafts)) {
-                Err(HubError::Stalled(_)) if !lock(&self.state).ending => {
-                    let (_keep, never) = bounded::<()>(0);
-                    let _ = never.recv_timeout(LOG_RETRY);
-                }
-                Err(error) => {
-                    warn!("a run's state could not be logged: {error}");
-                    return Err(error);
-                }
-                Ok(()) => return Ok(()),
-            }
-        }
+    /// Whether what became of a run is not to be waited for.
+    fn gives_up(&self) -> bool {
+        let ending = lock(&self.state).ending;
+        ending && self.is_stalled()
+    }
+
+    /// Whether the log takes nothing, or the hub has not said for long whether it does; one that is gone is not waited for.
+    fn is_stalled(&self) -> bool {
+        self.hub
+            .ask(|core| core.stalled().is_some())
+            .unwrap_or_else(|error| matches!(error, HubError::Timeout))
     }
 }
 
@@ -354,7 +365,7 @@ fn draft_output(core: &Core, drafts: &mut Drafts, id: &str, events: &[Box<RawVal
     }
 }
 
-/// The end of a run, once: an outcome that was logged after its transaction had timed out is not logged again.
+/// The end of a run, once: what has ended is not ended again.
 pub fn draft_finished(core: &mut Core, drafts: &mut Drafts, id: &str, outcome: &Outcome) {
     let Some(run) = core.state().runs.get(id) else { return };
     if matches!(run.status, RunStatus::Completed | RunStatus::Failed) {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::DEADLINE;
 use crate::client::{Client, Stream};
+use crate::conversation::{fake_codex, run};
 use crate::daemon::Daemon;
 use crate::log::{check_contiguous, new_session, on_disk, page, pages, turn, wait_for_turn, wait_until};
 use crate::skipped::skipped;
@@ -291,6 +292,49 @@ fn a_failed_fsync_ends_the_daemon() {
         next.stop();
         check_contiguous(&on_disk(&next));
     }
+}
+
+#[test]
+fn what_a_run_prints_while_the_log_takes_nothing_is_logged_when_it_does() {
+    let lines = 200;
+    // It goes on when the test says so, with the log full.
+    let go = tempfile::Builder::new().prefix("go-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let script = format!(
+        "echo '{{\"n\":0}}'; while [ ! -e {}/now ]; do sleep 0.02; done; \
+         for n in $(seq 1 {lines}); do echo \"{{\\\"n\\\":$n}}\"; done",
+        go.path().display()
+    );
+    let codex = fake_codex(&script);
+    let mut daemon = Daemon::builder().flags(&["--codex-command", codex.to_str().unwrap()]).start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    run(&client, &stream, &json!({ "prompt": "x", "json": true }));
+    stream.wait_for_type("run.output");
+    limit_files(&daemon, Some(log_size(&daemon) + 700));
+    fs::write(go.path().join("now"), "").unwrap();
+    wait_until("it is noticed", || readyz(&client).0 == 503);
+    check_log_first(&daemon, &stream);
+    limit_files(&daemon, None);
+    wait_ready(&client);
+    stream.wait_for_type("run.completed");
+    let printed =
+        |event: &Value| (event["type"] == "run.output").then(|| event["detail"]["event"]["n"].as_u64());
+    let printed: Vec<_> = on_disk(&daemon).iter().filter_map(printed).collect();
+    assert_eq!(printed, (0..=lines).map(Some).collect::<Vec<_>>());
+    daemon.stop();
+
+    // With a log that never takes anything again the stop does not wait for it.
+    fs::remove_file(go.path().join("now")).unwrap();
+    daemon.restart();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    run(&client, &stream, &json!({ "prompt": "x", "json": true }));
+    stream.wait_for_type("run.output");
+    limit_files(&daemon, Some(log_size(&daemon) + 700));
+    fs::write(go.path().join("now"), "").unwrap();
+    wait_until("it is noticed", || readyz(&client).0 == 503);
+    let begun = Instant::now();
+    let ended = daemon.stop();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
 }
 
 /// A mounted tmpfs; unmounted when dropped.

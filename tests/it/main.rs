@@ -80,6 +80,7 @@ mod rfc6455;
 mod run_bench;
 mod run_cli;
 mod run_input;
+mod run_record;
 mod runs;
 mod same_scenario;
 mod schema;

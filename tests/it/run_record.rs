@@ -1,0 +1,105 @@
+//! What became of a run is recorded once, however long the hub is held up by something else.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use codexd::app_server::client::{Client, Introduction};
+use codexd::app_server::inbox::Inbox;
+use codexd::exec::pool::Pool;
+use codexd::exec::process::Shared;
+use codexd::hub::{Core, HubError};
+use codexd::model::record::RunStatus;
+use codexd::ops::Ops;
+use codexd::ops::body::Body;
+use codexd::ops::service::Service;
+use codexd::process::ledger::Ledger;
+use codexd::store::files::make_folder;
+use codexd::timer::Timer;
+use crossbeam_channel::bounded;
+use serde_json::Value;
+
+use crate::conversation::{fake_codex, until};
+use crate::{DEADLINE, lone_hub};
+
+#[test]
+fn what_a_run_prints_while_the_hub_answers_nobody_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let codex = fake_codex(&format!(
+        "cd {}; echo '{{\"n\":0}}'; while [ ! -e now ]; do sleep 0.02; done; echo '{{\"n\":1}}'; : > printed",
+        root.display()
+    ));
+    let words = ["start", "--repo-root", root.to_str().unwrap(), "--codex-command", codex.to_str().unwrap()];
+    let config = Arc::new(codexd::cli::config_of(&words, &|_| None, root).unwrap().unwrap());
+    let (hub, threads) = lone_hub::start(&config);
+    let introduction = Introduction {
+        version: "0".to_owned(),
+        endpoint: config.server.endpoint.clone(),
+        timeout: config.server.call_timeout,
+    };
+    let client = Arc::new(Client::new(hub.clone(), introduction));
+    let (timer, timer_thread) = Timer::start().unwrap();
+    let inbox = Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config));
+    let (ledger, _) = Ledger::open(&config.paths.processes(), "test", &mut Vec::new()).unwrap();
+    let shared = Shared {
+        command: config.runs.command.clone(),
+        leading_args: Vec::new(),
+        fallback_cwd: root.to_owned(),
+        temporary: root.join("temporary"),
+        logs: root.join("runs"),
+        ledger,
+        starts: Mutex::default(),
+    };
+    make_folder(&shared.temporary).unwrap();
+    let service = Arc::new(Service::new(&config));
+    let runs = Pool::new(hub.clone(), shared, 1, 1);
+    let ops = Ops::new(Arc::clone(&config), hub.clone(), client, inbox, service, runs);
+    let body = Body::parse(br#"{"prompt": "x", "json": true}"#).unwrap();
+    let run = ops.create_run(&body, None).unwrap().run.run_id.clone();
+    let log = config.paths.events();
+    until("the first line", DEADLINE, || (printed(&log) == [0]).then_some(()));
+
+    // The hub is busy with a question until the test lets it go, and there is no room for another.
+    let (let_go, held) = bounded::<()>(0);
+    let (asked, busy) = bounded(1);
+    let asking = hub.clone();
+    let question = move || {
+        let held_up = move |_: &mut Core| {
+            asked.send(()).unwrap();
+            let _ = held.recv();
+        };
+        // It is past its deadline when it is let go.
+        let _ = asking.ask(held_up);
+    };
+    let question = std::thread::Builder::new().name("question".into()).spawn(question).unwrap();
+    busy.recv_timeout(DEADLINE).unwrap();
+    while hub.waiting().control < 256 {
+        hub.started();
+    }
+    std::fs::write(root.join("now"), "").unwrap();
+    until("the second line", DEADLINE, || root.join("printed").exists().then_some(()));
+    // Whoever has asked before this one has been told as well that there is no answer.
+    assert!(matches!(hub.ask(|_| ()), Err(HubError::Timeout)));
+    drop(let_go);
+    question.join().unwrap();
+    until("the run's end", DEADLINE, || {
+        let run = run.clone();
+        let status = hub.ask(move |core| core.state().runs.get(&run).map(|run| run.status)).ok()?;
+        (status == Some(RunStatus::Completed)).then_some(())
+    });
+    ops.runs.stop();
+    drop(timer_thread);
+    threads.stop();
+    assert_eq!(printed(&log), [0, 1]);
+}
+
+/// The numbers that the log's `run.output` events have.
+fn printed(log: &Path) -> Vec<u64> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+    let events = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events
+        .filter(|event| event["type"] == "run.output")
+        .map(|event| event["detail"]["event"]["n"].as_u64().unwrap())
+        .collect()
+}
