@@ -37,7 +37,6 @@ macro_rules! names {
 names!(Mode { AppServer = "app-server", Exec = "exec" });
 names!(Strategy { Spawn = "spawn", External = "external" });
 names!(Sync { Interval = "interval", Always = "always", Never = "never" });
-names!(RequestPolicy { Hold = "hold", Decline = "decline" });
 
 /// What drives Codex: an app-server with sessions and turns, or a plain supervised child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::logging;
 use crate::config::Config;
 use crate::model::json;
-use crate::model::record::ChildStatus;
 use crate::model::view::{ServiceView, Snapshot, Summary};
 use crate::smoke::Check;
 
@@ -105,7 +104,7 @@ pub fn status_line(config: &Config, summary: &Summary) -> String {
         identity.daemon_id.as_deref().unwrap_or("none"),
         identity.node_id,
         if daemon.started { "running" } else { "stopped" },
-        child_word(daemon.child.status),
+        daemon.child.status.as_str(),
         daemon.child.strategy,
         daemon.child.mode,
         daemon.child.endpoint,
@@ -158,15 +157,4 @@ pub fn smoke_lines(config: &Config, checks: &[Check], snapshot: &Snapshot) -> St
 
 const fn outcome(ok: bool) -> &'static str {
     if ok { "ok" } else { "failed" }
-}
-
-const fn child_word(status: ChildStatus) -> &'static str {
-    match status {
-        ChildStatus::Idle => "idle",
-        ChildStatus::Starting => "starting",
-        ChildStatus::Running => "running",
-        ChildStatus::Stopped => "stopped",
-        ChildStatus::Failed => "failed",
-        ChildStatus::External => "external",
-    }
 }

@@ -7,6 +7,36 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+/// An enum and the words for it, declared once: the records, the filters of the lists, the metrics and the OpenAPI document
+/// have them from here.
+macro_rules! worded {
+    ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $type {
+            $($(#[$doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl $type {
+            /// Every variant with its word, in the order in which they are declared.
+            pub const ALL: &'static [(&'static str, Self)] = &[$(($word, Self::$variant),)*];
+
+            /// Every word, in the same order.
+            pub const NAMES: &'static [&'static str] = &[$($word,)*];
+
+            /// As it stands in the JSON.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+
+            /// The variant with that word.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($word => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
 /// Fields this version does not know.
 pub type Extra = Map<String, Value>;
 
@@ -29,22 +59,22 @@ pub struct Identity {
     pub extra: Extra,
 }
 
-/// Life of the child process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum ChildStatus {
-    /// Never started, or an external one let go.
-    Idle,
-    /// Being started.
-    Starting,
-    /// Running.
-    Running,
-    /// Ended as it was asked to, or with 0.
-    Stopped,
-    /// Could not be started, or ended in another way.
-    Failed,
-    /// Runs elsewhere.
-    External,
+worded! {
+    /// Life of the child process.
+    ChildStatus {
+        /// Never started, or an external one let go.
+        Idle = "idle",
+        /// Being started.
+        Starting = "starting",
+        /// Running.
+        Running = "running",
+        /// Ended as it was asked to, or with 0.
+        Stopped = "stopped",
+        /// Could not be started, or ended in another way.
+        Failed = "failed",
+        /// Runs elsewhere.
+        External = "external",
+    }
 }
 
 /// The child process, or the external app-server.
@@ -115,36 +145,36 @@ pub struct DaemonState {
     pub extra: Extra,
 }
 
-/// What a session is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum SessionPurpose {
-    /// A conversation.
-    Duplex,
-    /// The built-in test.
-    Smoke,
-    /// A worker.
-    Worker,
+worded! {
+    /// What a session is for.
+    SessionPurpose {
+        /// A conversation.
+        Duplex = "duplex",
+        /// The built-in test.
+        Smoke = "smoke",
+        /// A worker.
+        Worker = "worker",
+    }
 }
 
-/// Whether a session takes turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum SessionStatus {
-    /// It does.
-    Active,
-    /// It is over.
-    Closed,
+worded! {
+    /// Whether a session takes turns.
+    SessionStatus {
+        /// It does.
+        Active = "active",
+        /// It is over.
+        Closed = "closed",
+    }
 }
 
-/// What happens to a request of Codex that nobody has answered yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RequestPolicy {
-    /// It waits for a client, up to its deadline.
-    Hold,
-    /// It is declined at once.
-    Decline,
+worded! {
+    /// What happens to a request of Codex that nobody has answered yet.
+    RequestPolicy {
+        /// It waits for a client, up to its deadline.
+        Hold = "hold",
+        /// It is declined at once.
+        Decline = "decline",
+    }
 }
 
 /// A session: one thread of the app-server and what it is doing.
@@ -246,18 +276,18 @@ impl Idempotent for Run {
     }
 }
 
-/// Life of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RunStatus {
-    /// Waits for its turn.
-    Queued,
-    /// Its process runs.
-    Running,
-    /// Ended with 0.
-    Completed,
-    /// Ended in any other way.
-    Failed,
+worded! {
+    /// Life of a run.
+    RunStatus {
+        /// Waits for its turn.
+        Queued = "queued",
+        /// Its process runs.
+        Running = "running",
+        /// Ended with 0.
+        Completed = "completed",
+        /// Ended in any other way.
+        Failed = "failed",
+    }
 }
 
 /// A one-shot `codex exec`.
@@ -302,40 +332,40 @@ pub struct Run {
     pub extra: Extra,
 }
 
-/// Life of a request that Codex made of its client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RequestStatus {
-    /// Nobody has answered yet.
-    Pending,
-    /// Answered.
-    Answered,
-    /// Declined at its deadline.
-    Expired,
-    /// Withdrawn by Codex.
-    Cancelled,
-    /// The app-server that asked is gone.
-    Orphaned,
+worded! {
+    /// Life of a request that Codex made of its client.
+    RequestStatus {
+        /// Nobody has answered yet.
+        Pending = "pending",
+        /// Answered.
+        Answered = "answered",
+        /// Declined at its deadline.
+        Expired = "expired",
+        /// Withdrawn by Codex.
+        Cancelled = "cancelled",
+        /// The app-server that asked is gone.
+        Orphaned = "orphaned",
+    }
 }
 
-/// What a request asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RequestKind {
-    /// To run a command.
-    Command,
-    /// To change files.
-    FileChange,
-    /// Further permissions.
-    Permissions,
-    /// Answers of the user.
-    UserInput,
-    /// A form of an MCP server.
-    Elicitation,
-    /// A tool of the client.
-    ToolCall,
-    /// Something else.
-    Other,
+worded! {
+    /// What a request asks for.
+    RequestKind {
+        /// To run a command.
+        Command = "command",
+        /// To change files.
+        FileChange = "fileChange",
+        /// Further permissions.
+        Permissions = "permissions",
+        /// Answers of the user.
+        UserInput = "userInput",
+        /// A form of an MCP server.
+        Elicitation = "elicitation",
+        /// A tool of the client.
+        ToolCall = "toolCall",
+        /// Something else.
+        Other = "other",
+    }
 }
 
 /// Something Codex asked of its client.
@@ -377,4 +407,20 @@ pub struct Request {
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_the_json() {
+        for (word, kind) in RequestKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), *word);
+            assert_eq!(serde_json::from_value::<RequestKind>((*word).into()).unwrap(), *kind);
+            assert_eq!(kind.as_str(), *word);
+        }
+        assert_eq!(RequestKind::NAMES[1], "fileChange");
+        assert!(serde_json::from_str::<RunStatus>("\"Queued\"").is_err());
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::OpError;
 use super::body::{Body, Kind};
 use super::runs;
-use super::sessions::{PURPOSES, REQUEST_POLICIES};
+use crate::model::record::{RequestPolicy, SessionPurpose};
 
 /// A field of a body.
 #[derive(Debug, Clone, Copy)]
@@ -40,11 +40,11 @@ fn words<T>(table: &[(&'static str, T)]) -> Vec<&'static str> {
 
 /// A session's own fields; [`THREAD`] is passed on.
 pub const SESSION: &[Field] = &[
-    field("purpose", Kind::OneOf(|| words(PURPOSES)), "what it is for; `duplex` unless given"),
+    field("purpose", Kind::OneOf(|| SessionPurpose::NAMES.to_vec()), "what it is for; `duplex` unless given"),
     field("threadId", Kind::Text, "go on with that thread of Codex instead of a new one"),
     field(
         "requestPolicy",
-        Kind::OneOf(|| words(REQUEST_POLICIES)),
+        Kind::OneOf(|| RequestPolicy::NAMES.to_vec()),
         "what becomes of what Codex asks in it; the daemon's own unless given",
     ),
     field(

@@ -14,22 +14,13 @@ use crate::app_server::wire::RpcError;
 use crate::model;
 use crate::model::record::{Request, RequestStatus};
 
-/// The states of a request, as the list's filter names them.
-pub const STATUSES: &[(&str, RequestStatus)] = &[
-    ("pending", RequestStatus::Pending),
-    ("answered", RequestStatus::Answered),
-    ("expired", RequestStatus::Expired),
-    ("cancelled", RequestStatus::Cancelled),
-    ("orphaned", RequestStatus::Orphaned),
-];
-
 impl Ops {
     /// The requests that fit `status`, `limit` and `after`, in order of creation.
     ///
     /// # Errors
     /// For a wrong parameter.
     pub fn requests(&self, query: &Query<'_>) -> Result<Vec<Arc<Request>>, OpError> {
-        let status = query.one_of("status", STATUSES)?;
+        let status = query.one_of("status", RequestStatus::ALL)?;
         let page = query.page()?;
         let all = self.hub.ask(|core| core.state().requests.all().to_vec())?;
         page.take(

@@ -24,13 +24,6 @@ use crate::{clock, ids, model};
 /// The purposes a run may have over the API.
 pub const PURPOSES: &[(&str, &str)] =
     &[("smoke", "smoke"), ("simple-worker", "simple-worker"), ("fallback-worker", "fallback-worker")];
-/// The states of a run, as the list's filter names them.
-pub const STATUSES: &[(&str, RunStatus)] = &[
-    ("queued", RunStatus::Queued),
-    ("running", RunStatus::Running),
-    ("completed", RunStatus::Completed),
-    ("failed", RunStatus::Failed),
-];
 const DEFAULT_PURPOSE: &str = "fallback-worker";
 /// Codex's sandboxes.
 pub const SANDBOXES: &[(&str, &str)] = &[
@@ -67,7 +60,7 @@ impl Ops {
     /// # Errors
     /// For a wrong parameter.
     pub fn runs(&self, query: &Query<'_>) -> Result<Vec<Arc<Run>>, OpError> {
-        let status = query.one_of("status", STATUSES)?;
+        let status = query.one_of("status", RunStatus::ALL)?;
         let page = query.page()?;
         let all = self.hub.ask(|core| core.state().runs.all().to_vec())?;
         page.take(&all, |run| &run.run_id, |run| status.is_none_or(|status| run.status == status))

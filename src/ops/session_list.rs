@@ -3,13 +3,8 @@
 use std::sync::Arc;
 
 use super::query::Query;
-use super::sessions::PURPOSES;
 use super::{OpError, Ops};
-use crate::model::record::{Session, SessionStatus};
-
-/// The states of a session, as the list's filter names them.
-pub const STATUSES: &[(&str, SessionStatus)] =
-    &[("active", SessionStatus::Active), ("closed", SessionStatus::Closed)];
+use crate::model::record::{Session, SessionPurpose, SessionStatus};
 
 impl Ops {
     /// The sessions that fit `status`, `purpose`, `limit` and `after`, in order of creation.
@@ -17,8 +12,8 @@ impl Ops {
     /// # Errors
     /// For a wrong parameter.
     pub fn sessions(&self, query: &Query<'_>) -> Result<Vec<Arc<Session>>, OpError> {
-        let status = query.one_of("status", STATUSES)?;
-        let purpose = query.one_of("purpose", PURPOSES)?;
+        let status = query.one_of("status", SessionStatus::ALL)?;
+        let purpose = query.one_of("purpose", SessionPurpose::ALL)?;
         let page = query.page()?;
         let all = self.hub.ask(|core| core.state().sessions.all().to_vec())?;
         page.take(

@@ -18,17 +18,6 @@ use crate::model::record::{Extra, RequestPolicy, Session, SessionPurpose, Sessio
 use crate::model::view::EventList;
 use crate::{clock, ids, model};
 
-/// The purposes a session may have.
-pub const PURPOSES: &[(&str, SessionPurpose)] = &[
-    ("duplex", SessionPurpose::Duplex),
-    ("smoke", SessionPurpose::Smoke),
-    ("worker", SessionPurpose::Worker),
-];
-
-/// The policies a session may have for what Codex asks in it.
-pub const REQUEST_POLICIES: &[(&str, RequestPolicy)] =
-    &[("hold", RequestPolicy::Hold), ("decline", RequestPolicy::Decline)];
-
 /// A session, and whether it is new.
 #[derive(Debug, Clone)]
 pub struct Created {
@@ -130,10 +119,10 @@ impl Ops {
     /// For a wrong field, a key that named another body, in exec mode, and when the app-server is away, refuses or is
     /// late.
     pub fn create_session(&self, body: &Body, key: Option<Key>) -> Result<Created, OpError> {
-        let purpose = body.one_of("purpose", PURPOSES)?.unwrap_or(SessionPurpose::Duplex);
+        let purpose = body.one_of("purpose", SessionPurpose::ALL)?.unwrap_or(SessionPurpose::Duplex);
         let thread_id = body.text("threadId")?;
         let metadata = body.metadata()?;
-        let request_policy = body.one_of("requestPolicy", REQUEST_POLICIES)?;
+        let request_policy = body.one_of("requestPolicy", RequestPolicy::ALL)?;
         let request_timeout_ms = body.number("requestTimeoutMs", 0)?;
         let params = fields::collect(fields::THREAD, body)?;
         self.check_app_server("Sessions")?;

@@ -2,6 +2,10 @@
 //! directions: what a table has must be there, and what is there a table must have.
 
 use super::shape::{Member, Shape};
+use crate::config::{Mode, Strategy};
+use crate::model::record::{
+    ChildStatus, RequestKind, RequestPolicy, RequestStatus, RunStatus, SessionPurpose, SessionStatus,
+};
 use Shape::{Any, Count, Flag, List, Map, Number, Object, Or, Ref, Text, Time, Words};
 
 /// A named schema.
@@ -25,9 +29,9 @@ const IDEMPOTENCY: Shape = Or(&Ref("Idempotency"));
 pub const COMPONENTS: &[Component] = &[
     Component { name: "Session", doc: "One thread of Codex and what it is doing.", members: &[
         ("sessionId", Text, ""),
-        ("purpose", Words(&["duplex", "smoke", "worker"]), ""),
+        ("purpose", Words(SessionPurpose::NAMES), ""),
         ("threadId", TEXT, "Codex's own id of the thread"),
-        ("status", Words(&["active", "closed"]), ""),
+        ("status", Words(SessionStatus::NAMES), ""),
         ("endpoint", Text, "the app-server's"),
         ("childPid", COUNT, ""),
         ("createdAt", Time, ""),
@@ -44,14 +48,14 @@ pub const COMPONENTS: &[Component] = &[
         ("generation", COUNT, "which life of the app-server has the thread loaded"),
         ("lastError", TEXT, "why the thread could last not be resumed"),
         ("threadParams", Any, "what the thread was asked for with"),
-        ("requestPolicy", Or(&Words(&["hold", "decline"])), "null for the daemon's own"),
+        ("requestPolicy", Or(&Words(RequestPolicy::NAMES)), "null for the daemon's own"),
         ("requestTimeoutMs", COUNT, "null for the daemon's own"),
         ("idempotency", IDEMPOTENCY, ""),
     ]},
     Component { name: "Run", doc: "A one-shot `codex exec`.", members: &[
         ("runId", Text, ""),
         ("sessionId", TEXT, ""),
-        ("status", Words(&["queued", "running", "completed", "failed"]), ""),
+        ("status", Words(RunStatus::NAMES), ""),
         ("adapter", Words(&["codex-exec"]), ""),
         ("prompt", Text, ""),
         ("purpose", TEXT, ""),
@@ -69,13 +73,13 @@ pub const COMPONENTS: &[Component] = &[
     Component { name: "Request", doc: "Something that Codex asked of its client.", members: &[
         ("requestId", Text, ""),
         ("method", Text, "the protocol's"),
-        ("kind", Words(&["command", "fileChange", "permissions", "userInput", "elicitation", "toolCall", "other"]), ""),
+        ("kind", Words(RequestKind::NAMES), ""),
         ("sessionId", TEXT, ""),
         ("threadId", TEXT, ""),
         ("turnId", TEXT, ""),
         ("itemId", TEXT, ""),
         ("params", Any, "whole, as Codex sent them; with the changes, for a file change"),
-        ("status", Words(&["pending", "answered", "expired", "cancelled", "orphaned"]), ""),
+        ("status", Words(RequestStatus::NAMES), ""),
         ("createdAt", Time, ""),
         ("updatedAt", Time, ""),
         ("deadline", TIME, "when it is declined if nobody answers"),
@@ -103,10 +107,10 @@ pub const COMPONENTS: &[Component] = &[
         ("version", TEXT, "the one given by configuration"),
     ]},
     Component { name: "Child", doc: "The app-server, or the plain child of exec mode.", members: &[
-        ("strategy", Words(&["spawn", "external"]), ""),
-        ("mode", Words(&["app-server", "exec"]), ""),
+        ("strategy", Words(Strategy::NAMES), ""),
+        ("mode", Words(Mode::NAMES), ""),
         ("endpoint", Text, ""),
-        ("status", Words(&["idle", "starting", "running", "stopped", "failed", "external"]), ""),
+        ("status", Words(ChildStatus::NAMES), ""),
         ("command", TEXT, ""),
         ("args", List(&Text), ""),
         ("cwd", TEXT, ""),

@@ -3,6 +3,7 @@
 use super::shape::{Member, Shape};
 use crate::http::page;
 use crate::http::reply::ErrorCode;
+use crate::model::record::{RequestStatus, RunStatus, SessionPurpose, SessionStatus};
 use crate::ops::fields::{self, Field};
 use crate::ops::query::MAX_LIMIT;
 use Shape::{Count, Flag, List, Maybe, Or, Ref, Text, Words};
@@ -166,12 +167,7 @@ pub const STATUS: Spec = Spec {
 /// `GET /v1/codexd/sessions`.
 pub const LIST_SESSIONS: Spec = Spec {
     name: "listSessions",
-    query: &[
-        words("status", &["active", "closed"]),
-        words("purpose", &["duplex", "smoke", "worker"]),
-        LIMIT,
-        AFTER,
-    ],
+    query: &[words("status", SessionStatus::NAMES), words("purpose", SessionPurpose::NAMES), LIMIT, AFTER],
     ok: &[(200, Payload::Data(&[("sessions", List(&Ref("Session")), "in order of creation")]))],
     ..GET
 };
@@ -217,7 +213,7 @@ pub const CLOSE: Spec = Spec {
 /// `GET /v1/codexd/runs`.
 pub const LIST_RUNS: Spec = Spec {
     name: "listRuns",
-    query: &[words("status", &["queued", "running", "completed", "failed"]), LIMIT, AFTER],
+    query: &[words("status", RunStatus::NAMES), LIMIT, AFTER],
     ok: &[(200, Payload::Data(&[("runs", List(&Ref("Run")), "in order of creation")]))],
     ..GET
 };
@@ -239,7 +235,7 @@ pub const CANCEL_RUN: Spec = Spec { name: "cancelRun", ok: &[(202, RUN), (200, R
 /// `GET /v1/codexd/requests`.
 pub const LIST_REQUESTS: Spec = Spec {
     name: "listRequests",
-    query: &[words("status", &["pending", "answered", "expired", "cancelled", "orphaned"]), LIMIT, AFTER],
+    query: &[words("status", RequestStatus::NAMES), LIMIT, AFTER],
     ok: &[(200, Payload::Data(&[("requests", List(&Ref("Request")), "in order of creation")]))],
     ..GET
 };

@@ -141,17 +141,17 @@ pub const METRICS: &[Metric] = &[
         |scrape, samples| if let Some(hub) = &scrape.hub { samples.one(hub.child_restarts) }),
     metric!(Gauge "sessions" ["status"], "Sessions on record.",
         |scrape, samples| if let Some(hub) = &scrape.hub {
-            for (status, count) in hub.sessions { samples.with(status, count) }
+            for (status, count) in &hub.sessions { samples.with(status, *count) }
         }),
     metric!(Gauge "turns_in_flight", "Sessions whose turn runs.",
         |scrape, samples| if let Some(hub) = &scrape.hub { samples.one(hub.turns) }),
     metric!(Gauge "runs" ["status"], "One-shot runs on record; queued is the depth of their queue.",
         |scrape, samples| if let Some(hub) = &scrape.hub {
-            for (status, count) in hub.runs { samples.with(status, count) }
+            for (status, count) in &hub.runs { samples.with(status, *count) }
         }),
     metric!(Gauge "requests" ["status"], "What Codex asked, on record; pending waits for somebody's answer.",
         |scrape, samples| if let Some(hub) = &scrape.hub {
-            for (status, count) in hub.requests { samples.with(status, count) }
+            for (status, count) in &hub.requests { samples.with(status, *count) }
         }),
     metric!(Gauge "stream_clients" ["protocol"], "Clients of the event stream now.",
         |scrape, samples| for (protocol, streams) in scrape.streams {

@@ -40,10 +40,10 @@ pub(super) struct Hub {
     pub(super) child_up: bool,
     pub(super) child_generation: u64,
     pub(super) child_restarts: u64,
-    pub(super) sessions: [(&'static str, u64); 2],
+    pub(super) sessions: Vec<(&'static str, u64)>,
     pub(super) turns: u64,
-    pub(super) runs: [(&'static str, u64); 4],
-    pub(super) requests: [(&'static str, u64); 5],
+    pub(super) runs: Vec<(&'static str, u64)>,
+    pub(super) requests: Vec<(&'static str, u64)>,
 }
 
 impl Scrape {
@@ -81,36 +81,7 @@ impl Hub {
     fn take(core: &Core) -> Self {
         let state = core.state();
         let child = &state.daemon.child;
-        let (mut active, mut closed, mut turns) = (0, 0, 0);
-        for session in state.sessions.all() {
-            match session.status {
-                SessionStatus::Active => active += 1,
-                SessionStatus::Closed => closed += 1,
-            }
-            turns += u64::from(session.current_turn_id.is_some());
-        }
-        let mut runs = [("queued", 0), ("running", 0), ("completed", 0), ("failed", 0)];
-        for run in state.runs.all() {
-            let at = match run.status {
-                RunStatus::Queued => 0,
-                RunStatus::Running => 1,
-                RunStatus::Completed => 2,
-                RunStatus::Failed => 3,
-            };
-            runs[at].1 += 1;
-        }
-        let mut requests =
-            [("pending", 0), ("answered", 0), ("expired", 0), ("cancelled", 0), ("orphaned", 0)];
-        for request in state.requests.all() {
-            let at = match request.status {
-                RequestStatus::Pending => 0,
-                RequestStatus::Answered => 1,
-                RequestStatus::Expired => 2,
-                RequestStatus::Cancelled => 3,
-                RequestStatus::Orphaned => 4,
-            };
-            requests[at].1 += 1;
-        }
+        let turns = state.sessions.all().iter().filter(|session| session.current_turn_id.is_some()).count();
         Self {
             tally: core.tally(),
             seq: core.latest_seq(),
@@ -119,10 +90,24 @@ impl Hub {
             child_up: matches!(child.status, ChildStatus::Running | ChildStatus::External),
             child_generation: child.generation,
             child_restarts: child.restarts,
-            sessions: [("active", active), ("closed", closed)],
-            turns,
-            runs,
-            requests,
+            sessions: by_word(SessionStatus::ALL, state.sessions.all().iter().map(|session| session.status)),
+            turns: turns as u64,
+            runs: by_word(RunStatus::ALL, state.runs.all().iter().map(|run| run.status)),
+            requests: by_word(RequestStatus::ALL, state.requests.all().iter().map(|request| request.status)),
         }
     }
+}
+
+/// How many there are of each, under its word; also of those of which there is none.
+fn by_word<T: Copy + PartialEq>(
+    all: &[(&'static str, T)],
+    values: impl Iterator<Item = T>,
+) -> Vec<(&'static str, u64)> {
+    let mut counts: Vec<(&'static str, u64)> = all.iter().map(|(word, _)| (*word, 0)).collect();
+    for value in values {
+        if let Some(at) = all.iter().position(|(_, known)| *known == value) {
+            counts[at].1 += 1;
+        }
+    }
+    counts
 }
