@@ -310,7 +310,7 @@ fn what_a_run_prints_while_the_log_takes_nothing_is_logged_when_it_does() {
     run(&client, &stream, &json!({ "prompt": "x", "json": true }));
     stream.wait_for_type("run.output");
     limit_files(&daemon, Some(log_size(&daemon) + 700));
-    fs::write(go.path().join("now"), "").unwrap();
+    fs::File::create(go.path().join("now")).unwrap();
     wait_until("it is noticed", || readyz(&client).0 == 503);
     check_log_first(&daemon, &stream);
     limit_files(&daemon, None);
@@ -329,7 +329,7 @@ fn what_a_run_prints_while_the_log_takes_nothing_is_logged_when_it_does() {
     run(&client, &stream, &json!({ "prompt": "x", "json": true }));
     stream.wait_for_type("run.output");
     limit_files(&daemon, Some(log_size(&daemon) + 700));
-    fs::write(go.path().join("now"), "").unwrap();
+    fs::File::create(go.path().join("now")).unwrap();
     wait_until("it is noticed", || readyz(&client).0 == 503);
     let begun = Instant::now();
     let ended = daemon.stop();

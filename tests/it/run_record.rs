@@ -76,7 +76,7 @@ fn what_a_run_prints_while_the_hub_answers_nobody_is_not_lost() {
     while hub.waiting().control < 256 {
         hub.started();
     }
-    std::fs::write(root.join("now"), "").unwrap();
+    std::fs::File::create(root.join("now")).unwrap();
     until("the second line", DEADLINE, || root.join("printed").exists().then_some(()));
     // Whoever has asked before this one has been told as well that there is no answer.
     assert!(matches!(hub.ask(|_| ()), Err(HubError::Timeout)));
