@@ -292,6 +292,7 @@ fn uninstall_takes_away_what_enabling_made() {
 #[test]
 fn wrong_words_are_named() {
     let user = User::new();
+    fs::create_dir(user.path("repo").join("a\u{7}b")).unwrap();
     for (words, code, message) in [
         (&["instal"][..], 2, "codexd: service takes install|uninstall|print, not \"instal\""),
         (&["print", "--launchd", "--systemd"], 2, "are two services: name one"),
