@@ -5,16 +5,19 @@ pub mod notify;
 pub mod peer;
 pub mod signals;
 pub mod socket;
+mod waiting;
 
 use std::cmp::Ordering;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::process::{Child, Command};
 
 use crossbeam_channel::{Sender, bounded};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+
+pub use self::waiting::{dont_wait, readable, reader_is_gone, ready, write_all};
 
 use crate::threads::{self, Thread};
 
@@ -26,7 +29,7 @@ pub type Announce = Box<dyn FnOnce(Pid) -> io::Result<()> + Send>;
 /// the child waits between fork and exec until that has returned: what it wrote down was there before the command
 /// could do anything.
 ///
-/// Descriptors other than the three given are closed on exec; the standard library resets SIGPIPE and the signal mask.
+/// Descriptors other than the three given are closed on exec, no signal is blocked; the standard library resets SIGPIPE.
 /// Calls must not overlap (see [`crate::process`]): a child forked meanwhile would hold the other's gate open.
 ///
 /// # Errors
@@ -87,15 +90,40 @@ fn hold_at_gate(command: &mut Command, announce: Announce, refusal: Sender<io::E
 #[expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 fn prepare(command: &mut Command) {
     use std::os::unix::process::CommandExt;
-    // SAFETY: prctl(2) and setrlimit(2) are plain system calls, and the closure only reads memory of the parent that
-    // was written before, without a lock.
+    // SAFETY: prctl(2), setrlimit(2) and pthread_sigmask(3) are plain system calls, and the closure only reads memory of
+    // the parent that was written before, without a lock.
     unsafe {
         command.pre_exec(|| {
             #[cfg(target_os = "linux")]
             rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            change_mask(libc::SIG_SETMASK, &[])?;
             descriptors::restore_limit()
         });
     }
+}
+
+/// Unblocks the signals that stop this process and those that tell of its children, in this thread and those it starts
+/// from then on: what the process that started this one has blocked stays so across fork(2) and execve(2).
+///
+/// # Errors
+/// What pthread_sigmask(3) says.
+pub fn unblock_signals() -> io::Result<()> {
+    change_mask(libc::SIG_UNBLOCK, &[Signal::TERM, Signal::INT, Signal::HUP, Signal::CHILD])
+}
+
+/// Neither locks nor allocates: it is also for the time between fork and exec.
+#[expect(unsafe_code, reason = "rustix leaves the signal mask to libc")]
+fn change_mask(how: i32, signals: &[Signal]) -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset(3) fills the set before anything else looks at it, and nobody else has it.
+    let failed = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal.as_raw());
+        }
+        libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut())
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
 }
 
 /// Makes orphaned descendants children of this process instead of init's, so that they can be found (prctl(2)
@@ -298,79 +326,6 @@ pub fn boot() -> String {
         return id.trim().to_owned();
     }
     String::new()
-}
-
-/// Waits for input; `false` when the other end of `cancel` is gone.
-///
-/// # Errors
-/// What poll(2) says.
-pub fn ready(input: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
-    wait_for(PollFlags::IN, input, cancel)
-}
-
-/// Writes everything to a descriptor that does not wait (see [`dont_wait`]), waiting for room here; `false` when the
-/// other end of `cancel` was gone before there was any.
-///
-/// # Errors
-/// What write(2) or poll(2) says.
-pub fn write_all(output: &impl AsFd, mut bytes: &[u8], cancel: &OwnedFd) -> io::Result<bool> {
-    while !bytes.is_empty() {
-        match rustix::io::write(output, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => {
-                if !wait_for(PollFlags::OUT, output, cancel)? {
-                    return Ok(false);
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(true)
-}
-
-/// Makes reading from a descriptor and writing to it fail with `EAGAIN` where they would wait.
-///
-/// # Errors
-/// What ioctl(2) says.
-pub fn dont_wait(fd: &impl AsFd) -> io::Result<()> {
-    Ok(rustix::io::ioctl_fionbio(fd, true)?)
-}
-
-/// Waits until a descriptor is ready for `what`, or has failed; `false` when the other end of `cancel` is gone.
-fn wait_for(what: PollFlags, fd: &impl AsFd, cancel: &OwnedFd) -> io::Result<bool> {
-    loop {
-        let mut fds = [PollFd::new(fd, what), PollFd::new(cancel, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
-        }
-        if !fds[1].revents().is_empty() {
-            return Ok(false);
-        }
-        if !fds[0].revents().is_empty() {
-            return Ok(true);
-        }
-    }
-}
-
-/// Whether reading would not wait now.
-///
-/// # Errors
-/// What poll(2) says.
-pub fn readable(input: &impl AsFd) -> io::Result<bool> {
-    let mut fds = [PollFd::new(input, PollFlags::IN)];
-    // A signal that is about to be delivered interrupts even a poll that does not wait.
-    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&rustix::event::Timespec::default())))?;
-    Ok(!fds[0].revents().is_empty())
-}
-
-/// Whether this is a pipe or a socket that nobody reads any more.
-pub fn reader_is_gone(output: &impl AsFd) -> bool {
-    let mut fds = [PollFd::new(output, PollFlags::empty())];
-    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&rustix::event::Timespec::default()))).is_ok()
-        && fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 #[cfg(test)]

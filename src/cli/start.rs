@@ -102,6 +102,7 @@ fn name(signal: i32) -> &'static str {
 /// ends the process at once after its child processes, whether the first was taken yet or not. The thread lasts as long as
 /// the process: nothing but its end ends the watch.
 fn watch_signals() -> std::io::Result<Receiver<i32>> {
+    os::unblock_signals()?;
     let mut ends = vec![SIGTERM, SIGINT];
     // Watched, it would count again where nohup(1) has seen to it that it does not.
     if os::signals::ignored(Signal::HUP) == Some(false) {

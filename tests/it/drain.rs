@@ -1,6 +1,8 @@
 //! A stop takes no new work, lets running work end for a while, and interrupts what has not.
 
 use std::os::unix::process::ExitStatusExt;
+#[cfg(target_os = "linux")]
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -211,4 +213,35 @@ fn under_nohup_a_closed_terminal_changes_nothing() {
     let ended = daemon.stop();
     assert_eq!((ended.status.code(), ended.status.signal()), (Some(0), None), "{ended:?}");
     assert!(ended.stdout.starts_with("codexd stopped after SIGTERM\n"), "{ended:?}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_daemon_whose_starter_has_blocked_its_signals_is_stopped_by_them_and_so_is_its_child() {
+    let block = "env --block-signal=TERM --block-signal=CHLD --block-signal=USR1";
+    if !Command::new("sh")
+        .args(["-c", &format!("{block} true")])
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        println!("skipped: env(1) cannot block signals here");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let wrapper = folder.path().join("blocks");
+    let program = env!("CARGO_BIN_EXE_codexd");
+    processes::write_program(&wrapper, &format!("#!/bin/sh\nexec {block} '{program}' \"$@\"\n"));
+    // Its end is heard of only by SIGCHLD: it is adopted.
+    let script = "grep SigBlk /proc/self/status >&2; (setsid true &); exec sleep 600";
+    let mut daemon = on_script(script, &["--stop-timeout-ms", "60000"]).program(&wrapper).start();
+    let stream = daemon.stream();
+    let written = || daemon.log_events().into_iter().find(|event| event["type"] == "child.stderr");
+    let blocked = until("a line of the child", DEADLINE, written)["message"].take();
+    assert_eq!(blocked, "stderr: SigBlk: 0000000000000000");
+    let own = i32::try_from(daemon.pid()).unwrap();
+    let children = || codexd::os::list().iter().filter(|process| process.parent == own).count();
+    until("only the child is left", DEADLINE, || (children() == 1).then_some(()));
+    let ended = daemon.stop();
+    assert!(ended.stdout.starts_with("codexd stopped after SIGTERM\n"), "{ended:?}");
+    assert_eq!(stream.wait_for_type("child.exited")["detail"]["signal"], "SIGTERM");
 }
