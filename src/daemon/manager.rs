@@ -12,7 +12,7 @@ use log::warn;
 
 use super::Daemon;
 use crate::model::printable;
-use crate::ops::ready::Readiness;
+use crate::ops::ready::{Named, Readiness};
 use crate::os::notify::Notifier;
 use crate::threads::{self, Thread};
 
@@ -80,19 +80,12 @@ impl Manager {
 
 fn health(readiness: &Readiness, serving: &str) -> Health {
     let checks = &readiness.checks;
-    let named = [
-        ("hub", &checks.hub),
-        ("log", &checks.log),
-        ("disk", &checks.disk),
-        ("child", &checks.child),
-        ("app-server", &checks.app_server),
-    ];
-    let problem = named.iter().find(|(_, check)| !check.ok);
+    let problem = checks.named().into_iter().find(|named| !named.check.ok);
     let status = match problem {
         None => serving.to_owned(),
-        Some((name, check)) => {
+        Some(Named { title, check, .. }) => {
             let detail = check.detail.as_deref().unwrap_or("not well");
-            format!("{serving}, but not ready: {name}: {}", printable(detail))
+            format!("{serving}, but not ready: {title}: {}", printable(detail))
         }
     };
     Health { alive: checks.hub.ok, status }

@@ -37,20 +37,49 @@ impl Check {
     }
 }
 
-/// What is looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Checks {
+/// Declares the checks: a field for each, its name in the JSON and in the metrics, what people call it, what must be so.
+macro_rules! checks {
+    ($($(#[$doc:meta])* $field:ident = $name:literal, $title:literal, $means:literal;)*) => {
+        /// What is looked at.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        pub struct Checks {
+            $($(#[$doc])* #[serde(rename = $name)] pub $field: Check,)*
+        }
+
+        impl Checks {
+            /// The name of each in the JSON, and what must be so.
+            pub const ALL: &'static [(&'static str, &'static str)] = &[$(($name, $means),)*];
+
+            /// Each of them, in the same order.
+            pub fn named(&self) -> [Named<'_>; Self::ALL.len()] {
+                [$(Named { name: $name, title: $title, check: &self.$field },)*]
+            }
+        }
+    };
+}
+
+/// A check and what it is called.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a> {
+    /// In the JSON and in the metrics.
+    pub name: &'static str,
+    /// By people.
+    pub title: &'static str,
+    /// How it is.
+    pub check: &'a Check,
+}
+
+checks! {
     /// The hub answers.
-    pub hub: Check,
+    hub = "hub", "hub", "the daemon's core answers";
     /// The event log takes events.
-    pub log: Check,
+    log = "log", "log", "the event log takes events";
     /// There is room where log and state are, and the state files can be written.
-    pub disk: Check,
+    disk = "disk", "disk", "there is room";
     /// The child runs.
-    pub child: Check,
-    /// The connection to the app-server, once there is one, is open, and it answers.
-    pub app_server: Check,
+    child = "child", "child", "the child runs";
+    /// The connection to the app-server, once there is one, is open.
+    app_server = "appServer", "app-server", "the connection to the app-server, once there is one, is open";
 }
 
 /// What `GET /readyz` shows.
@@ -93,9 +122,7 @@ impl Ops {
             child,
             app_server: self.check_connection(),
         };
-        let ok = [&checks.hub, &checks.log, &checks.disk, &checks.child, &checks.app_server]
-            .iter()
-            .all(|check| check.ok);
+        let ok = checks.named().iter().all(|named| named.check.ok);
         Readiness { ok, status: if ok { "ready" } else { "unready" }, checks }
     }
 

@@ -6,6 +6,7 @@ use crate::config::{Mode, Strategy};
 use crate::model::record::{
     ChildStatus, RequestKind, RequestPolicy, RequestStatus, RunStatus, SessionPurpose, SessionStatus,
 };
+use crate::ops::ready::Checks;
 use Shape::{Any, Count, Flag, List, Map, Number, Object, Or, Ref, Text, Time, Words};
 
 /// A named schema.
@@ -23,6 +24,17 @@ const TEXT: Shape = Or(&Text);
 const TIME: Shape = Or(&Time);
 const COUNT: Shape = Or(&Count);
 const IDEMPOTENCY: Shape = Or(&Ref("Idempotency"));
+
+/// One member for each check, as they are declared.
+const CHECKS: [Member; Checks::ALL.len()] = {
+    let mut members = [("", Ref("Check"), ""); Checks::ALL.len()];
+    let mut at = 0;
+    while at < members.len() {
+        (members[at].0, members[at].2) = Checks::ALL[at];
+        at += 1;
+    }
+    members
+};
 
 /// Every one.
 #[rustfmt::skip]
@@ -166,13 +178,7 @@ pub const COMPONENTS: &[Component] = &[
         ("ok", Flag, ""),
         ("detail", TEXT, "why not, or what there is to say"),
     ]},
-    Component { name: "Checks", doc: "What readiness is made of.", members: &[
-        ("hub", Ref("Check"), "the daemon's core answers"),
-        ("log", Ref("Check"), "the event log takes events"),
-        ("disk", Ref("Check"), "there is room"),
-        ("child", Ref("Check"), "the child runs"),
-        ("appServer", Ref("Check"), "the connection to the app-server, once there is one, is open"),
-    ]},
+    Component { name: "Checks", doc: "What readiness is made of.", members: &CHECKS },
     Component { name: "Readiness", doc: "Whether the daemon can do its work now.", members: &[
         ("ok", Flag, ""),
         ("status", Words(&["ready", "unready"]), ""),

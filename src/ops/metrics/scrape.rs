@@ -8,6 +8,7 @@ use crate::hub::tally::Tally;
 use crate::hub::{Core, Waiting};
 use crate::model::record::{ChildStatus, RequestStatus, RunStatus, SessionStatus};
 use crate::ops::Ops;
+use crate::ops::ready::Checks;
 use crate::store::usage::{self, Usage};
 use crate::threads;
 
@@ -18,7 +19,7 @@ const HUB_DEADLINE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Scrape {
     pub(super) started_seconds: f64,
-    pub(super) ready: [(&'static str, bool); 5],
+    pub(super) ready: [(&'static str, bool); Checks::ALL.len()],
     /// Nothing when the hub does not answer.
     pub(super) hub: Option<Hub>,
     /// Nothing when the folder cannot be read.
@@ -51,13 +52,7 @@ impl Scrape {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 do not come near 2^53")]
     pub fn take(ops: &Ops) -> Self {
         let checks = ops.readiness().checks;
-        let ready = [
-            ("hub", checks.hub.ok),
-            ("log", checks.log.ok),
-            ("disk", checks.disk.ok),
-            ("child", checks.child.ok),
-            ("appServer", checks.app_server.ok),
-        ];
+        let ready = checks.named().map(|named| (named.name, named.check.ok));
         // One that has just kept us waiting is not asked again.
         let hub = checks.hub.ok.then(|| ops.hub.ask_within(HUB_DEADLINE, |core| Hub::take(core)));
         let paths = &ops.config.paths;
