@@ -10,14 +10,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::head::Head;
-use super::page;
 use super::reply::ApiError;
 use super::routes;
 
 /// Names under which this host's loopback interface may be addressed.
 const LOOPBACK_NAMES: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
-/// Paths that need no token: they say whether the daemon works, and nothing else.
-const OPEN_PATHS: [&str; 2] = [routes::HEALTH, "/readyz"];
 
 /// Whether a request has the right to be answered, by its head and the token that stood in its query; an error is the
 /// answer (401).
@@ -49,7 +46,8 @@ impl Guard {
         Self { port, token: None, peer: None }
     }
 
-    /// Every path but `/healthz`, `/readyz` and the files of the [`page`] needs what `check` asks for.
+    /// Every path but those that are open, as the [`routes`] have it (`/healthz`, `/readyz`, the files of the page), needs what
+    /// `check` asks for.
     #[must_use]
     pub fn with_token(mut self, check: TokenCheck) -> Self {
         self.token = Some(check);
@@ -123,7 +121,7 @@ impl Guard {
 /// Whether a request needs no token, whatever is configured.
 fn is_open(head: &Head) -> bool {
     let reads = matches!(head.method(), "GET" | "HEAD") && !head.wants_websocket();
-    OPEN_PATHS.contains(&head.path()) || reads && page::has(head.path())
+    routes::is_open(head.path(), reads)
 }
 
 /// Whether a request with a body declares it as JSON (RFC 8259 section 11); a charset may stand there if it is UTF-8.
@@ -244,6 +242,7 @@ mod tests {
         assert_eq!(status("GET /healthz HTTP/1.1", "Host: localhost:1"), 200);
         assert_eq!(status("GET /healthz/ HTTP/1.1", "Host: localhost:1"), 200);
         assert_eq!(status("GET /healthz// HTTP/1.1", "Host: localhost:1"), 200);
+        assert_eq!(status("GET /readyz HTTP/1.1", "Host: localhost:1"), 200);
         for open in ["GET / HTTP/1.1", "HEAD /?x HTTP/1.1", "GET /page/app.mjs HTTP/1.1"] {
             assert_eq!(status(open, "Host: localhost:1"), 200, "{open}");
             assert_eq!(status(open, "Host: evil.example:1"), 403, "{open}");
@@ -253,6 +252,8 @@ mod tests {
             "GET /page HTTP/1.1",
             "GET /page/../v1 HTTP/1.1",
             "GET /page/app.mjsx HTTP/1.1",
+            "GET /readyz/x HTTP/1.1",
+            "GET /metrics HTTP/1.1",
         ] {
             assert_eq!(status(closed, "Host: localhost:1"), 401, "{closed}");
         }

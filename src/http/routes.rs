@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::api::{Request, Route as Way};
 use super::data;
 use super::openapi;
-use super::openapi::spec::{self, Spec};
+use super::openapi::spec::{self, Open, Spec};
 use super::page;
 use super::reply::{ApiError, ErrorCode, Reply};
 use crate::ops::body::Body;
@@ -302,6 +302,17 @@ pub fn is_taken(path: &str) -> bool {
     let path = without_slash(path);
     let is_at = |route: &Route| match_path(route.path, path).is_some_and(|id| id.is_empty());
     path == HEALTH || page::has(path) || ROUTES.iter().any(is_at)
+}
+
+/// Whether a request for that path needs no token, whatever is configured; `reads`: it is a GET or a HEAD, and no upgrade.
+pub(super) fn is_open(path: &str, reads: bool) -> bool {
+    let path = without_slash(path);
+    let all = ROUTES.iter().map(|route| (route.path, route.spec)).chain([(HEALTH, &spec::HEALTH)]);
+    all.filter(|(pattern, _)| match_path(pattern, path).is_some()).any(|(_, spec)| match spec.open {
+        Open::No => false,
+        Open::Always => true,
+        Open::Page => reads && page::has(path),
+    })
 }
 
 /// Handles a request.

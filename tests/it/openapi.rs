@@ -209,6 +209,15 @@ fn it_follows_the_configuration() {
     let document = daemon.client().request("GET", PATH, &[("authorization", &bearer)], b"").json();
     assert_eq!(document["security"], json!([{ "token": [] }]));
     assert_eq!(document["paths"]["/readyz"]["get"]["security"], json!([]));
+    // What it says of each is so.
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let open = item["get"]["security"].is_array();
+        assert!(item.get("get").is_some() || item["post"]["security"].is_null(), "{path}");
+        let path = path.replace("{id}", "app.mjs");
+        if item["get"].is_object() {
+            assert_eq!(daemon.client().get(&path).status != 401, open, "{path}");
+        }
+    }
     assert!(
         document["paths"]["/tail"]["get"].is_object() && document["paths"]["/v1/codexd/events"].is_null()
     );

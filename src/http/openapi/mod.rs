@@ -13,7 +13,7 @@ use super::reply::ErrorCode;
 use super::routes::{self, ROUTES};
 use crate::config::Config;
 use components::COMPONENTS;
-use spec::{COMMON, Choice, Payload, Spec};
+use spec::{COMMON, Choice, Open, Payload, Spec};
 
 const INTRODUCTION: &str = "Sessions, turns and one-shot runs of OpenAI Codex on one host. Every GET answers HEAD too. \
     A method that a path does not have is 405 with `Allow`, an unknown path 404. At the path of the events an upgrade \
@@ -36,7 +36,7 @@ pub fn document(config: &Config, base: Option<&str>) -> Value {
     add("GET", &config.service.event_stream_path, events, &spec::EVENTS);
 
     let token = config.service.token_file.is_some();
-    let mut document = json!({
+    json!({
         "openapi": "3.1.0",
         "info": {
             "title": "codexd",
@@ -58,11 +58,7 @@ pub fn document(config: &Config, base: Option<&str>) -> Value {
                 },
             },
         },
-    });
-    for open in [routes::HEALTH, "/readyz", "/", "/page/{id}"] {
-        document["paths"][open]["get"]["security"] = json!([]);
-    }
-    document
+    })
 }
 
 fn operation(method: &str, path: &str, doc: &str, spec: &Spec) -> Value {
@@ -72,6 +68,9 @@ fn operation(method: &str, path: &str, doc: &str, spec: &Spec) -> Value {
         "parameters": parameters(path, spec),
         "responses": answers(spec),
     });
+    if spec.open != Open::No {
+        operation["security"] = json!([]);
+    }
     if method == "POST" {
         operation["requestBody"] = json!({
             "required": spec.body_required,

@@ -39,6 +39,8 @@ pub enum Payload {
 pub struct Spec {
     /// Its name in the document and in clients made of it.
     pub name: &'static str,
+    /// Whether it is answered without the token, where the daemon has one.
+    pub open: Open,
     /// What stands in the query.
     pub query: &'static [Param],
     /// Whether `Idempotency-Key` is looked at.
@@ -55,6 +57,17 @@ pub struct Spec {
     pub errors: &'static [ErrorCode],
     /// Routes whose `{id}` stands in a success: their names, and where it stands.
     pub links: &'static [(&'static str, &'static str)],
+}
+
+/// Who needs no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// Nobody.
+    No,
+    /// Everybody: it says whether the daemon works, and nothing else.
+    Always,
+    /// Whoever reads a file that the [`page`] has.
+    Page,
 }
 
 /// Fields of a body of which some must be there.
@@ -90,6 +103,7 @@ pub const COMMON: &[ErrorCode] = &[
 
 const GET: Spec = Spec {
     name: "",
+    open: Open::No,
     query: &[],
     idempotent: false,
     body: &[],
@@ -133,12 +147,15 @@ const APP_SERVER: [ErrorCode; 2] = [ErrorCode::AppServerError, ErrorCode::Timeou
 const OF_ID: &[ErrorCode] = &[ErrorCode::NotFound];
 
 /// `GET /healthz`.
-pub const HEALTH: Spec = Spec { name: "getHealth", ok: &[(200, Payload::Whole("Health"))], ..GET };
+pub const HEALTH: Spec =
+    Spec { name: "getHealth", open: Open::Always, ok: &[(200, Payload::Whole("Health"))], ..GET };
 /// `GET /`.
-pub const PAGE: Spec = Spec { name: "getPage", ok: &[(200, Payload::Text(page::HTML))], ..GET };
+pub const PAGE: Spec =
+    Spec { name: "getPage", open: Open::Page, ok: &[(200, Payload::Text(page::HTML))], ..GET };
 /// `GET /page/{id}`.
 pub const PAGE_FILE: Spec = Spec {
     name: "getPageFile",
+    open: Open::Page,
     ok: &[
         (200, Payload::Text(page::SCRIPT)),
         (200, Payload::Text(page::STYLE)),
@@ -150,6 +167,7 @@ pub const PAGE_FILE: Spec = Spec {
 /// `GET /readyz`.
 pub const READY: Spec = Spec {
     name: "getReadiness",
+    open: Open::Always,
     ok: &[(200, Payload::Whole("Readiness")), (503, Payload::Whole("Readiness"))],
     ..GET
 };
