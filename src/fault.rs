@@ -6,7 +6,7 @@
 
 use std::io;
 
-/// Somewhere that a fault can happen. `note` of a write is how many bytes are to be written.
+/// Somewhere that a fault can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     /// A write to the event log.

@@ -65,7 +65,8 @@ impl Outcome {
 }
 
 /// What a request of that method asks for; `None` for what codexd cannot answer for anyone: methods it does not know,
-/// and `account/chatgptAuthTokens/refresh` and `attestation/generate`, which need the client's own secrets.
+/// `account/chatgptAuthTokens/refresh` and `attestation/generate`, which need the client's own secrets, and
+/// `currentTime/read`, whose answer is the client's to know.
 pub fn kind(method: &str) -> Option<RequestKind> {
     Some(match method {
         "item/commandExecution/requestApproval" | "execCommandApproval" => RequestKind::Command,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::http::api::{Api, EventStream, Request, Route, Upgrade};
-use crate::http::reply::Reply;
+use crate::http::api::{Api, EventStream, Kind, Request, Upgrade};
+use crate::http::reply::{ApiError, Reply};
 use crate::http::routes;
 use crate::ops::Ops;
 use crate::stream::source::HubSource;
@@ -35,8 +35,8 @@ impl Api for Port {
         self.ops.counters.answered(status);
     }
 
-    fn route(&self, method: &str, path: &str) -> Route {
-        if self.is_stream_path(path) { routes::events_way(method, path) } else { routes::way(method, path) }
+    fn route(&self, method: &str, path: &str) -> Result<Kind, ApiError> {
+        if self.is_stream_path(path) { routes::events_kind(method, path) } else { routes::kind(method, path) }
     }
 
     fn handle(&self, request: Request) -> Reply {

@@ -11,15 +11,14 @@ use super::reply::{ApiError, Reply};
 /// Header fields that reach a handler; everything else of the head ends at the front door.
 pub const FORWARDED: [&str; 3] = ["accept", "idempotency-key", "last-event-id"];
 
-/// Who handles a request.
-#[derive(Debug, Clone)]
-pub enum Route {
-    /// Answered from what the daemon knows: the small pool, which nothing slow may enter.
+/// What a request may wait for. So many of each kind are let in to the handlers at a time: calls that wait do not keep
+/// reads waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It is answered from what the daemon knows: nothing slow may be of this kind.
     Read,
-    /// May wait for the app-server or a child: the large pool.
+    /// It may wait for the app-server, a child, the log or files.
     Call,
-    /// Nobody; this is the answer (404, 405 with `Allow`).
-    Refuse(ApiError),
 }
 
 /// A request that has passed every check, its body read to the end.
@@ -76,8 +75,11 @@ pub trait Api: Send + Sync + 'static {
     /// An answer with this status is about to be sent; called for each but those of a stream, and must not wait.
     fn answered(&self, _status: u16) {}
 
-    /// Where a request goes; called with `GET` for `HEAD`. Looks at method and path only.
-    fn route(&self, method: &str, path: &str) -> Route;
+    /// What kind of request this is; called with `GET` for `HEAD`. Looks at method and path only.
+    ///
+    /// # Errors
+    /// The answer to one that nobody handles (404, 405 with `Allow`).
+    fn route(&self, method: &str, path: &str) -> Result<Kind, ApiError>;
 
     /// Handles a request in a worker thread. A panic is answered with 500.
     fn handle(&self, request: Request) -> Reply;

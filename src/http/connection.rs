@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::api::{EventStream, FORWARDED, Route, Upgrade};
+use super::api::{EventStream, FORWARDED, Kind, Upgrade};
 use super::body::{self, Framing};
 use super::front_door::Shared;
 use super::guard;
 use super::head::Head;
-use super::inner::{Kind, Slot, TICKET};
+use super::inner::{Slot, TICKET};
 use super::open::Waiting;
 use super::permits::Permit;
 use super::reply::{ApiError, Reply};
@@ -207,14 +207,9 @@ fn route(shared: &Shared, head: &Head) -> Result<Way, ApiError> {
             _ => Err(ApiError::method_not_allowed("/healthz answers GET and HEAD.").with_allow("GET, HEAD")),
         };
     }
-    match shared.api.route(method, head.path()) {
-        Route::Read | Route::Call if head.path() == shared.api.stream_path() && head.wants_event_stream() => {
-            Ok(Way::Events)
-        }
-        Route::Read => Ok(Way::Handler(Kind::Read)),
-        Route::Call => Ok(Way::Handler(Kind::Call)),
-        Route::Refuse(error) => Err(error),
-    }
+    let kind = shared.api.route(method, head.path())?;
+    let streams = head.path() == shared.api.stream_path() && head.wants_event_stream();
+    Ok(if streams { Way::Events } else { Way::Handler(kind) })
 }
 
 fn no_stream_here(head: &Head) -> ApiError {

@@ -28,7 +28,7 @@ pub(super) use self::answer::receive;
 pub(super) use self::generation::sweep;
 
 use self::core::{Core, Lost};
-use super::api::Api;
+use super::api::{Api, Kind};
 use super::reply::ApiError;
 use crate::threads::{self, Thread};
 
@@ -51,15 +51,6 @@ pub(super) const TICKET: &str = "ticket";
 
 /// Why there is no handler any more.
 const STOPPING: &str = "The daemon is stopping.";
-
-/// What a request may wait for: calls that wait for the app-server do not keep reads waiting.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
-    /// Answered from memory.
-    Read,
-    /// May wait for the app-server.
-    Call,
-}
 
 /// Where a connection keeps the inner connection it waits on, so that it can be cut.
 pub(super) type Slot = Mutex<Option<Arc<UnixStream>>>;

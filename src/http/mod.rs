@@ -3,6 +3,7 @@
 //! ```text
 //! client ── TCP ── conn-N (head, guard, framing, body) ──┬── /healthz: answered here
 //!                                                       ├── upgrade at the stream path: Api::upgrade, in this thread
+//!                                                       ├── Server-Sent Events there: Api::events, in this thread
 //!                                                       └── everything else ── Unix socket ── tiny_http ── Api::handle
 //! ```
 //! A handler sees nothing that has not passed every check of [`guard`] and of the framing, and no stranger reaches tiny_http.

@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use super::api::{Request, Route as Way};
+use super::api::{Kind, Request};
 use super::data;
 use super::openapi;
 use super::openapi::spec::{self, Open, Spec};
@@ -16,23 +16,14 @@ use crate::ops::metrics;
 use crate::ops::query::Query;
 use crate::ops::{OpError, Ops};
 
-/// Which workers a route needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pool {
-    /// It answers from what the daemon knows.
-    Read,
-    /// It may wait for the app-server or for the log.
-    Call,
-}
-
 /// One route.
 pub struct Route {
     /// `GET` or `POST`.
     pub method: &'static str,
     /// The path; a segment `{id}` stands for any one.
     pub path: &'static str,
-    /// Which workers it needs.
-    pub pool: Pool,
+    /// What it may wait for.
+    pub kind: Kind,
     /// What it does, for people.
     pub doc: &'static str,
     /// What it takes and answers.
@@ -50,18 +41,21 @@ struct Call<'a> {
 
 type Answer = Result<Reply, OpError>;
 
-fn other_methods(method: &str, path: &str, allowed: &str) -> Way {
+fn other_methods(method: &str, path: &str, allowed: &str) -> ApiError {
     let (path, are) = (crate::model::preview(path), if allowed.contains(',') { "are" } else { "is" });
     let message = format!("{method} is not possible at {path}; {allowed} {are}.");
-    Way::Refuse(ApiError::method_not_allowed(message).with_allow(allowed))
+    ApiError::method_not_allowed(message).with_allow(allowed)
 }
 
-/// The way to the event stream's path without an upgrade: a page of the log, or Server-Sent Events.
-pub fn events_way(method: &str, path: &str) -> Way {
+/// What a request for the event stream's path is without an upgrade: for a page of the log, or Server-Sent Events.
+///
+/// # Errors
+/// The answer to another method than GET.
+pub fn events_kind(method: &str, path: &str) -> Result<Kind, ApiError> {
     match method {
-        // Pages read files: not for the pool that nothing slow may enter.
-        "GET" => Way::Call,
-        _ => other_methods(method, path, "GET, HEAD"),
+        // Pages read files: no such thing is a read that answers at once.
+        "GET" => Ok(Kind::Call),
+        _ => Err(other_methods(method, path, "GET, HEAD")),
     }
 }
 
@@ -79,7 +73,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "a page to look at, for browsers",
         spec: &spec::PAGE,
         handle: |_, call| call.page(),
@@ -87,7 +81,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/page/{id}",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "what it consists of",
         spec: &spec::PAGE_FILE,
         handle: |_, call| call.page(),
@@ -95,7 +89,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/readyz",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "whether it can do its work now: hub, log, disk, child, app-server",
         spec: &spec::READY,
         handle: |ops, _| {
@@ -106,7 +100,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/metrics",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "counters and gauges in the text format of Prometheus",
         spec: &spec::METRICS,
         handle: |ops, _| Ok(Reply::text(200, metrics::CONTENT_TYPE, ops.metrics())),
@@ -114,7 +108,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/v1/codexd/openapi.json",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "this API as an OpenAPI 3.1 document",
         spec: &spec::OPENAPI,
         handle: |ops, _| {
@@ -125,7 +119,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/v1/codexd/status",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "the service and the whole state",
         spec: &spec::STATUS,
         handle: |ops, _| ok(200, &ops.status()?),
@@ -133,7 +127,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/v1/codexd/sessions",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "all sessions, or those of ?status=, ?purpose=, ?limit=, ?after=ID",
         spec: &spec::LIST_SESSIONS,
         handle: |ops, call| ok(200, &data::Sessions { sessions: ops.sessions(&call.query()?)? }),
@@ -141,7 +135,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/codexd/sessions",
-        pool: Pool::Call,
+        kind: Kind::Call,
         doc: "a session on a new thread, or on the one that threadId names",
         spec: &spec::CREATE_SESSION,
         handle: |ops, call| {
@@ -154,7 +148,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/v1/codexd/sessions/{id}",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "a session and the cached events about it",
         spec: &spec::GET_SESSION,
         handle: |ops, call| ok(200, &ops.session_with_events(&call.id)?),
@@ -162,7 +156,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/codexd/sessions/{id}/interrupt",
-        pool: Pool::Call,
+        kind: Kind::Call,
         doc: "interrupts the running turn",
         spec: &spec::INTERRUPT,
         handle: |ops, call| ok(202, &ops.interrupt_turn(&call.id, &call.optional_body()?)?),
@@ -170,7 +164,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/codexd/sessions/{id}/close",
-        pool: Pool::Call,
+        kind: Kind::Call,
         doc: "interrupts the running turn and closes the session",
         spec: &spec::CLOSE,
         handle: |ops, call| {
@@ -181,7 +175,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/v1/codexd/runs",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "all one-shot runs, or those of ?status=, ?limit=, ?after=ID",
         spec: &spec::LIST_RUNS,
         handle: |ops, call| ok(200, &data::Runs { runs: ops.runs(&call.query()?)? }),
@@ -189,7 +183,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/codexd/runs",
-        pool: Pool::Call,
+        kind: Kind::Call,
         doc: "a one-shot run of codex exec",
         spec: &spec::CREATE_RUN,
         handle: |ops, call| {
@@ -202,7 +196,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/v1/codexd/runs/{id}",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "a run, with its whole outcome once it has ended",
         spec: &spec::GET_RUN,
         handle: |ops, call| ok(200, &data::Run { run: ops.run(&call.id)? }),
@@ -210,7 +204,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/codexd/runs/{id}/cancel",
-        pool: Pool::Call,
+        kind: Kind::Call,
         doc: "ends a run that waits or runs",
         spec: &spec::CANCEL_RUN,
         handle: |ops, call| {
@@ -222,7 +216,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/v1/codexd/requests",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "what Codex asked, or those of ?status=, ?limit=, ?after=ID",
         spec: &spec::LIST_REQUESTS,
         handle: |ops, call| ok(200, &data::Requests { requests: ops.requests(&call.query()?)? }),
@@ -230,7 +224,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/v1/codexd/requests/{id}",
-        pool: Pool::Read,
+        kind: Kind::Read,
         doc: "one request of Codex",
         spec: &spec::GET_REQUEST,
         handle: |ops, call| ok(200, &data::Request { request: ops.request(&call.id)? }),
@@ -238,7 +232,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/codexd/requests/{id}/answer",
-        pool: Pool::Call,
+        kind: Kind::Call,
         doc: "answers it with decision, answers, result or error",
         spec: &spec::ANSWER,
         handle: |ops, call| ok(200, &data::Request { request: ops.answer_request(&call.id, &call.body()?)? }),
@@ -246,7 +240,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/codexd/turn",
-        pool: Pool::Call,
+        kind: Kind::Call,
         doc: "input for a session: a new turn, or with expectedTurnId for the one that runs",
         spec: &spec::CREATE_TURN,
         handle: |ops, call| {
@@ -286,13 +280,15 @@ fn ok(status: u16, data: &impl Serialize) -> Answer {
     Ok(Reply::ok(status, data))
 }
 
-/// Where a request goes.
-pub fn way(method: &str, path: &str) -> Way {
+/// What kind of request this is.
+///
+/// # Errors
+/// The answer to one that there is no route for.
+pub fn kind(method: &str, path: &str) -> Result<Kind, ApiError> {
     match find(method, path) {
-        Found::Route(route, _) if route.pool == Pool::Read => Way::Read,
-        Found::Route(..) => Way::Call,
-        Found::OtherMethods(allowed) => other_methods(method, path, &allowed),
-        Found::Nothing => Way::Refuse(unknown_route(method, path)),
+        Found::Route(route, _) => Ok(route.kind),
+        Found::OtherMethods(allowed) => Err(other_methods(method, path, &allowed)),
+        Found::Nothing => Err(unknown_route(method, path)),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::api::{Api, EventStream, Request, Route, Upgrade};
+use super::api::{Api, EventStream, Kind, Request, Upgrade};
 use super::front_door::FrontDoor;
 use super::guard::Guard;
 use super::limits::Limits;
@@ -29,14 +29,12 @@ impl Api for Echo {
         Reply::json(200, &serde_json::json!({"ok": true}))
     }
 
-    fn route(&self, method: &str, path: &str) -> Route {
+    fn route(&self, method: &str, path: &str) -> Result<Kind, ApiError> {
         match (method, path) {
-            ("GET", "/v1/echo" | "/v1/panic" | "/v1/big") => Route::Read,
-            ("POST", "/v1/echo") | ("GET", "/v1/hold") => Route::Call,
-            (_, "/v1/echo") => {
-                Route::Refuse(ApiError::method_not_allowed("No.").with_allow("GET, HEAD, POST"))
-            }
-            _ => Route::Refuse(ApiError::not_found("No such route.")),
+            ("GET", "/v1/echo" | "/v1/panic" | "/v1/big") => Ok(Kind::Read),
+            ("POST", "/v1/echo") | ("GET", "/v1/hold") => Ok(Kind::Call),
+            (_, "/v1/echo") => Err(ApiError::method_not_allowed("No.").with_allow("GET, HEAD, POST")),
+            _ => Err(ApiError::not_found("No such route.")),
         }
     }
 

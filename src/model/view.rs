@@ -21,7 +21,7 @@ pub struct ServiceView {
     pub listening: bool,
     /// The API base with the address and port it really has.
     pub resolved_base_url: Option<String>,
-    /// Stream clients connected now.
+    /// Clients of the event stream that are connected by WebSocket now; those of Server-Sent Events do not count.
     pub websocket_clients: usize,
 }
 

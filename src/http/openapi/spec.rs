@@ -101,7 +101,8 @@ pub const COMMON: &[ErrorCode] = &[
     ErrorCode::HttpVersionNotSupported,
 ];
 
-const GET: Spec = Spec {
+/// What most routes have, whatever their method.
+const BASE: Spec = Spec {
     name: "",
     open: Open::No,
     query: &[],
@@ -148,10 +149,10 @@ const OF_ID: &[ErrorCode] = &[ErrorCode::NotFound];
 
 /// `GET /healthz`.
 pub const HEALTH: Spec =
-    Spec { name: "getHealth", open: Open::Always, ok: &[(200, Payload::Whole("Health"))], ..GET };
+    Spec { name: "getHealth", open: Open::Always, ok: &[(200, Payload::Whole("Health"))], ..BASE };
 /// `GET /`.
 pub const PAGE: Spec =
-    Spec { name: "getPage", open: Open::Page, ok: &[(200, Payload::Text(page::HTML))], ..GET };
+    Spec { name: "getPage", open: Open::Page, ok: &[(200, Payload::Text(page::HTML))], ..BASE };
 /// `GET /page/{id}`.
 pub const PAGE_FILE: Spec = Spec {
     name: "getPageFile",
@@ -162,32 +163,32 @@ pub const PAGE_FILE: Spec = Spec {
         (200, Payload::Text(page::IMAGE)),
     ],
     errors: OF_ID,
-    ..GET
+    ..BASE
 };
 /// `GET /readyz`.
 pub const READY: Spec = Spec {
     name: "getReadiness",
     open: Open::Always,
     ok: &[(200, Payload::Whole("Readiness")), (503, Payload::Whole("Readiness"))],
-    ..GET
+    ..BASE
 };
 /// `GET /metrics`.
 pub const METRICS: Spec =
-    Spec { name: "getMetrics", ok: &[(200, Payload::Text(crate::ops::metrics::CONTENT_TYPE))], ..GET };
+    Spec { name: "getMetrics", ok: &[(200, Payload::Text(crate::ops::metrics::CONTENT_TYPE))], ..BASE };
 /// `GET /v1/codexd/openapi.json`.
-pub const OPENAPI: Spec = Spec { name: "getOpenApi", ok: &[(200, Payload::Json)], ..GET };
+pub const OPENAPI: Spec = Spec { name: "getOpenApi", ok: &[(200, Payload::Json)], ..BASE };
 /// `GET /v1/codexd/status`.
 pub const STATUS: Spec = Spec {
     name: "getStatus",
     ok: &[(200, Payload::Data(&[("service", Ref("Service"), ""), ("snapshot", Ref("Snapshot"), "")]))],
-    ..GET
+    ..BASE
 };
 /// `GET /v1/codexd/sessions`.
 pub const LIST_SESSIONS: Spec = Spec {
     name: "listSessions",
     query: &[words("status", SessionStatus::NAMES), words("purpose", SessionPurpose::NAMES), LIMIT, AFTER],
     ok: &[(200, Payload::Data(&[("sessions", List(&Ref("Session")), "in order of creation")]))],
-    ..GET
+    ..BASE
 };
 /// `POST /v1/codexd/sessions`.
 pub const CREATE_SESSION: Spec = Spec {
@@ -198,7 +199,7 @@ pub const CREATE_SESSION: Spec = Spec {
     ok: &[(201, NEW_SESSION), (200, NEW_SESSION)],
     links: OF_SESSION,
     errors: &[ErrorCode::Conflict, ErrorCode::IdempotencyMismatch, APP_SERVER[0], APP_SERVER[1]],
-    ..GET
+    ..BASE
 };
 /// `GET /v1/codexd/sessions/{id}`.
 pub const GET_SESSION: Spec = Spec {
@@ -211,7 +212,7 @@ pub const GET_SESSION: Spec = Spec {
         ]),
     )],
     errors: OF_ID,
-    ..GET
+    ..BASE
 };
 /// `POST /v1/codexd/sessions/{id}/interrupt`.
 pub const INTERRUPT: Spec = Spec {
@@ -219,21 +220,21 @@ pub const INTERRUPT: Spec = Spec {
     body: &[fields::INTERRUPT],
     ok: &[(202, Payload::Data(&[("session", Ref("Session"), ""), ("turnId", Text, "")]))],
     errors: &[ErrorCode::NotFound, ErrorCode::Conflict, APP_SERVER[0], APP_SERVER[1]],
-    ..GET
+    ..BASE
 };
 /// `POST /v1/codexd/sessions/{id}/close`.
 pub const CLOSE: Spec = Spec {
     name: "closeSession",
     ok: &[(200, SESSION)],
     errors: &[ErrorCode::NotFound, ErrorCode::Conflict, APP_SERVER[0], APP_SERVER[1]],
-    ..GET
+    ..BASE
 };
 /// `GET /v1/codexd/runs`.
 pub const LIST_RUNS: Spec = Spec {
     name: "listRuns",
     query: &[words("status", RunStatus::NAMES), LIMIT, AFTER],
     ok: &[(200, Payload::Data(&[("runs", List(&Ref("Run")), "in order of creation")]))],
-    ..GET
+    ..BASE
 };
 /// `POST /v1/codexd/runs`.
 pub const CREATE_RUN: Spec = Spec {
@@ -244,21 +245,21 @@ pub const CREATE_RUN: Spec = Spec {
     ok: &[(202, NEW_RUN), (200, NEW_RUN)],
     links: OF_RUN,
     errors: &[ErrorCode::NotFound, ErrorCode::IdempotencyMismatch, ErrorCode::TooManyRuns],
-    ..GET
+    ..BASE
 };
 /// `GET /v1/codexd/runs/{id}`.
-pub const GET_RUN: Spec = Spec { name: "getRun", ok: &[(200, RUN)], errors: OF_ID, ..GET };
+pub const GET_RUN: Spec = Spec { name: "getRun", ok: &[(200, RUN)], errors: OF_ID, ..BASE };
 /// `POST /v1/codexd/runs/{id}/cancel`.
-pub const CANCEL_RUN: Spec = Spec { name: "cancelRun", ok: &[(202, RUN), (200, RUN)], errors: OF_ID, ..GET };
+pub const CANCEL_RUN: Spec = Spec { name: "cancelRun", ok: &[(202, RUN), (200, RUN)], errors: OF_ID, ..BASE };
 /// `GET /v1/codexd/requests`.
 pub const LIST_REQUESTS: Spec = Spec {
     name: "listRequests",
     query: &[words("status", RequestStatus::NAMES), LIMIT, AFTER],
     ok: &[(200, Payload::Data(&[("requests", List(&Ref("Request")), "in order of creation")]))],
-    ..GET
+    ..BASE
 };
 /// `GET /v1/codexd/requests/{id}`.
-pub const GET_REQUEST: Spec = Spec { name: "getRequest", ok: &[(200, REQUEST)], errors: OF_ID, ..GET };
+pub const GET_REQUEST: Spec = Spec { name: "getRequest", ok: &[(200, REQUEST)], errors: OF_ID, ..BASE };
 /// `POST /v1/codexd/requests/{id}/answer`.
 pub const ANSWER: Spec = Spec {
     name: "answerRequest",
@@ -267,7 +268,7 @@ pub const ANSWER: Spec = Spec {
     choice: Choice::OneOf(&["decision", "answers", "result", "error"]),
     ok: &[(200, REQUEST)],
     errors: &[ErrorCode::NotFound, ErrorCode::Conflict],
-    ..GET
+    ..BASE
 };
 /// `POST /v1/codexd/turn`.
 pub const CREATE_TURN: Spec = Spec {
@@ -287,7 +288,7 @@ pub const CREATE_TURN: Spec = Spec {
         ]),
     )],
     errors: &[ErrorCode::NotFound, ErrorCode::Conflict, APP_SERVER[0], APP_SERVER[1]],
-    ..GET
+    ..BASE
 };
 /// The event stream's path, without an upgrade.
 pub const EVENTS: Spec = Spec {
@@ -324,7 +325,7 @@ pub const EVENTS: Spec = Spec {
         (200, Payload::Text("text/event-stream")),
     ],
     errors: &[ErrorCode::UpgradeRequired],
-    ..GET
+    ..BASE
 };
 
 impl Spec {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::*;
-use crate::http::api::{Api, EventStream, Request, Route};
+use crate::http::api::{Api, EventStream, Kind, Request};
 use crate::http::front_door::FrontDoor;
 use crate::http::guard::Guard;
 use crate::http::limits::Limits;
@@ -51,8 +51,8 @@ impl Api for Daemon {
     fn healthz(&self) -> Reply {
         Reply::json(200, &true)
     }
-    fn route(&self, _: &str, _: &str) -> Route {
-        Route::Refuse(ApiError::not_found("No."))
+    fn route(&self, _: &str, _: &str) -> Result<Kind, ApiError> {
+        Err(ApiError::not_found("No."))
     }
     fn handle(&self, _: Request) -> Reply {
         ApiError::not_found("No.").into()
