@@ -150,11 +150,6 @@ impl Process {
         self.child.id()
     }
 
-    /// When it started, as [`os::Listed::started`].
-    pub fn started(&self) -> Option<String> {
-        os::look_up(self.pid).map(|listed| listed.started)
-    }
-
     /// The value of [`MARK`] in its environment and in that of everything it starts.
     pub fn mark(&self) -> &str {
         &self.mark

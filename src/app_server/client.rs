@@ -183,13 +183,6 @@ impl Client {
         }
     }
 
-    /// Whether there is a connection whose handshake is done.
-    pub fn is_connected(&self) -> bool {
-        self.present().is_some_and(|connection| {
-            connection.closed().is_none() && *lock(&connection.handshake) == Handshake::Done
-        })
-    }
-
     fn set(&self, slot: Slot) {
         *lock(&self.slot) = slot;
         self.changed.notify_all();

@@ -1,5 +1,5 @@
 //! What codexd needs of an app-server: the requests it sends, each with the params it always gives. The tests hold every
-//! line that codexd sends against this table and against Codex's own schema; `ops::drift` holds a schema against it.
+//! request that codexd sends against this table, and every line against Codex's own schema; `ops::drift` holds a schema against it.
 
 use std::collections::BTreeMap;
 
@@ -47,9 +47,6 @@ pub const REQUESTS: &[Need] = &[
         "after a crash or a cut it is not known what became of a running turn",
     ),
 ];
-
-/// What codexd tells an app-server.
-pub const NOTIFICATIONS: &[&str] = &["initialized"];
 
 /// Without these notifications codexd does not know what a session is doing.
 pub const EVENTS: &[&str] = &[

@@ -65,8 +65,7 @@ fn wait_for_turns(ops: &Ops, patience: Duration) -> Result<bool, HubError> {
 
 fn ends_a_turn(batch: &Batch) -> bool {
     use EventType as T;
-    let ends =
-        [T::TurnCompleted, T::TurnError, T::TurnMissing, T::SessionClosed, T::RunCompleted, T::RunFailed];
+    let ends = [T::TurnCompleted, T::TurnError, T::TurnMissing, T::SessionClosed];
     batch.entries().iter().any(|entry| ends.contains(&entry.kind))
 }
 

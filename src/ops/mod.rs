@@ -161,18 +161,13 @@ impl Ops {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Whether the daemon is about to stop.
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-    }
-
     /// Every verb that begins something (a session, a turn, a run) asks this first; what serves work that is going on
     /// (answers, steering, interrupts) does not.
     ///
     /// # Errors
     /// [`OpError::Unavailable`] once the daemon is about to stop.
     pub fn check_taking_work(&self) -> Result<(), OpError> {
-        if self.is_draining() {
+        if self.draining.load(Ordering::Acquire) {
             return Err(OpError::Unavailable {
                 reason: "codexd is stopping and takes no new work".to_owned(),
                 retry_after: Some(RETRY_AFTER_STOP),

@@ -305,7 +305,8 @@ mod tests {
         let seen: File = serde_json::from_slice(&std::fs::read(folder.path().join("seen")).unwrap()).unwrap();
         let [entry] = seen.processes.as_slice() else { panic!("{seen:?}") };
         assert_eq!((entry.pid.cast_unsigned(), entry.purpose), (process.id(), Purpose::Run));
-        assert_eq!(Some(&entry.start_time), process.started().as_ref());
+        let listed = os::look_up(Pid::from_raw(entry.pid).unwrap()).unwrap();
+        assert_eq!(entry.start_time, listed.started);
         assert_eq!((entry.group, entry.owner.as_str()), (entry.pid, "run-1"));
         assert_eq!(mine.marked_by(&entry.mark), Some(entry.daemon.clone()));
         let daemon = &entry.daemon;
