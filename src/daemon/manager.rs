@@ -140,6 +140,7 @@ mod tests {
             disk: check(disk.is_none(), disk),
             child: check(true, None),
             app_server: check(true, Some("not connected yet")),
+            work: check(true, None),
         };
         Readiness { ok: hub && disk.is_none(), status: "", checks }
     }

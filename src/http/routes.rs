@@ -90,7 +90,7 @@ pub const ROUTES: &[Route] = &[
         method: "GET",
         path: "/readyz",
         kind: Kind::Read,
-        doc: "whether it can do its work now: hub, log, disk, child, app-server",
+        doc: "whether it can do its work now: hub, log, disk, child, app-server, and that it is not about to stop",
         spec: &spec::READY,
         handle: |ops, _| {
             let readiness = ops.readiness();

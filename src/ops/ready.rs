@@ -78,8 +78,10 @@ checks! {
     disk = "disk", "disk", "there is room";
     /// The child runs.
     child = "child", "child", "the child runs";
-    /// The connection to the app-server, once there is one, is open.
-    app_server = "appServer", "app-server", "the connection to the app-server, once there is one, is open";
+    /// The connection to the app-server, once there is one, is open, and it answers.
+    app_server = "appServer", "app-server", "the connection to the app-server, once there is one, is open, and it answers";
+    /// New work is taken: the daemon is not about to stop.
+    work = "work", "work", "new work is taken";
 }
 
 /// What `GET /readyz` shows.
@@ -121,6 +123,9 @@ impl Ops {
             disk: disk.map_or_else(Check::bad, |()| Check::good()),
             child,
             app_server: self.check_connection(),
+            work: self
+                .check_taking_work()
+                .map_or_else(|error| Check::bad(error.to_string()), |()| Check::good()),
         };
         let ok = checks.named().iter().all(|named| named.check.ok);
         Readiness { ok, status: if ok { "ready" } else { "unready" }, checks }

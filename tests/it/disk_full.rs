@@ -45,7 +45,7 @@ fn check_stalled(client: &Client, reason: &str) {
     let (status, ready) = readyz(client);
     assert_eq!(status, 503);
     assert_eq!((&ready["ok"], &ready["status"]), (&json!(false), &json!("unready")));
-    for name in ["hub", "log", "disk", "child", "appServer"] {
+    for name in ["hub", "log", "disk", "child", "appServer", "work"] {
         assert!(ready["checks"][name]["ok"].is_boolean(), "{name}: {ready}");
     }
     assert_eq!(ready["checks"]["hub"]["ok"], true);

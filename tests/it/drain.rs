@@ -159,6 +159,13 @@ fn a_second_sigterm_ends_at_once_and_leaves_nothing() {
     let client = daemon.client();
     daemon.signal(Signal::TERM);
     until("the drain", DEADLINE, || (post_turn(&client, &id, "x").status == 503).then_some(()));
+    let ready = client.get("/readyz");
+    let checks = &ready.json()["checks"];
+    assert_eq!(
+        (ready.status, &checks["work"]["ok"], &checks["child"]["ok"]),
+        (503, &json!(false), &json!(true))
+    );
+    assert!(checks["work"]["detail"].as_str().unwrap().contains("takes no new work"), "{checks}");
     let asked = Instant::now();
     daemon.signal(Signal::TERM);
     // Fails the test when a process is left.

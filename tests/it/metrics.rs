@@ -140,7 +140,7 @@ fn what_happens_shows() {
     ] {
         assert_eq!(before[series], value, "{series}");
     }
-    for check in ["hub", "log", "disk", "child", "appServer"] {
+    for check in ["hub", "log", "disk", "child", "appServer", "work"] {
         assert_eq!(before[&format!("codexd_ready{{check=\"{check}\"}}")], 1.0, "{check}");
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
