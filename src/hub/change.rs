@@ -47,7 +47,7 @@ pub enum Change {
 }
 
 /// The fields that changes are read back from; each event type has some of them.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Detail<'a> {
     session_id: Option<String>,
@@ -69,82 +69,69 @@ struct Detail<'a> {
 /// The change that a logged event stands for; `None` for events that change nothing, for types of newer versions, and
 /// for events of older versions that lack what would be needed.
 pub fn of_event(event: &Event) -> Option<Change> {
-    use EventType as T;
-    let kind = EventType::from_name(&event.kind)?;
-    if kind == T::DaemonStopped {
-        return Some(Change::DaemonStopped);
-    }
-    if !changes_state(kind) {
-        return None;
-    }
-    let detail: Detail<'_> = serde_json::from_str(event.detail.as_ref()?.get()).ok()?;
-    match kind {
-        T::DaemonStarted => Some(Change::Identity(Box::new(decode(detail.identity)?))),
-        T::SessionRegistered | T::SessionCreated | T::SessionResumed | T::SessionRecovered => {
-            Some(Change::Session(Arc::new(decode(detail.record)?)))
-        }
-        T::SessionClosed => Some(Change::SessionClosed { session_id: detail.session_id? }),
-        T::SessionRecoveryFailed => {
-            Some(Change::SessionError { session_id: detail.session_id?, error: decode(detail.error)? })
-        }
-        T::TurnAccepted => {
-            Some(Change::TurnAccepted { session_id: detail.session_id?, turn_id: detail.turn_id? })
-        }
-        T::TurnStarted => {
-            Some(Change::TurnStarted { thread_id: detail.thread_id?, turn_id: detail.turn_id? })
-        }
-        T::TurnCompleted => Some(Change::TurnCompleted {
-            thread_id: detail.thread_id?,
-            turn_id: detail.turn_id?,
-            status: decode(detail.status)?,
-        }),
-        T::TurnError => Some(Change::TurnError {
-            thread_id: detail.thread_id?,
-            turn_id: detail.turn_id?,
-            will_retry: detail.will_retry.unwrap_or(false),
-        }),
-        T::ThreadStatusChanged => Some(Change::ThreadTouched { thread_id: detail.thread_id? }),
-        T::TurnMissing => Some(Change::TurnMissing { session_id: detail.session_id? }),
-        T::RunQueued | T::RunCompleted | T::RunFailed => Some(Change::Run(Arc::new(decode(detail.record)?))),
-        T::RunStarted => Some(Change::RunStarted { run_id: detail.run_id? }),
-        T::RequestOpened
-        | T::RequestAnswered
-        | T::RequestExpired
-        | T::RequestCancelled
-        | T::RequestOrphaned => Some(Change::Request(Arc::new(decode(detail.record)?))),
-        _ => None,
-    }
+    let read = reader(EventType::from_name(&event.kind)?)?;
+    let detail = match &event.detail {
+        Some(detail) => serde_json::from_str(detail.get()).ok()?,
+        None => Detail::default(),
+    };
+    read(detail)
 }
 
 /// Whether events of this type can change the state at all; most of a log cannot and is not decoded in replay.
 pub fn changes_state(kind: EventType) -> bool {
+    reader(kind).is_some()
+}
+
+/// How the change is read from the detail of an event of that type.
+type Reader = fn(Detail<'_>) -> Option<Change>;
+
+/// The one list of the types that change the state.
+fn reader(kind: EventType) -> Option<Reader> {
     use EventType as T;
-    matches!(
-        kind,
-        T::DaemonStarted
-            | T::DaemonStopped
-            | T::SessionRegistered
-            | T::SessionCreated
-            | T::SessionResumed
-            | T::SessionRecovered
-            | T::SessionRecoveryFailed
-            | T::SessionClosed
-            | T::TurnAccepted
-            | T::TurnStarted
-            | T::TurnCompleted
-            | T::TurnError
-            | T::ThreadStatusChanged
-            | T::TurnMissing
-            | T::RunQueued
-            | T::RunStarted
-            | T::RunCompleted
-            | T::RunFailed
-            | T::RequestOpened
-            | T::RequestAnswered
-            | T::RequestExpired
-            | T::RequestCancelled
-            | T::RequestOrphaned
-    )
+    let reader: Reader = match kind {
+        T::DaemonStarted => |detail| Some(Change::Identity(Box::new(decode(detail.identity)?))),
+        T::DaemonStopped => |_| Some(Change::DaemonStopped),
+        T::SessionRegistered | T::SessionCreated | T::SessionResumed | T::SessionRecovered => {
+            |detail| Some(Change::Session(Arc::new(decode(detail.record)?)))
+        }
+        T::SessionClosed => |detail| Some(Change::SessionClosed { session_id: detail.session_id? }),
+        T::SessionRecoveryFailed => |detail| {
+            Some(Change::SessionError { session_id: detail.session_id?, error: decode(detail.error)? })
+        },
+        T::TurnAccepted => {
+            |detail| Some(Change::TurnAccepted { session_id: detail.session_id?, turn_id: detail.turn_id? })
+        }
+        T::TurnStarted => {
+            |detail| Some(Change::TurnStarted { thread_id: detail.thread_id?, turn_id: detail.turn_id? })
+        }
+        T::TurnCompleted => |detail| {
+            Some(Change::TurnCompleted {
+                thread_id: detail.thread_id?,
+                turn_id: detail.turn_id?,
+                status: decode(detail.status)?,
+            })
+        },
+        T::TurnError => |detail| {
+            Some(Change::TurnError {
+                thread_id: detail.thread_id?,
+                turn_id: detail.turn_id?,
+                will_retry: detail.will_retry.unwrap_or(false),
+            })
+        },
+        T::ThreadStatusChanged => |detail| Some(Change::ThreadTouched { thread_id: detail.thread_id? }),
+        T::TurnMissing => |detail| Some(Change::TurnMissing { session_id: detail.session_id? }),
+        T::RunQueued | T::RunCompleted | T::RunFailed => {
+            |detail| Some(Change::Run(Arc::new(decode(detail.record)?)))
+        }
+        T::RunStarted => |detail| Some(Change::RunStarted { run_id: detail.run_id? }),
+        T::RequestOpened
+        | T::RequestAnswered
+        | T::RequestExpired
+        | T::RequestCancelled
+        | T::RequestOrphaned => |detail| Some(Change::Request(Arc::new(decode(detail.record)?))),
+        _ => return None,
+    };
+    Some(reader)
 }
 
 fn decode<T: DeserializeOwned>(raw: Option<&RawValue>) -> Option<T> {
