@@ -1,10 +1,11 @@
 //! Time: the wall clock for what people read, the monotonic clock for every deadline.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
+use uuid::Uuid;
 
 const ISO_MILLIS: &[FormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
@@ -34,6 +35,12 @@ pub fn now_iso() -> String {
 pub fn parse_iso(text: &str) -> Option<u64> {
     let at = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
     u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
+/// Up to so much time, at random: for whoever would else do the same in step with others.
+pub fn jitter(most: Duration) -> Duration {
+    let share = u32::try_from(Uuid::new_v4().as_u128() % 1000).unwrap_or(0);
+    most * share / 1000
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ pub mod budget;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{LockResult, Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -76,7 +76,19 @@ impl Drop for Thread {
 
 /// Locks a mutex; one that was poisoned guards a state nobody can vouch for, and ends the daemon.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|_| end_the_daemon("a lock was poisoned by a panic"))
+    sound(mutex.lock())
+}
+
+/// As [`lock`], for what waiting on a condition variable gives.
+pub fn sound<T>(outcome: LockResult<T>) -> T {
+    outcome.unwrap_or_else(|_| end_the_daemon("a lock was poisoned by a panic"))
+}
+
+/// Lets time pass, for what tells nobody when it changes: a port, a process of others, a disk. Where there is something to
+/// be heard, that is waited for, with a deadline.
+#[expect(clippy::disallowed_methods, reason = "the one place for what can only be looked at again")]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// What is done before a vital thread's panic ends the process: killing the child processes.

@@ -96,12 +96,11 @@ fn next(shared: &Shared) -> Option<Job> {
         }
         let wait =
             due.jobs.first_key_value().map(|(&(at, _), _)| at.saturating_duration_since(Instant::now()));
-        let waited = match wait {
+        due = match wait {
             Some(wait) if wait.is_zero() => return due.jobs.pop_first().map(|(_, job)| job),
-            Some(wait) => shared.changed.wait_timeout(due, wait).map(|(due, _)| due).ok(),
-            None => shared.changed.wait(due).ok(),
+            Some(wait) => threads::sound(shared.changed.wait_timeout(due, wait)).0,
+            None => threads::sound(shared.changed.wait(due)),
         };
-        due = waited.unwrap_or_else(|| threads::end_the_daemon("a lock was poisoned by a panic"));
     }
 }
 

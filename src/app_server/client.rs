@@ -14,7 +14,7 @@ use super::wire;
 use crate::hub::Hub;
 use crate::hub::batch::Subject;
 use crate::model::event::EventType;
-use crate::threads::lock;
+use crate::threads::{lock, sound};
 
 /// How long a call waits for an app-server that is being started again.
 const WAIT_FOR_CHILD: Duration = Duration::from_secs(5);
@@ -226,10 +226,7 @@ impl Client {
                             after: self.introduction.timeout,
                         });
                     }
-                    handshake = match connection.handshake_changed.wait_timeout(handshake, left) {
-                        Ok((handshake, _)) => handshake,
-                        Err(_) => crate::threads::end_the_daemon("a lock was poisoned by a panic"),
-                    };
+                    handshake = sound(connection.handshake_changed.wait_timeout(handshake, left)).0;
                 }
             }
         }
@@ -283,10 +280,7 @@ impl Client {
             if left.is_zero() {
                 return Err(CallError::Unavailable { reason, retry_after: Some(5) });
             }
-            slot = match self.changed.wait_timeout(slot, left) {
-                Ok((slot, _)) => slot,
-                Err(_) => crate::threads::end_the_daemon("a lock was poisoned by a panic"),
-            };
+            slot = sound(self.changed.wait_timeout(slot, left)).0;
         }
     }
 

@@ -14,10 +14,11 @@ use super::call::CallError;
 use super::impression::Impression;
 use super::outgoing::{self, Lines, Outgoing, Queued};
 use super::wire::{self, OVERLOADED, RpcError};
+use crate::clock;
 use crate::hub::drafts::Drafts;
 use crate::hub::{Core, Hub, HubError};
 use crate::threads::answer::{Answer, answer};
-use crate::threads::lock;
+use crate::threads::{self, lock};
 
 /// Lines that may wait for the app-server to read them. When they do a caller waits, up to its deadline.
 const OUT_BOUND: usize = 256;
@@ -302,7 +303,8 @@ impl Connection {
                     // The wait is at most one and a half times the backoff; the rest is for the answer.
                     if error.code == OVERLOADED && Instant::now() + backoff * 2 < deadline =>
                 {
-                    pause(backoff);
+                    // Not in step with other callers.
+                    threads::pause(backoff / 2 + clock::jitter(backoff));
                     backoff *= 2;
                 }
                 outcome => break outcome,
@@ -392,12 +394,4 @@ impl Connection {
 /// Why the log cannot be written, if it cannot.
 fn stalled(hub: &Hub) -> Option<String> {
     hub.ask_within(Duration::from_secs(1), |core| core.stalled().map(str::to_owned)).ok().flatten()
-}
-
-/// A wait with jitter, so that many callers do not come back at the same moment.
-fn pause(about: Duration) {
-    let share = u32::try_from(uuid::Uuid::new_v4().as_u128() % 1000).unwrap_or(0);
-    let (_keep, never) = bounded::<()>(0);
-    // Nothing is ever sent: this is the timeout's wait.
-    let _ = never.recv_timeout(about / 2 + about * share / 1000);
 }

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,6 +10,7 @@ use serde_json::value::RawValue;
 use super::reach::{self, Problem};
 use crate::api_client::{ClientError, EventStream};
 use crate::config::Config;
+use crate::threads;
 
 /// Between two tries to reach a daemon that is gone: at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -204,8 +204,7 @@ fn take(cursor: &mut u64, text: &str) -> serde_json::Result<Option<Heard>> {
 
 /// Waits until `then`, but no longer than `until`; whether it was the former.
 fn pause_until(then: Instant, until: Instant) -> bool {
-    let (_keep, never) = bounded::<()>(0);
-    let _ = never.recv_deadline(then.min(until));
+    threads::pause(then.min(until).saturating_duration_since(Instant::now()));
     then <= until
 }
 

@@ -6,14 +6,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
-
 use super::{Error, private_folder};
 use crate::config::Config;
 use crate::http::front_door::{Bound, FrontDoor};
 use crate::os::socket;
 use crate::store::lock::{self, Lock, LockError};
 use crate::store::token;
+use crate::threads;
 
 /// How long a port that is taken may be another start's that has not come to its lock yet: elsewhere than on Linux, where
 /// whoever has the port has the lock.
@@ -82,14 +81,12 @@ fn bind(address: SocketAddr) -> Result<Bound, Error> {
 
 /// Looks until there is something to see, but no longer than [`PATIENCE`].
 fn within<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let (_keep, never) = bounded::<()>(0);
     let deadline = Instant::now() + PATIENCE;
     loop {
         let seen = look();
         if seen.is_some() || Instant::now() >= deadline {
             return seen;
         }
-        // Nothing is ever sent: this is the timeout's wait.
-        let _ = never.recv_timeout(LOOK_AGAIN);
+        threads::pause(LOOK_AGAIN);
     }
 }

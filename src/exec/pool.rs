@@ -239,10 +239,7 @@ impl Inner {
             if left.is_zero() {
                 break;
             }
-            state = match self.changed.wait_timeout(state, left) {
-                Ok((state, _)) => state,
-                Err(_) => threads::end_the_daemon("a lock was poisoned by a panic"),
-            };
+            state = threads::sound(self.changed.wait_timeout(state, left)).0;
         }
         state
     }
@@ -313,9 +310,8 @@ impl Inner {
                 Err(_) => return warn!("what became of a run may not be logged: codexd is stopping"),
             }
         }
-        let (_keep, never) = bounded::<()>(0);
         while self.is_stalled() && !lock(&self.state).ending {
-            let _ = never.recv_timeout(LOG_RETRY);
+            threads::pause(LOG_RETRY);
         }
     }
 

@@ -117,8 +117,7 @@ fn reserve_start(shared: &Shared, task: &Task, earliest: Instant) -> Instant {
 
 /// Not in step with whatever else is starting on the same home.
 fn retry_delay() -> Duration {
-    let share = u32::try_from(uuid::Uuid::new_v4().as_u128() % 1000).unwrap_or(0);
-    RETRY_DELAY + RETRY_DELAY * share / 1000
+    RETRY_DELAY + clock::jitter(RETRY_DELAY)
 }
 
 /// Whether Codex did not even begin because its database was locked. A run that has begun may have changed something

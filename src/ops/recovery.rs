@@ -228,10 +228,7 @@ impl BeingLoaded {
     fn claim<'a>(&'a self, id: &'a str) -> Loading<'a> {
         let mut ids = lock(&self.ids);
         while ids.contains(id) {
-            ids = match self.one_less.wait(ids) {
-                Ok(ids) => ids,
-                Err(_) => threads::end_the_daemon("a lock was poisoned by a panic"),
-            };
+            ids = threads::sound(self.one_less.wait(ids));
         }
         ids.insert(id.to_owned());
         Loading { all: self, id }

@@ -7,7 +7,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
 use log::warn;
 use rustix::process::{Pid, Signal, getpid};
 use signal_hook::consts::SIGCHLD;
@@ -84,7 +83,7 @@ pub fn reap(ledger: &Ledger, leftovers: &Leftovers) -> Vec<Reaped> {
             }
         }
         if !clean {
-            pause();
+            threads::pause(LOOK_AGAIN);
         }
     }
     let listed = os::list();
@@ -176,12 +175,6 @@ fn own_line(listed: &[Listed]) -> HashSet<i32> {
         }
     }
     line
-}
-
-fn pause() {
-    let (_keep, never) = bounded::<()>(0);
-    // Nothing is ever sent: this is the timeout's wait.
-    let _ = never.recv_timeout(LOOK_AGAIN);
 }
 
 /// Orphaned descendants become children of this process (Linux), and are reaped when they end. Lasts until dropped;
@@ -310,7 +303,7 @@ pub fn end_adopted() {
             return;
         }
         kill_verified(&left);
-        pause();
+        threads::pause(LOOK_AGAIN);
     }
 }
 

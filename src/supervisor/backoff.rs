@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::clock;
+
 const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
 /// A life of this length was healthy.
@@ -26,8 +28,7 @@ impl Backoff {
         let delay = self.next;
         self.next = (self.next * 2).min(LONGEST);
         // Up to a quarter more, so that many daemons on one host do not restart in step.
-        let share = u32::try_from(uuid::Uuid::new_v4().as_u128() % 250).unwrap_or(0);
-        (delay + delay * share / 1000).min(LONGEST)
+        (delay + clock::jitter(delay / 4)).min(LONGEST)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::{end_the_daemon, lock};
+use super::{lock, sound};
 
 /// So many bytes may wait; who wants to add more waits itself. One message larger than the whole passes when nothing
 /// else waits, so the most that can wait is the limit or that one message.
@@ -36,10 +36,7 @@ impl Budget {
     pub fn take(self: &Arc<Self>, bytes: usize) -> Share {
         let mut used = lock(&self.used);
         while bytes > 0 && *used > 0 && *used + bytes > self.limit {
-            used = match self.freed.wait(used) {
-                Ok(used) => used,
-                Err(_) => end_the_daemon("a lock was poisoned by a panic"),
-            };
+            used = sound(self.freed.wait(used));
         }
         *used += bytes;
         Share { budget: Arc::clone(self), bytes }
