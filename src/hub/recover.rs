@@ -52,7 +52,14 @@ struct Applied {
     identity: bool,
 }
 
-/// Reads files and log. The folders exist and the lock is held.
+impl Applied {
+    /// Up to where the log holds nothing that the files have not.
+    fn everything(&self) -> u64 {
+        if self.identity { self.sessions.min(self.runs).min(self.requests) } else { 0 }
+    }
+}
+
+/// Reads files and log, and lets segments go that are more than are kept. The folders exist and the lock is held.
 ///
 /// # Errors
 /// When a file cannot be read, or a damaged one cannot be set aside.
@@ -80,7 +87,8 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     } else {
         (read_runs(), Rest::read(config, &mut repairs))
     };
-    let Rest { identity, daemon, mut recent, sessions, requests, journal, log_last, recent_logged } = rest?;
+    let Rest { identity, daemon, mut recent, sessions, requests, mut journal, log_last, recent_logged } =
+        rest?;
     let (runs, repaired) = runs?;
     repairs.extend(repaired);
 
@@ -113,6 +121,9 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     let damaged = replay(&mut state, &journal, &applied, log_last)
         .map_err(StoreError::at("cannot read", &paths.events()))?;
     repairs.extend(damaged);
+    // A life may be over before the state files have been written and the hub was told: were it not for this, nothing
+    // would be let go as long as lives are that short.
+    journal.dispose_up_to(applied.everything());
     if state.identity.is_none() {
         state.identity = Some(new_identity(config));
         state.identity_dirty = true;
@@ -217,11 +228,7 @@ fn possible(seq: u64) -> u64 {
 
 /// Applies the log's tail. Damaged lines in it are reported and stay where they are.
 fn replay(state: &mut State, journal: &Journal, applied: &Applied, last: u64) -> io::Result<Option<Repair>> {
-    let mut from = applied.sessions.min(applied.runs).min(applied.requests) + 1;
-    if !applied.identity {
-        from = 1;
-    }
-    let mut reader = EventReader::new(journal.view(), from, last);
+    let mut reader = EventReader::new(journal.view(), applied.everything() + 1, last);
     while let Some(seq) = reader.advance()? {
         let line = reader.line();
         // Most events change nothing and are decoded no further.

@@ -243,6 +243,24 @@ fn what_retention_took_is_a_gap() {
 }
 
 #[test]
+fn lives_too_short_for_the_state_files_to_be_told_of_let_segments_go_too() {
+    let mut daemon = with_a_past(SEGMENTS);
+    daemon.stop();
+    let all = segments(&daemon).len();
+    let short = ["start", "--run-once", "--smoke-lifetime-ms=0"];
+    assert!(all > 7 && daemon.again().run(&short).status.success());
+    assert!(segments(&daemon).len() >= all, "nothing is to go");
+    assert!(daemon.again().flags(&["--keep-segments=2"]).run(&short).status.success());
+    // Those of the short lives are beside them at most.
+    assert!(segments(&daemon).len() <= 5, "{} of {all}", segments(&daemon).len());
+    check_contiguous(&on_disk(&daemon));
+    daemon.restart();
+    let sessions = daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"].take();
+    assert_eq!(sessions.as_array().map(Vec::len), Some(1));
+    daemon.stop();
+}
+
+#[test]
 fn a_segment_removed_under_a_reader_is_a_gap_and_no_error() {
     let daemon = Daemon::builder().flags(&["--max-log-bytes=2000", "--keep-segments=1"]).start();
     let client = daemon.client();
