@@ -29,6 +29,12 @@ struct Unforced {
     current: Option<Arc<File>>,
 }
 
+/// Something to force to disk.
+enum Part<'a> {
+    Finished(&'a Finished),
+    Current(&'a File),
+}
+
 /// The hub's side.
 pub(super) struct LogSync {
     unforced: Arc<Mutex<Unforced>>,
@@ -38,10 +44,14 @@ pub(super) struct LogSync {
 impl LogSync {
     /// Starts the thread; it ends, after a last sync, when this is dropped.
     pub(super) fn start() -> io::Result<(Self, Thread)> {
+        Self::start_with(force)
+    }
+
+    fn start_with(force: impl Fn(&Part<'_>) + Send + 'static) -> io::Result<(Self, Thread)> {
         let unforced = Arc::default();
         let (wake, woken) = bounded(1);
         let files = Arc::clone(&unforced);
-        let thread = threads::spawn("log-sync", move || run(&files, &woken))?;
+        let thread = threads::spawn("log-sync", move || run(&files, &woken, &force))?;
         Ok((Self { unforced, wake }, thread))
     }
 
@@ -67,7 +77,7 @@ impl LogSync {
             self.wake();
         } else {
             drop(unforced);
-            force(&segment);
+            force(&Part::Finished(&segment));
         }
     }
 
@@ -77,28 +87,30 @@ impl LogSync {
     }
 }
 
-fn force(segment: &Finished) {
-    if let Err(error) = segment.force() {
+fn force(part: &Part<'_>) {
+    let forced = match part {
+        Part::Finished(segment) => segment.force(),
+        Part::Current(file) => fault::point(fault::Point::LogSync).and_then(|()| file.sync_data()),
+    };
+    if let Err(error) = forced {
         log_not_forced(&error);
     }
 }
 
-fn run(unforced: &Mutex<Unforced>, woken: &Receiver<()>) {
+fn run(unforced: &Mutex<Unforced>, woken: &Receiver<()>, force: &dyn Fn(&Part<'_>)) {
     let mut last: Option<Instant> = None;
     while woken.recv().is_ok() {
         // Woken again in the interval, by a segment that was finished, or by the hub's end, which cuts it short.
         loop {
             let finished = std::mem::take(&mut lock(unforced).finished);
-            finished.iter().for_each(force);
+            finished.iter().for_each(|segment| force(&Part::Finished(segment)));
             let left = last.map_or(Duration::ZERO, |last| SYNC_INTERVAL.saturating_sub(last.elapsed()));
             if woken.recv_timeout(left).is_err() {
                 break;
             }
         }
         let Some(file) = lock(unforced).current.take() else { continue };
-        if let Err(error) = fault::point(fault::Point::LogSync).and_then(|()| file.sync_data()) {
-            log_not_forced(&error);
-        }
+        force(&Part::Current(&file));
         last = Some(Instant::now());
     }
 }
@@ -124,18 +136,38 @@ mod tests {
         assert_eq!(woken.try_iter().count(), 1);
     }
 
+    /// A thread that tells what it has forced to disk.
+    fn told() -> (Thread, LogSync, Receiver<&'static str>) {
+        let (tell, forced) = bounded(100);
+        let (sync, thread) = LogSync::start_with(move |part| {
+            force(part);
+            let which = match part {
+                Part::Finished(_) => "finished",
+                Part::Current(_) => "current",
+            };
+            // A test that failed asks no more.
+            let _ = tell.send(which);
+        })
+        .unwrap();
+        // Dropped from the last to the first, should a test fail: the thread waits for the other two.
+        (thread, sync, forced)
+    }
+
+    fn next(forced: &Receiver<&'static str>) -> &'static str {
+        forced.recv_timeout(Duration::from_secs(20)).unwrap()
+    }
+
     #[test]
     fn what_was_written_is_forced_before_the_end_whatever_is_left_of_the_interval() {
-        let (sync, thread) = LogSync::start().unwrap();
+        let (thread, sync, forced) = told();
         let file = Arc::new(tempfile::tempfile().unwrap());
         let unforced = Arc::clone(&sync.unforced);
         sync.written(&file);
-        while unforced.lock().unwrap().current.is_some() {
-            std::thread::yield_now();
-        }
+        assert_eq!(next(&forced), "current");
         sync.written(&file);
         drop(sync);
         thread.join();
+        assert_eq!(forced.iter().collect::<Vec<_>>(), ["current"]);
         assert!(unforced.lock().unwrap().current.is_none());
     }
 
@@ -163,23 +195,21 @@ mod tests {
 
     #[test]
     fn a_finished_segment_is_forced_while_the_log_goes_on() {
-        let (sync, thread) = LogSync::start().unwrap();
+        let (thread, sync, forced) = told();
         let unforced = Arc::clone(&sync.unforced);
         let (_folder, segments) = segments(3);
         let file = Arc::new(tempfile::tempfile().unwrap());
         sync.written(&file);
-        while unforced.lock().unwrap().current.is_some() {
-            std::thread::yield_now();
-        }
+        assert_eq!(next(&forced), "current");
         sync.written(&file);
         for segment in segments {
             sync.finished(segment);
-            while !unforced.lock().unwrap().finished.is_empty() {
-                std::thread::yield_now();
-            }
+            // What is written may have its turn between two of them, on a machine that takes a second for it.
+            while next(&forced) != "finished" {}
         }
         drop(sync);
         thread.join();
+        assert!(unforced.lock().unwrap().finished.is_empty());
         assert!(unforced.lock().unwrap().current.is_none());
     }
 }
