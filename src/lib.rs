@@ -86,7 +86,7 @@
 //! | log | the process | its queue, standard error | the process's end |
 //! | hub | `HubThreads` | its two inboxes | `Message::Stop` |
 //! | load-runs | `recover` | the run registry's file | that it is read |
-//! | persist, log-sync, voice | `HubThreads` | their channel | the hub's end |
+//! | persist, log-sync (with `--sync interval`), voice | `HubThreads` | their channel | the hub's end |
 //! | child | `Supervisor` | the child, its output, the stop | the stop |
 //! | announce | `os::spawn_group` | a pipe to the process that is being started | that it has started, or was never born |
 //! | wait-N (its pid) | `Process` | waitid(2) | the process's end |

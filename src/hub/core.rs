@@ -25,7 +25,6 @@ use super::tally::Tally;
 use super::voice::Voice;
 use super::watch::{TurnWatch, Watches};
 use crate::clock;
-use crate::config::Sync;
 use crate::model::event::EventType;
 use crate::model::record::{Child, DaemonState};
 use crate::model::view::EventList;
@@ -48,7 +47,8 @@ pub struct Core {
     recent_updated_at: Option<String>,
     pub(super) recent_dirty: bool,
     subscribers: Vec<Subscriber>,
-    log_sync: LogSync,
+    /// With `--sync interval`.
+    log_sync: Option<LogSync>,
     lines: Vec<u8>,
     stalled: Option<Stalled>,
     /// Why the state files cannot be written.
@@ -97,7 +97,12 @@ pub struct Start {
 }
 
 impl Core {
-    pub(super) fn new(start: Start, version: Arc<AtomicU64>, log_sync: LogSync, voice: Voice) -> Self {
+    pub(super) fn new(
+        start: Start,
+        version: Arc<AtomicU64>,
+        log_sync: Option<LogSync>,
+        voice: Voice,
+    ) -> Self {
         Self {
             state: start.state,
             version,
@@ -361,8 +366,8 @@ impl Core {
     fn append(&mut self, rendered: &Rendered) -> io::Result<()> {
         if !rendered.batch.is_empty() {
             let appended = self.journal.append(&self.lines, rendered.first_seq);
-            if let Some(finished) = self.journal.take_finished() {
-                self.log_sync.finished(finished);
+            if let Some((log_sync, finished)) = self.log_sync.as_ref().zip(self.journal.take_finished()) {
+                log_sync.finished(finished);
             }
             match appended {
                 Ok(()) => {}
@@ -389,8 +394,8 @@ impl Core {
         if let Some(last) = rendered.batch.entries().last() {
             self.logged_seq = last.seq;
             self.version.fetch_add(1, Ordering::Release);
-            if self.journal.sync() == Sync::Interval {
-                self.log_sync.written(self.journal.file());
+            if let Some(log_sync) = &self.log_sync {
+                log_sync.written(self.journal.file());
             }
             for entry in rendered.batch.entries() {
                 self.tally.count(entry.kind, entry.level);

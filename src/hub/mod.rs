@@ -39,7 +39,7 @@ use self::log_sync::LogSync;
 pub use self::persister::FileExtras;
 use self::persister::Files;
 use self::voice::Voice;
-use crate::config::Paths;
+use crate::config::{Paths, Sync};
 use crate::threads::answer::{Answer, answer};
 use crate::threads::budget::{Budget, Share};
 use crate::threads::{self, Thread};
@@ -142,12 +142,18 @@ impl Hub {
         let to_hub = hub.control.clone();
         threads
             .push(threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?);
-        let (log_sync, syncer) = LogSync::start()?;
-        threads.push(syncer);
+        let log_sync = match start.journal.sync() {
+            Sync::Interval => {
+                let (log_sync, syncer) = LogSync::start()?;
+                threads.push(syncer);
+                Some(log_sync)
+            }
+            Sync::Always | Sync::Never => None,
+        };
         let (voice, speaker) = Voice::start()?;
         let core = Core::new(start, version, log_sync, voice);
         let actor = Actor::new(core, events_inbox, control_inbox, jobs);
-        // Joined first: its end ends the other two.
+        // Joined first: its end ends the others.
         threads.insert(0, threads::spawn("hub", move || actor.run())?);
         Ok((hub.clone(), HubThreads { hub, threads, speaker: Some(speaker) }))
     }

@@ -482,3 +482,16 @@ fn a_torn_end_that_cannot_be_kept_leaves_nothing_however_often_it_is_tried() {
     assert_eq!(fs::read(path.with_file_name(broken)).unwrap(), b"{\"seq\":");
     daemon.stop();
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn only_the_interval_of_sync_has_a_thread() {
+    for (sync, has_one) in [("interval", true), ("always", false), ("never", false)] {
+        let mut daemon = Daemon::builder().flags(&["--sync", sync]).start();
+        let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        let mut names =
+            threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).ok());
+        assert_eq!(names.any(|name| name == "log-sync\n"), has_one, "--sync {sync}");
+        daemon.stop();
+    }
+}
