@@ -98,7 +98,7 @@ fn name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
 }
 
-/// The first SIGTERM, SIGINT or SIGHUP (a terminal that is closed) comes through the channel; SIGTERM or SIGINT after it
+/// The first SIGTERM, SIGINT or SIGHUP (a terminal that is closed) comes through the channel; the second SIGTERM or SIGINT
 /// ends the process at once after its child processes, whether the first was taken yet or not. The thread lasts as long as
 /// the process: nothing but its end ends the watch.
 fn watch_signals() -> std::io::Result<Receiver<i32>> {
@@ -111,14 +111,15 @@ fn watch_signals() -> std::io::Result<Receiver<i32>> {
     let mut signals = Signals::new(ends)?;
     let (sender, receiver) = bounded(1);
     threads::spawn("signals", move || {
-        let mut signals = signals.forever();
-        if let Some(first) = signals.next() {
-            // There is room for one, and there is one.
-            let _ = sender.try_send(first);
-        }
-        // A terminal's end is told twice, by the shell and by the system: that is nobody's impatience.
-        if let Some(second) = signals.find(|&signal| signal != SIGHUP) {
-            end_at_once(second);
+        // A terminal's end is told twice, by the shell and by the system, and a logout sends SIGTERM as well: SIGHUP is
+        // nobody's impatience, and neither is what comes first beside it.
+        let mut asked = false;
+        for signal in signals.forever() {
+            // There is room for one, and the first is the one that counts.
+            let _ = sender.try_send(signal);
+            if signal != SIGHUP && std::mem::replace(&mut asked, true) {
+                end_at_once(signal);
+            }
         }
     })?
     .leave();

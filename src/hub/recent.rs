@@ -21,7 +21,7 @@ pub struct Recent {
     pub json: Arc<str>,
 }
 
-/// The last events, oldest first: at most so many of them, and at most [`MOST_BYTES`]. None is left out between two that
+/// The last events, oldest first: at most so many of them, and at most 16 MiB of them. None is left out between two that
 /// are kept, so an event that is too large by itself leaves none, until newer ones come; the log has it.
 #[derive(Debug)]
 pub struct RecentEvents {
