@@ -212,7 +212,15 @@ fn session(client: &Client) -> String {
 fn copy_of(host: &Host) -> Daemon {
     let root = host.folder().join("backup");
     let (logs, state) = (root.join("logs"), root.join("state"));
-    let flags = ["--logs-dir", logs.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
+    // It keeps what the original keeps.
+    let flags = [
+        "--logs-dir",
+        logs.to_str().unwrap(),
+        "--state-dir",
+        state.to_str().unwrap(),
+        "--keep-segments",
+        "0",
+    ];
     Daemon::builder().flags(&flags).start()
 }
 
