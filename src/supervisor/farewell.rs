@@ -43,14 +43,92 @@ struct TurnMissing<'a> {
     turn_status_at_close: Option<&'a str>,
 }
 
+/// What cut the turns off, as much of it as is known.
+struct Cut<'a> {
+    message: &'a str,
+    source: &'a str,
+    flushed_trailing_message: bool,
+    trailing_message_length: usize,
+    exit_code: Option<i32>,
+    signal: Option<&'a str>,
+    status: ChildStatus,
+}
+
+impl<'a> Cut<'a> {
+    fn of(end: &'a End, exit_code: Option<i32>, signal: Option<&'a str>, status: ChildStatus) -> Self {
+        Self {
+            message: &end.message,
+            source: end.source,
+            flushed_trailing_message: end.flushed_trailing_message,
+            trailing_message_length: end.trailing_message_length,
+            exit_code,
+            signal,
+            status,
+        }
+    }
+
+    /// That the connection is closed, and which turns that cut off; `pid`: of the process that ran them.
+    fn draft(&self, core: &Core, drafts: &mut Drafts, pid: Option<u32>) {
+        drafts.push(
+            EventType::TransportClosed,
+            format_args!("App-server transport closed: {}.", self.message),
+            Some(&TransportClosed {
+                exit_code: self.exit_code,
+                flushed_trailing_message: self.flushed_trailing_message,
+                signal: self.signal,
+                source: self.source,
+                trailing_message_length: self.trailing_message_length,
+            }),
+            Subject::default(),
+            None,
+        );
+        self.draft_turns(core, drafts, |_| pid);
+    }
+
+    fn draft_turns(&self, core: &Core, drafts: &mut Drafts, pid: impl Fn(&Session) -> Option<u32>) {
+        for session in core.state().sessions.all() {
+            let Some(turn_id) = session.current_turn_id.as_deref() else { continue };
+            drafts.push(
+                EventType::TurnMissing,
+                format_args!("App-server transport closed before turn {turn_id} completed."),
+                Some(&TurnMissing {
+                    child_exit_code: self.exit_code,
+                    child_pid: pid(session),
+                    child_signal: self.signal,
+                    child_status: self.status,
+                    failure_class: "transport_closed_before_turn_completed",
+                    flushed_trailing_message: self.flushed_trailing_message,
+                    session_id: &session.session_id,
+                    thread_id: session.thread_id.as_deref(),
+                    trailing_message_length: self.trailing_message_length,
+                    transport_close_message: self.message,
+                    transport_close_source: self.source,
+                    turn_id,
+                    turn_status_at_close: session.last_turn_status.as_deref(),
+                }),
+                Subject::session(&session.session_id, session.thread_id.as_deref()),
+                Some(Change::TurnMissing { session_id: session.session_id.clone() }),
+            );
+        }
+    }
+}
+
 /// Logs the end. `asked`: codexd itself ended it, which is no transport failure.
 pub(super) fn tell(parts: &Parts, ending: Ending, asked: bool) {
+    log(parts, move |core, drafts| draft(core, drafts, &ending, asked));
+}
+
+/// Logs that the connection to an external app-server was lost.
+pub(super) fn tell_lost(parts: &Parts, end: End, used: bool) {
+    log(parts, move |core, drafts| draft_lost(core, drafts, &end, used));
+}
+
+/// In the child's own order, and back once it is in the log: only then the next life begins, a new connection brings the
+/// turns' end, or the daemon stops.
+fn log(parts: &Parts, draft: impl FnOnce(&mut Core, &mut Drafts) + Send + 'static) {
     let (done, told) = crossbeam_channel::bounded(1);
-    let sent = parts.hub.transact_in_order(
-        move |core, drafts| draft(core, drafts, &ending, asked),
-        move |outcome| drop(done.send(outcome)),
-    );
-    // The next life begins, or the daemon stops, only after this is in the log; a stopped hub has said why.
+    let sent = parts.hub.transact_in_order(draft, move |outcome| drop(done.send(outcome)));
+    // A stopped hub has said why.
     if sent.is_ok() {
         let _ = told.recv();
     }
@@ -123,58 +201,7 @@ fn draft(core: &mut Core, drafts: &mut Drafts, ending: &Ending, asked: bool) {
         return;
     }
     if let Some(output) = ending.output.as_ref().filter(|_| ending.connected) {
-        drafts.push(
-            EventType::TransportClosed,
-            format_args!("App-server transport closed: {}.", output.message),
-            Some(&TransportClosed {
-                exit_code: exit.code,
-                flushed_trailing_message: output.flushed_trailing_message,
-                signal,
-                source: output.source,
-                trailing_message_length: output.trailing_message_length,
-            }),
-            Subject::default(),
-            None,
-        );
-        for session in core.state().sessions.all() {
-            turn_missing(drafts, session, ending, output, status);
-        }
-    }
-}
-
-fn turn_missing(drafts: &mut Drafts, session: &Session, ending: &Ending, output: &End, status: ChildStatus) {
-    let Some(turn_id) = session.current_turn_id.as_deref() else { return };
-    missing_turn(
-        drafts,
-        session,
-        &TurnMissing {
-            child_exit_code: ending.exit.code,
-            child_pid: Some(ending.pid),
-            child_signal: ending.exit.signal.as_deref(),
-            child_status: status,
-            failure_class: "transport_closed_before_turn_completed",
-            flushed_trailing_message: output.flushed_trailing_message,
-            session_id: &session.session_id,
-            thread_id: session.thread_id.as_deref(),
-            trailing_message_length: output.trailing_message_length,
-            transport_close_message: &output.message,
-            transport_close_source: output.source,
-            turn_id,
-            turn_status_at_close: session.last_turn_status.as_deref(),
-        },
-    );
-}
-
-/// Logs that the connection to an external app-server was lost.
-pub(super) fn tell_lost(parts: &Parts, end: End, used: bool) {
-    let (done, told) = crossbeam_channel::bounded(1);
-    let sent = parts.hub.transact_in_order(
-        move |core, drafts| draft_lost(core, drafts, &end, used),
-        move |outcome| drop(done.send(outcome)),
-    );
-    // The turns are told before a new connection brings their end; a stopped hub has said why.
-    if sent.is_ok() {
-        let _ = told.recv();
+        Cut::of(output, exit.code, signal, status).draft(core, drafts, Some(ending.pid));
     }
 }
 
@@ -183,78 +210,21 @@ fn draft_lost(core: &mut Core, drafts: &mut Drafts, end: &End, used: bool) {
         child.connected = Some(false);
         child.last_error = Some(format!("The connection has ended: {}.", end.message));
     });
-    if !used {
-        return;
+    if used {
+        Cut::of(end, None, None, ChildStatus::External).draft(core, drafts, None);
     }
-    drafts.push(
-        EventType::TransportClosed,
-        format_args!("App-server transport closed: {}.", end.message),
-        Some(&TransportClosed {
-            exit_code: None,
-            flushed_trailing_message: end.flushed_trailing_message,
-            signal: None,
-            source: end.source,
-            trailing_message_length: end.trailing_message_length,
-        }),
-        Subject::default(),
-        None,
-    );
-    for session in core.state().sessions.all() {
-        let Some(turn_id) = session.current_turn_id.as_deref() else { continue };
-        missing_turn(
-            drafts,
-            session,
-            &TurnMissing {
-                child_exit_code: None,
-                child_pid: None,
-                child_signal: None,
-                child_status: ChildStatus::External,
-                failure_class: "transport_closed_before_turn_completed",
-                flushed_trailing_message: end.flushed_trailing_message,
-                session_id: &session.session_id,
-                thread_id: session.thread_id.as_deref(),
-                trailing_message_length: end.trailing_message_length,
-                transport_close_message: &end.message,
-                transport_close_source: end.source,
-                turn_id,
-                turn_status_at_close: session.last_turn_status.as_deref(),
-            },
-        );
-    }
-}
-
-fn missing_turn(drafts: &mut Drafts, session: &Session, detail: &TurnMissing<'_>) {
-    drafts.push(
-        EventType::TurnMissing,
-        format_args!("App-server transport closed before turn {} completed.", detail.turn_id),
-        Some(detail),
-        Subject::session(&session.session_id, session.thread_id.as_deref()),
-        Some(Change::TurnMissing { session_id: session.session_id.clone() }),
-    );
 }
 
 /// The turns that were in flight when an earlier life of the daemon itself was cut off.
 pub fn turns_cut_off_by_a_crash(core: &Core, drafts: &mut Drafts) {
-    for session in core.state().sessions.all() {
-        let Some(turn_id) = session.current_turn_id.as_deref() else { continue };
-        missing_turn(
-            drafts,
-            session,
-            &TurnMissing {
-                child_exit_code: None,
-                child_pid: session.child_pid,
-                child_signal: None,
-                child_status: ChildStatus::Failed,
-                failure_class: "transport_closed_before_turn_completed",
-                flushed_trailing_message: false,
-                session_id: &session.session_id,
-                thread_id: session.thread_id.as_deref(),
-                trailing_message_length: 0,
-                transport_close_message: "codexd ended without stopping",
-                transport_close_source: "daemon.crash",
-                turn_id,
-                turn_status_at_close: session.last_turn_status.as_deref(),
-            },
-        );
-    }
+    let cut = Cut {
+        message: "codexd ended without stopping",
+        source: "daemon.crash",
+        flushed_trailing_message: false,
+        trailing_message_length: 0,
+        exit_code: None,
+        signal: None,
+        status: ChildStatus::Failed,
+    };
+    cut.draft_turns(core, drafts, |session| session.child_pid);
 }

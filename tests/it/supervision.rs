@@ -148,7 +148,9 @@ fn a_turn_on_its_way_when_the_child_dies_is_sent_again_only_if_it_was_not_taken(
     let posted = |prompt: &str| posted_to(&id, prompt);
     // It takes one more line, does nothing with it, and reads nothing any more: what is sent to it is lost with it.
     talk(&client, &stream, &id, "deaf:");
-    let lost = [posted_to(&id, "say 1 words"), posted_to(&other, "say 1 words")];
+    // More than it has read ahead.
+    let long = "x".repeat(100_000);
+    let lost = [posted_to(&id, &long), posted_to(&other, &long)];
     let pid = child(&client)["pid"].clone();
     until("a request that it does not read", DEADLINE, || (unread_input(&pid) > 0).then_some(()));
     kill(&pid);
