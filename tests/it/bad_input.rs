@@ -313,9 +313,11 @@ fn routes_and_methods() {
 #[test]
 fn a_trailing_slash_a_head_and_an_encoded_id_make_no_difference() {
     let daemon = Daemon::builder().start();
-    let client = daemon.client();
+    let (client, stream) = (daemon.client(), daemon.stream());
     let created = client.post(&format!("{SESSIONS}/"), &json!({}));
     assert_eq!(created.status, 201);
+    // The last that is told of it: from here on the status stays as it is.
+    stream.wait_for_type("app-server.thread.started");
     let session = created.json()["data"]["session"].take();
     let encoded: String = id(&session).bytes().map(|byte| format!("%{byte:02X}")).collect();
     let one = format!("{SESSIONS}/{}", id(&session));
