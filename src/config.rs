@@ -82,10 +82,13 @@ pub struct Paths {
     pub state_dir: PathBuf,
 }
 
+/// The name of the event log's current segment.
+pub const EVENTS: &str = "events.jsonl";
+
 impl Paths {
     /// The event log's current segment.
     pub fn events(&self) -> PathBuf {
-        self.logs_dir.join("events.jsonl")
+        self.logs_dir.join(EVENTS)
     }
     /// The child's raw standard output.
     pub fn stdout_log(&self) -> PathBuf {

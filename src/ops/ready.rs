@@ -10,9 +10,9 @@ use crate::config::Mode;
 use crate::model::record::ChildStatus;
 
 /// The hub's deadline: it answers in microseconds unless something is wrong.
-const HUB_DEADLINE: Duration = Duration::from_secs(1);
+pub(super) const HUB_DEADLINE: Duration = Duration::from_secs(1);
 /// Room that must be left where log and state are, in bytes.
-const MIN_FREE: u64 = 16 * 1024 * 1024;
+pub const MIN_FREE: u64 = 16 * 1024 * 1024;
 
 /// One thing that must be so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

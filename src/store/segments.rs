@@ -17,7 +17,7 @@ pub struct Segment {
 }
 
 /// The name of the segment that is written.
-pub const CURRENT: &str = "events.jsonl";
+pub const CURRENT: &str = crate::config::EVENTS;
 
 /// The name of a finished segment.
 pub fn finished_name(first_seq: u64) -> String {

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 
 use super::{Check, Host};
+use crate::ops::ready::MIN_FREE;
 use crate::store::lock;
 use crate::store::usage::{self, Usage};
 
 const MIB: u64 = 1024 * 1024;
-/// Below this the daemon is not ready.
-const TOO_LITTLE: u64 = 16 * MIB;
 /// Below this it will not be for long.
 const LITTLE: u64 = 1024 * MIB;
 /// Logs without a limit are worth a word from here on.
@@ -83,8 +82,8 @@ pub(super) fn disk(host: &Host) -> Vec<Check> {
         Ok(Some((free, folder))) => {
             let what = format!("{} are free for {}", size(free), folder.display());
             match free {
-                0..TOO_LITTLE => Check::fail(NAME, what, TODO),
-                TOO_LITTLE..LITTLE => Check::warn(NAME, what, TODO),
+                0..MIN_FREE => Check::fail(NAME, what, TODO),
+                MIN_FREE..LITTLE => Check::warn(NAME, what, TODO),
                 _ => Check::ok(NAME, what),
             }
         }

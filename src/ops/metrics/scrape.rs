@@ -1,19 +1,15 @@
 //! What the metrics are made of, gathered once an answer.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::counters::Streams;
 use crate::hub::tally::Tally;
 use crate::hub::{Core, Waiting};
 use crate::model::record::{ChildStatus, RequestStatus, RunStatus, SessionStatus};
 use crate::ops::Ops;
-use crate::ops::ready::Checks;
+use crate::ops::ready::{Checks, HUB_DEADLINE};
 use crate::store::usage::{self, Usage};
 use crate::threads;
-
-/// The hub's deadline; without its answer there is a scrape all the same.
-const HUB_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Everything that an answer says.
 #[derive(Debug)]
