@@ -64,7 +64,7 @@ dist: $(if $(filter file,$(origin DIST_BIN)),build) ## A tarball with the releas
 	@sh ops/dist.sh $(DIST_BIN) $(DIST_TARGET) $(TARGET_DIR)/dist
 
 # What the release binary is made of
-SOURCES = src ops Cargo.toml Cargo.lock
+SOURCES = src ops/systemd ops/launchd Cargo.toml Cargo.lock
 
 install: ## Install into PREFIX (/usr/local), below DESTDIR; builds only if there is no binary yet, and takes none older than its sources
 	test -x $(BIN) || $(MAKE) build

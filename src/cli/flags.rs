@@ -331,7 +331,7 @@ pub const FLAGS: &[Flag] = &[
     flag!(Logs, "max-log-bytes", ["BAA_CODEXD_MAX_LOG_BYTES"], "67108864",
         "Size at which a log begins a new segment; 0 is never", one!("N", max_log_bytes, |value| number(0, value))),
     flag!(Logs, "keep-segments", ["BAA_CODEXD_KEEP_SEGMENTS"], "16",
-        "Old segments kept of each log; 0 is all, and 16 of what the child wrote", one!("N", keep_segments, |value| count(0, value))),
+        "Old segments kept of each log; 0 is all", one!("N", keep_segments, |value| count(0, value))),
     flag!(Logs, "sync", ["BAA_CODEXD_SYNC"], "interval",
         "When the event log is forced to the disk: once a second, before each announcement, or never",
         one!("interval|always|never", sync, |value| one_of(Sync::NAMES, Sync::from_name, value))),

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::UsageError;
 use super::flags::{FLAGS, Flag};
 use super::low::{Env, Given};
-use crate::config::Config;
+use crate::config::{Config, Strategy};
 use crate::model::preview;
 
 /// Refuses a repository root, and a working directory of the child, that was given and is no folder; by default both are
@@ -17,7 +17,9 @@ use crate::model::preview;
 /// # Errors
 /// Naming the flag or the variable it came from.
 pub fn check_working(config: &Config, given: &Given, env: &Env<'_>) -> Result<(), UsageError> {
-    for (name, folder) in [("repo-root", &config.paths.repo_root), ("server-cwd", &config.server.cwd)] {
+    let spawns = config.server.strategy == Strategy::Spawn;
+    let of_child = spawns.then_some(("server-cwd", &config.server.cwd));
+    for (name, folder) in [("repo-root", &config.paths.repo_root)].into_iter().chain(of_child) {
         let flag = FLAGS.iter().find(|flag: &&Flag| flag.name == name);
         if let Some(flag) = flag
             && let Some(setting) = flag.setting(given, env)?

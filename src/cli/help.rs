@@ -26,7 +26,8 @@ Examples:
 pub(super) const FOOTER: &str = "\
 A flag beats its variable, a variable beats the default; a blank value counts as not given.
 Values are written --flag VALUE or --flag=VALUE.
-Exit codes: 0 done, 1 failed at run time, 2 wrong command line or environment.
+Exit codes: 0 done, 1 failed at run time, 2 wrong command line or environment, 70 a fault in
+codexd itself, 130 or 143 a second SIGINT or SIGTERM that did not wait for the end.
 ";
 
 /// The help text.

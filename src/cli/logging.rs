@@ -2,7 +2,7 @@
 //! terminal would obey, wherever the text comes from.
 //!
 //! Standard error may be a pipe that nobody reads, or a terminal that somebody stopped. No thread of the daemon may hang
-//! on that, so its lines are written by a thread of their own.
+//! on that, so its lines are written by a thread of their own; the time of a line is that of its writing.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -75,18 +75,15 @@ fn install(logger: impl Log + 'static, level: LevelFilter) {
     }
 }
 
-/// Hands a line to the thread that writes; `false` in a process without one.
+/// Hands a line to the thread that writes, for which it waits up to a second: such a line says why the daemon ends.
+/// `false` in a process without that thread.
 pub(super) fn queue(line: &str) -> bool {
     QUEUE.get().is_some_and(|queue| {
-        enqueue(queue, Line::Plain(line.to_owned()));
+        if queue.send_timeout(Line::Plain(line.to_owned()), LAST_LINES).is_err() {
+            MISSED.fetch_add(1, Ordering::Relaxed);
+        }
         true
     })
-}
-
-fn enqueue(queue: &Sender<Line>, line: Line) {
-    if queue.try_send(line).is_err() {
-        MISSED.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// Waits until what was logged so far is written, but no longer than a second.
@@ -103,15 +100,15 @@ pub(super) fn flush() {
 /// The thread.
 fn write(logger: &Unbreakable, lines: &Receiver<Line>) {
     for line in lines {
-        match line {
-            Line::Record { level, target, text } => logger.write(level, &target, &text),
-            Line::Plain(line) => print::write_progress(&line),
-            Line::Mark(mark) => drop(mark),
-        }
         let missed = MISSED.swap(0, Ordering::Relaxed);
         if missed > 0 {
             let text = format!("{missed} lines are missing here: standard error did not take them in time");
             logger.write(Level::Warn, module_path!(), &text);
+        }
+        match line {
+            Line::Record { level, target, text } => logger.write(level, &target, &text),
+            Line::Plain(line) => print::write_progress(&line),
+            Line::Mark(mark) => drop(mark),
         }
     }
 }
@@ -129,7 +126,9 @@ impl Log for Queued {
             && self.enabled(record.metadata())
         {
             let (target, text) = (record.target().to_owned(), record.args().to_string());
-            enqueue(queue, Line::Record { level: record.level(), target, text });
+            if queue.try_send(Line::Record { level: record.level(), target, text }).is_err() {
+                MISSED.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 

@@ -172,12 +172,13 @@ fn keeps_files(command: &Command) -> bool {
     ["repo-root", "logs-dir", "state-dir"].iter().any(|flag| command.is_given(flag))
 }
 
-/// Whether the action is one of a daemon that will work in the repository; others read what one has left, or do not look.
+/// Whether the action is one of a daemon that will work in the repository; others read what one has left, print for another
+/// host, or do not look.
 fn works_there(command: &Command) -> bool {
     match command.action {
         Action::Start => true,
         Action::Smoke => keeps_files(command),
-        Action::Service => command.words.first().is_some_and(|verb| verb == "install" || verb == "print"),
+        Action::Service => command.words.first().is_some_and(|verb| verb == "install"),
         _ => false,
     }
 }

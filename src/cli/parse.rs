@@ -100,7 +100,6 @@ pub fn parse(words: Vec<OsString>) -> Result<Parsed, UsageError> {
                     continue;
                 }
                 let action = match (find_action(&word), chosen) {
-                    (Ok(_), Some(ActionRow { action: Action::Help, .. })) => return Ok(Parsed::Help),
                     (Err(_), Some(ActionRow { name, .. })) => {
                         return Err(UsageError::new(format!(
                             "{name} takes no further word, and \"{}\" is one",

@@ -12,41 +12,47 @@ pub struct RawLog {
     file: File,
     len: u64,
     max_bytes: Option<u64>,
-    keep: usize,
+    keep: Option<usize>,
 }
-
-/// Old files kept when segments are kept without limit: raw output is for looking at, not the record.
-const KEEP: usize = 16;
 
 impl RawLog {
     /// Opens or makes the file, 0600, and removes the older ones that are too many. `max_bytes`: after so many a new file
-    /// begins, `None` for never. `keep`: older ones kept, 1 or more; `None` for 16.
+    /// begins, `None` for never. `keep`: older ones kept, 1 or more; `None` for all.
     ///
     /// # Errors
     /// What open(2) says.
     pub fn open(path: &Path, max_bytes: Option<u64>, keep: Option<usize>) -> io::Result<Self> {
         let file = open(path)?;
         let len = file.metadata()?.len();
-        let log = Self { path: path.to_owned(), file, len, max_bytes, keep: keep.unwrap_or(KEEP) };
+        let log = Self { path: path.to_owned(), file, len, max_bytes, keep };
         log.remove_surplus();
         Ok(log)
     }
 
     /// What an earlier life kept and this one does not.
     fn remove_surplus(&self) {
-        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else { return };
-        let prefix = format!("{}.", name.to_string_lossy());
-        let is_surplus = |entry: &fs::DirEntry| {
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.parse::<usize>().ok());
-            number.is_some_and(|number| number > self.keep && entry.path() == self.numbered(number))
-        };
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(is_surplus) {
+        let Some(keep) = self.keep else { return };
+        for number in self.numbers().into_iter().filter(|&number| number > keep) {
             // One that cannot be removed is not worth stopping for; it is tried again with the next child.
-            if let Err(error) = fs::remove_file(entry.path()) {
-                log::warn!("cannot remove {}: {error}", entry.path().display());
+            let path = self.numbered(number);
+            if let Err(error) = fs::remove_file(&path) {
+                log::warn!("cannot remove {}: {error}", path.display());
             }
         }
+    }
+
+    /// The numbers of the older files that are there.
+    fn numbers(&self) -> Vec<usize> {
+        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return Vec::new();
+        };
+        let prefix = format!("{}.", name.to_string_lossy());
+        let number = |entry: fs::DirEntry| {
+            let number = entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()?;
+            // Not what is only read as a number, such as 007.
+            (entry.path() == self.numbered(number)).then_some(number)
+        };
+        fs::read_dir(folder).into_iter().flatten().flatten().filter_map(number).collect()
     }
 
     fn numbered(&self, number: usize) -> PathBuf {
@@ -71,7 +77,9 @@ impl RawLog {
     fn rotate(&mut self) -> io::Result<()> {
         // It is not there where an earlier try has renamed it, and then had no descriptor or no room for the new one.
         if fs::exists(&self.path)? {
-            for number in (1..self.keep).rev() {
+            let last =
+                self.keep.unwrap_or_else(|| self.numbers().into_iter().max().map_or(1, |last| last + 1));
+            for number in (1..last).rev() {
                 match fs::rename(self.numbered(number), self.numbered(number + 1)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
@@ -108,6 +116,22 @@ mod tests {
     }
 
     #[test]
+    fn without_a_bound_all_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stdout.log");
+        let mut log = RawLog::open(&path, Some(10), None).unwrap();
+        for number in 0..40 {
+            log.append(format!("number {number:02}\n").as_bytes()).unwrap();
+        }
+        for number in 1..40 {
+            assert_eq!(
+                fs::read_to_string(log.numbered(number)).unwrap(),
+                format!("number {:02}\n", 39 - number)
+            );
+        }
+    }
+
+    #[test]
     fn a_new_file_that_could_not_be_made_is_made_by_the_next_try() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stdout.log");
@@ -138,7 +162,7 @@ mod tests {
         }
         let others = ["stdout.log.old", "stdout.log.007", "stdout.log.99999999999999999999"];
         others.iter().for_each(|name| drop(File::create(file(name)).unwrap()));
-        for (keep, left) in [(None, 16), (Some(3), 3), (Some(5), 3)] {
+        for (keep, left) in [(None, 20), (Some(16), 16), (Some(3), 3), (Some(5), 3)] {
             drop(RawLog::open(&file("stdout.log"), None, keep).unwrap());
             for number in 1..=20 {
                 assert_eq!(file(&format!("stdout.log.{number}")).exists(), number <= left, "{number}");

@@ -172,7 +172,7 @@ fn a_repository_that_is_no_folder_is_not_made() {
     };
     let no_folder = |name: &str| format!("{name} must be a folder, which \"{}\" is not", file.display());
     // Were it not refused, it would end by itself, and what it had made would be seen.
-    let actions = [&["start", "--run-once"][..], &["smoke"], &["service", "print"], &["service", "install"]];
+    let actions = [&["start", "--run-once"][..], &["smoke"], &["service", "install"]];
     for action in actions {
         let prepared = |words: &[&str]| {
             let mut command = command([action, words].concat());
@@ -296,7 +296,6 @@ fn help_and_version() {
         &["status", "-h"],
         &["--frobnicate", "--help"],
         &["start", "help", "-h"],
-        &["help", "tail"],
     ] {
         assert_eq!(codexd(words).stdout, help.stdout, "{words:?}");
     }

@@ -7,6 +7,7 @@ use codexd::cli::completions::{SHELLS, script};
 use codexd::cli::flags::{ACTIONS, FLAGS};
 
 use crate::cli_support::codexd;
+use crate::skipped::skipped;
 
 /// Runs a program on a file with that content; `None`, loudly, where there is no such program.
 fn on_file(program: &str, args: &[&str], content: &str) -> Option<Output> {
@@ -17,7 +18,7 @@ fn on_file(program: &str, args: &[&str], content: &str) -> Option<Output> {
     match command.output() {
         Ok(output) => Some(output),
         Err(error) => {
-            println!("SKIPPED {program} {}: {error}", args.join(" "));
+            skipped(&format!("what {program} {} says", args.join(" ")), &error.to_string());
             None
         }
     }

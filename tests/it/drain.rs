@@ -14,6 +14,7 @@ use crate::conversation::{
 };
 use crate::daemon::Daemon;
 use crate::processes;
+use crate::skipped::skipped;
 
 /// A turn that streams a word every 20 ms, and has begun.
 fn running(daemon: &Daemon, words: u32) -> (String, String, crate::client::Stream) {
@@ -189,8 +190,10 @@ fn a_second_sigterm_ends_at_once_and_leaves_nothing() {
 #[cfg(target_os = "linux")]
 fn a_closed_terminal_is_a_stop_like_any_other() {
     if codexd::os::signals::ignored(Signal::HUP) == Some(true) {
-        println!("skipped: the tests run under nohup, and so would the daemon");
-        return;
+        return skipped(
+            "a_closed_terminal_is_a_stop_like_any_other",
+            "the tests run under nohup, and so would the daemon",
+        );
     }
     let script = "trap '' TERM; setsid sleep 602 & echo ready >&2; while :; do sleep 1; done";
     let mut daemon = on_script(script, &["--stop-timeout-ms", "1000"]).start();
@@ -233,8 +236,10 @@ fn a_daemon_whose_starter_has_blocked_its_signals_is_stopped_by_them_and_so_is_i
         .status()
         .is_ok_and(|status| status.success())
     {
-        println!("skipped: env(1) cannot block signals here");
-        return;
+        return skipped(
+            "a_daemon_whose_starter_has_blocked_its_signals_is_stopped_by_them_and_so_is_its_child",
+            "env(1) cannot block signals here",
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     let wrapper = folder.path().join("blocks");

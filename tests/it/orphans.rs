@@ -14,6 +14,7 @@ use crate::daemon::{Builder, Daemon};
 use crate::model_server::ModelServer;
 use crate::processes::{Process, write_program};
 use crate::real_codex::{CodexHome, RealCodex, real_codex_or_skip};
+use crate::skipped::skipped;
 
 /// How long what was left may still be there after the stop, or after the next start.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
@@ -186,8 +187,10 @@ fn as_process_1_a_daemon_lets_what_others_have_left_alone() {
     let apart = ["-pf", "--mount-proc", "--kill-child"];
     let can = std::process::Command::new("unshare").args(apart).arg("true").output();
     if !can.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no process namespace can be made here");
-        return;
+        return skipped(
+            "as_process_1_a_daemon_lets_what_others_have_left_alone",
+            "no process namespace can be made here",
+        );
     }
     let (hidden, folder) = (Hidden::new(), tempfile::tempdir().unwrap());
     let program = entrypoint(&folder, &format!("exec unshare {} CODEXD", apart.join(" ")));
@@ -346,8 +349,10 @@ fn what_has_cleared_its_environment_is_known_by_the_group_of_a_child_that_is_gon
     let gone = |pid: &Pid| look(*pid).is_none();
     let parent = look(left[0]).and_then(|left| look(Pid::from_raw(left.parent)?));
     if parent.is_some_and(|parent| parent.pid != 1 && parent.session == listed.session) {
-        println!("skipped: who adopts orphans here may be a shell as well");
-        return;
+        return skipped(
+            "what_has_cleared_its_environment_is_known_by_the_group_of_a_child_that_is_gone",
+            "who adopts orphans here may be a shell as well",
+        );
     }
 
     // An entry of an older version names no session: whose it is remains open, and so does the entry.

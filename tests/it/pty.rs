@@ -12,12 +12,13 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::DEADLINE;
 use crate::processes::Process;
+use crate::skipped::skipped;
 
 /// Whether this machine can give a program a terminal of its own: setsid(1) of util-linux with `--ctty`.
 pub(crate) fn can_or_skip(test: &str) -> bool {
     let can = Command::new("setsid").args(["--wait", "true"]).status().is_ok_and(|status| status.success());
     if !can {
-        println!("SKIPPED {test}: there is no setsid --wait to give a program a terminal");
+        skipped(test, "there is no setsid --wait to give a program a terminal");
     }
     can
 }

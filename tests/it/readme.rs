@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::DEADLINE;
 use crate::daemon::Daemon;
 use crate::processes::Process;
+use crate::skipped::skipped;
 
 /// A part of a tested region.
 #[derive(Debug, PartialEq)]
@@ -200,7 +201,7 @@ fn every_block_is_run_by_some_test() {
 fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
-        println!("SKIPPED: {program} is not installed, so the commands of README.md are not run");
+        skipped("the commands of README.md", &format!("{program} is not installed"));
     }
     found
 }

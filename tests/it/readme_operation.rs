@@ -209,19 +209,11 @@ fn session(client: &Client) -> String {
 }
 
 /// A daemon on the backup.
-fn copy_of(host: &Host) -> Daemon {
+fn copy_of(host: &Host, further: &[&str]) -> Daemon {
     let root = host.folder().join("backup");
     let (logs, state) = (root.join("logs"), root.join("state"));
-    // It keeps what the original keeps.
-    let flags = [
-        "--logs-dir",
-        logs.to_str().unwrap(),
-        "--state-dir",
-        state.to_str().unwrap(),
-        "--keep-segments",
-        "0",
-    ];
-    Daemon::builder().flags(&flags).start()
+    let flags = ["--logs-dir", logs.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
+    Daemon::builder().flags(&[&flags, further].concat()).start()
 }
 
 #[test]
@@ -237,7 +229,7 @@ fn a_backup_of_a_running_daemon_is_as_good_as_the_original() {
     // The original goes on; the copy knows nothing of it.
     let later = session(&client);
 
-    let copy = copy_of(&host);
+    let copy = copy_of(&host, &[]);
     let client = copy.client();
     assert_eq!(client.get(&format!("/v1/codexd/sessions/{first}")).status, 200);
     assert_eq!(client.get(&format!("/v1/codexd/sessions/{later}")).status, 404);
@@ -270,7 +262,7 @@ fn a_backup_taken_while_logs_begin_new_files_lacks_nothing() {
     drop(begin);
     writing.unwrap().join().unwrap();
 
-    let copy = copy_of(&host);
+    let copy = copy_of(&host, &["--keep-segments", "0"]);
     let client = copy.client();
     for session in before {
         assert_eq!(client.get(&format!("/v1/codexd/sessions/{session}")).status, 200, "{session}");

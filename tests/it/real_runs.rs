@@ -338,7 +338,11 @@ fn on_the_command_line_with_codex() {
     assert!(stderr.starts_with("run run-") && stderr.lines().count() == 1, "{stderr}");
     let (code, stdout, stderr) = run(&["fail: 500"]);
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
-    assert!(stderr.contains("\ncodexd: codex exec exited with code 1: "), "{stderr}");
+    let (id, why) = stderr.split_once('\n').unwrap();
+    assert!(
+        id.starts_with("run run-") && why.starts_with("codexd: codex exec exited with code 1: "),
+        "{stderr}"
+    );
     let (code, stdout, _) = run(&["--json", "hi"]);
     assert_eq!((code, stdout.lines().count()), (Some(0), 4));
     real.assert_quiet();

@@ -17,6 +17,7 @@ use crate::client::{Answer, Client, Stream, authority, read_answer};
 use crate::conversation::until;
 use crate::daemon::{Builder, Daemon};
 use crate::processes;
+use crate::skipped::skipped;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 /// The user that owns nothing; tests that need another user run as root only.
@@ -25,7 +26,7 @@ const NOBODY: u32 = 65534;
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        println!("SKIPPED: needs root, so as to be another user too");
+        skipped("what another user may do", "it needs root, so as to be another user too");
     }
     root
 }

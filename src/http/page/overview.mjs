@@ -17,11 +17,11 @@ export function renderHealth(state, ready, away) {
   const child = daemon?.child;
   const items = [];
   for (const [name, check] of Object.entries(ready?.checks ?? {})) {
-    if (name === "hub" && check.ok) continue;
+    if (/hub|work/.test(name) && check.ok) continue;
     items.push({ name: title(name), text: check.detail ?? "ok", note: "", tone: away ? "off" : check.ok ? "good" : "bad" });
   }
   if (daemon && !away) {
-    items.push({ name: "Restarts", text: String(child.restarts), note: "of the child" });
+    items.push({ name: "Restarts", text: `${child.restarts}`, note: "of the child" });
     items.push({ name: "Uptime", text: since(daemon.startedAt), note: `pid ${daemon.pid}` });
   }
   items.push({ name: "Version", text: $("version").content, note: state.identity?.version ?? "" });
@@ -45,6 +45,7 @@ export function renderVerdict(state, ready, link, pending) {
   if (link === "away" || link === "connecting") [text, tone] = ["Not connected to the daemon.", "off"];
   else if (pending === null) [text, tone] = ["Catching up…", ""];
   else if (pending) [text, tone] = [`Codex waits for you: ${some(pending, "request")}.`, "ask"];
+  else if (bad[0] === "Work") [text, tone] = ["Stopping.", "off"];
   else if (bad.length) [text, tone] = [`Something is wrong: ${bad.join(", ")}.`, "bad"];
   else [text, tone] = [busy ? `Codex is working on ${busy}.` : "All quiet.", "good"];
   if (tone === "good") text += " Nothing needs you.";
@@ -111,7 +112,7 @@ function updateSession(node, session, turn, waits) {
   }
   // A turn that begins opens its session; whoever closes it again is left alone.
   if (node.turn !== turn.id && turn.status === "inProgress") node.box.open = true;
-  Object.assign(node, { turn: turn.id, version: turn.version });
+  [node.turn, node.version] = [turn.id, turn.version];
   node.doing.hidden = !turn.doing;
   setText(node.doing, turn.doing ?? "");
   const atEnd = node.said.scrollTop + node.said.clientHeight >= node.said.scrollHeight - 24;
@@ -125,7 +126,7 @@ function updateSession(node, session, turn, waits) {
 const RUN_TONES = { running: "work", queued: "", completed: "good", failed: "bad" };
 
 export function renderRuns(state) {
-  const rank = (run) => (run.status === "running" ? 2 : run.status === "queued" ? 1 : 0);
+  const rank = (run) => ["queued", "running"].indexOf(run.status);
   const shown = first("runs", state.runs, rank, "createdAt", "No run yet.");
   keyed($("runs-list"), shown, (run) => run.runId, (run) => {
     const node = line();
@@ -135,7 +136,7 @@ export function renderRuns(state) {
     return node;
   }, (node, run) => {
     badge(node, run.status, RUN_TONES[run.status] ?? "");
-    const took = run.startedAt && duration(Date.parse(run.finishedAt ?? new Date().toISOString()) - Date.parse(run.startedAt));
+    const took = run.startedAt && duration((Date.parse(run.finishedAt) || Date.now()) - Date.parse(run.startedAt));
     setText(node.facts, [took, clock(run.finishedAt ?? run.createdAt)].filter(Boolean).join(" · "));
     const outcome = run.error ?? run.summary ?? "";
     setText(node.outcome, outcome);
