@@ -9,6 +9,9 @@ use super::wire::RpcError;
 use crate::model::members::Members;
 use crate::model::record::RequestKind;
 
+/// The decisions, in words; not every kind of request takes each.
+pub const DECISIONS: &[&str] = &["accept", "acceptForSession", "decline", "cancel"];
+
 /// What a client says.
 #[derive(Debug, Clone)]
 pub enum Proposal {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::question::{fold, summary};
 use super::reach::{self, Problem};
 use super::{UsageError, print};
+use crate::app_server::answer::DECISIONS;
 use crate::config::Config;
 use crate::model::preview;
 
@@ -107,9 +108,6 @@ pub fn answer(config: &Config, words: &[OsString], json: bool) -> ExitCode {
     }
 }
 
-/// What may stand for a decision, of whatever kind the request is.
-const DECISIONS: &[&str] = &["accept", "acceptForSession", "decline", "cancel"];
-
 /// The id and the body of the answer.
 fn body(words: &[OsString]) -> Result<(&str, Value), UsageError> {
     match words.iter().map(|word| word.to_str()).collect::<Vec<_>>()[..] {
@@ -187,7 +185,14 @@ fn cut(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::flags::{ACTIONS, Operands};
     use super::*;
+
+    #[test]
+    fn the_help_names_every_decision() {
+        let row = ACTIONS.iter().find(|row| row.name == "answer").unwrap();
+        assert!(matches!(row.operands, Operands::Words([_, words]) if *words == DECISIONS.join("|")));
+    }
 
     #[test]
     fn columns_are_as_wide_as_they_must_be_and_lines_no_wider_than_the_terminal() {

@@ -32,18 +32,16 @@ pub struct Command {
     pub words: Vec<OsString>,
 }
 
+/// What an action that only talks to the running daemon uses of the flags that every action takes.
+const OF_CLIENTS: &[&str] = &["local-api-base", "event-stream-path", "token-file", "json", "log-level"];
+
 impl Command {
     /// Whether a flag was typed; a blank value counts as not.
     pub fn is_given(&self, name: &str) -> bool {
         let counts = |flag: &Flag, value: &str| flag.value().is_none() || !value.trim().is_empty();
         self.given.iter().any(|(flag, value)| flag.name == name && counts(flag, value))
     }
-}
 
-/// What an action that only talks to the running daemon uses of the flags that every action takes.
-const OF_CLIENTS: &[&str] = &["local-api-base", "event-stream-path", "token-file", "json", "log-level"];
-
-impl Command {
     /// The flags that were typed and that nothing here looks at, each once. They are no mistake in a line that is kept for
     /// all actions, but whoever typed them for this one is to know.
     pub fn without_effect(&self) -> Vec<&'static str> {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::print;
 use super::question::{fold, whole};
+use crate::app_server::answer::DECISIONS;
 use crate::os;
 
 /// How a kind of request can be answered here.
@@ -23,7 +24,7 @@ const fn answers_to(kind: &str) -> Answers {
         b"elicitation" => Answers { decisions: &["accept", "decline", "cancel"], object: Some("answers") },
         b"userInput" => Answers { decisions: &["decline"], object: None },
         b"toolCall" | b"other" => Answers { decisions: &["decline"], object: Some("result") },
-        _ => Answers { decisions: &["accept", "acceptForSession", "decline", "cancel"], object: None },
+        _ => Answers { decisions: DECISIONS, object: None },
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model;
 use crate::model::members::Members;
 
 /// How many ignored fields are named.
-pub const MOST_IGNORED: usize = 16;
+const MOST_IGNORED: usize = 16;
 
 /// What a field may hold.
 #[derive(Debug, Clone, Copy)]

@@ -291,12 +291,7 @@ fn words_and_variables_that_are_not_utf8() {
 fn help_and_version() {
     let help = codexd(&["help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for words in [
-        &["--help"][..],
-        &["status", "-h"],
-        &["--frobnicate", "--help"],
-        &["start", "help", "-h"],
-    ] {
+    for words in [&["--help"][..], &["status", "-h"], &["--frobnicate", "--help"], &["start", "help", "-h"]] {
         assert_eq!(codexd(words).stdout, help.stdout, "{words:?}");
     }
     let version = format!("codexd {}\n", env!("CARGO_PKG_VERSION"));
