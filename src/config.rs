@@ -84,6 +84,8 @@ pub struct Paths {
 
 /// The name of the event log's current segment.
 pub const EVENTS: &str = "events.jsonl";
+/// The name of its lock.
+pub const LOG_LOCK: &str = "events.lock";
 
 impl Paths {
     /// The event log's current segment.
@@ -128,7 +130,7 @@ impl Paths {
     }
     /// The lock that makes one daemon of a log.
     pub fn log_lock(&self) -> PathBuf {
-        self.logs_dir.join("events.lock")
+        self.logs_dir.join(LOG_LOCK)
     }
     /// What was spawned and is not yet known to have ended.
     pub fn processes(&self) -> PathBuf {

@@ -3,7 +3,6 @@
 pub mod descriptors;
 pub mod notify;
 pub mod peer;
-pub mod signals;
 pub mod socket;
 mod waiting;
 
@@ -109,6 +108,24 @@ fn prepare(command: &mut Command) {
 /// What pthread_sigmask(3) says.
 pub fn unblock_signals() -> io::Result<()> {
     change_mask(libc::SIG_UNBLOCK, &[Signal::TERM, Signal::INT, Signal::HUP, Signal::CHILD])
+}
+
+/// Whether this process was started with a signal ignored, as nohup(1) does with SIGHUP. To be asked before anybody
+/// handles the signal.
+///
+/// # Errors
+/// What sigaction(2) says.
+#[expect(unsafe_code, reason = "rustix leaves what a signal does to libc")]
+pub fn is_ignored(signal: Signal) -> io::Result<bool> {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action sigaction(2) only fills in the present one, which nobody else has.
+    let action = unsafe {
+        if libc::sigaction(signal.as_raw(), std::ptr::null(), action.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        action.assume_init()
+    };
+    Ok(action.sa_sigaction == libc::SIG_IGN)
 }
 
 /// Neither locks nor allocates: it is also for the time between fork and exec.

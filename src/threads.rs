@@ -170,6 +170,10 @@ pub fn end_the_daemon(reason: &str) -> ! {
     }
     error!("{reason}: codexd cannot go on and ends; its service manager starts it again");
     log::logger().flush();
+    // Once more: other threads went on meanwhile, and may have started what the first time did not see.
+    if let Some(last_words) = last_words {
+        last_words();
+    }
     std::process::exit(EXIT_SOFTWARE)
 }
 

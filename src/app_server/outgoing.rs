@@ -140,16 +140,20 @@ mod tests {
 
     #[test]
     fn a_writer_that_waits_misses_no_answer() {
+        const ANSWERS: u32 = 100_000;
         let (outgoing, lines) = queue(1);
-        let taken = crate::threads::spawn_contained("test-writer", move || {
-            for number in 0..100_000_u32 {
-                assert!(lines.recv().is_ok(), "{number}");
-            }
+        let (all, taken) = bounded(1);
+        let writer = crate::threads::spawn_contained("test-writer", move || {
+            let _ = (0..ANSWERS).try_for_each(|_| lines.recv().map(drop)).map(|()| all.send(()));
         })
         .unwrap();
-        for _ in 0..100_000 {
+        // Dropped before the writer is waited for, which ends with it.
+        let outgoing = outgoing;
+        for _ in 0..ANSWERS {
             assert_eq!(outgoing.answer(vec![b'.']), Queued::Yes);
         }
-        assert!(taken.wait(std::time::Duration::from_secs(60)));
+        assert_eq!(taken.recv_timeout(std::time::Duration::from_secs(60)), Ok(()));
+        drop(outgoing);
+        writer.join();
     }
 }

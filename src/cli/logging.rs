@@ -36,6 +36,8 @@ enum Line {
     },
     /// One that is written as it is.
     Plain(String),
+    /// In the place of so many that found no room.
+    Missed(u64),
     /// Nothing; whoever has the other end learns that all before it is written.
     Mark(Sender<()>),
 }
@@ -79,11 +81,18 @@ fn install(logger: impl Log + 'static, level: LevelFilter) {
 /// `false` in a process without that thread.
 pub(super) fn queue(line: &str) -> bool {
     QUEUE.get().is_some_and(|queue| {
-        if queue.send_timeout(Line::Plain(line.to_owned()), LAST_LINES).is_err() {
-            MISSED.fetch_add(1, Ordering::Relaxed);
-        }
+        send(queue, Line::Plain(line.to_owned()), Instant::now() + LAST_LINES);
         true
     })
+}
+
+/// Hands a line on, with word of those before it that found no room; counts it among them when there is none by then.
+fn send(queue: &Sender<Line>, line: Line, until: Instant) -> bool {
+    let missed = MISSED.swap(0, Ordering::Relaxed);
+    let told = missed == 0 || queue.send_deadline(Line::Missed(missed), until).is_ok();
+    let sent = told && queue.send_deadline(line, until).is_ok();
+    MISSED.fetch_add(if told { 0 } else { missed } + u64::from(!sent), Ordering::Relaxed);
+    sent
 }
 
 /// Waits until what was logged so far is written, but no longer than a second.
@@ -91,7 +100,7 @@ pub(super) fn flush() {
     let until = Instant::now() + LAST_LINES;
     let Some(queue) = QUEUE.get() else { return };
     let (mark, marked) = bounded(0);
-    if queue.send_deadline(Line::Mark(mark), until).is_ok() {
+    if send(queue, Line::Mark(mark), until) {
         // Disconnected when it is reached.
         let _ = marked.recv_deadline(until);
     }
@@ -100,14 +109,14 @@ pub(super) fn flush() {
 /// The thread.
 fn write(logger: &Unbreakable, lines: &Receiver<Line>) {
     for line in lines {
-        let missed = MISSED.swap(0, Ordering::Relaxed);
-        if missed > 0 {
-            let text = format!("{missed} lines are missing here: standard error did not take them in time");
-            logger.write(Level::Warn, module_path!(), &text);
-        }
         match line {
             Line::Record { level, target, text } => logger.write(level, &target, &text),
             Line::Plain(line) => print::write_progress(&line),
+            Line::Missed(count) => {
+                let text =
+                    format!("{count} lines are missing here: standard error did not take them in time");
+                logger.write(Level::Warn, module_path!(), &text);
+            }
             Line::Mark(mark) => drop(mark),
         }
     }
@@ -126,9 +135,8 @@ impl Log for Queued {
             && self.enabled(record.metadata())
         {
             let (target, text) = (record.target().to_owned(), record.args().to_string());
-            if queue.try_send(Line::Record { level: record.level(), target, text }).is_err() {
-                MISSED.fetch_add(1, Ordering::Relaxed);
-            }
+            // Without waiting.
+            send(queue, Line::Record { level: record.level(), target, text }, Instant::now());
         }
     }
 

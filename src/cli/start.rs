@@ -105,7 +105,7 @@ fn watch_signals() -> std::io::Result<Receiver<i32>> {
     os::unblock_signals()?;
     let mut ends = vec![SIGTERM, SIGINT];
     // Watched, it would count again where nohup(1) has seen to it that it does not.
-    if os::signals::ignored(Signal::HUP) == Some(false) {
+    if !os::is_ignored(Signal::HUP)? {
         ends.push(SIGHUP);
     }
     let mut signals = Signals::new(ends)?;

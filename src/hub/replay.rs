@@ -270,11 +270,14 @@ impl Hub {
         self.ask(move |core| (Filter::new(wanted, core), Position::of(core)))
     }
 
-    /// Where the log stands now.
+    /// Where the log stands now, with the files that are there.
     ///
     /// # Errors
     /// As [`Hub::ask`].
     pub fn position(&self) -> Result<Position, HubError> {
-        self.ask(|core| Position::of(core))
+        self.ask(|core| {
+            core.look_after_log();
+            Position::of(core)
+        })
     }
 }

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{self, sync_folder};
+use super::lock::{self, Lock};
 use super::segments::{self, Segment};
 use super::{Repair, StoreError, tail};
-use crate::config::Sync;
+use crate::config::{self, Sync};
 use crate::fault::{self, Point};
 
 /// Bytes copied at a time.
@@ -36,6 +37,8 @@ pub struct Journal {
     unforced: Option<Finished>,
     /// What others did to the files since somebody last took it.
     repairs: Vec<Repair>,
+    /// The lock of the log, where it had to be taken anew.
+    lock: Option<Lock>,
 }
 
 /// A segment that was finished under [`Sync::Interval`]: the disk may not have all of it yet, nor its name.
@@ -91,13 +94,15 @@ pub struct Opened {
     pub repairs: Vec<Repair>,
 }
 
-/// What a reader needs to find events: it opens the files itself.
+/// What a reader needs to find events: it opens the finished segments itself.
 #[derive(Debug, Clone)]
 pub struct LogView {
     /// Finished segments, oldest first.
     pub finished: Arc<Vec<Segment>>,
     /// The current segment; its `first_seq` is meaningless while it is empty.
     pub current: Segment,
+    /// Its file, whatever becomes of its name.
+    pub current_file: Arc<File>,
     /// Bytes of the current segment that are whole lines.
     pub current_len: u64,
 }
@@ -135,6 +140,7 @@ impl Journal {
             disposable: 0,
             unforced: None,
             repairs: Vec::new(),
+            lock: None,
         };
         Ok(Opened { journal, last_seq, repairs })
     }
@@ -205,6 +211,7 @@ impl Journal {
         LogView {
             finished: Arc::clone(&self.finished),
             current: Segment { first_seq: self.first_seq.unwrap_or(0), path: self.path.clone() },
+            current_file: Arc::clone(&self.file),
             current_len: self.len,
         }
     }
@@ -242,7 +249,7 @@ impl Journal {
 
     /// No segment is ever replaced: what stands where one is to be was put there by somebody else.
     fn set_aside(&mut self, path: &Path) -> io::Result<()> {
-        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        if is_gone(path) {
             return Ok(());
         }
         let kept = files::set_aside(path)?;
@@ -263,6 +270,15 @@ impl Journal {
     /// # Errors
     /// As [`Journal::append`].
     pub fn look_after(&mut self) -> Result<(), AppendError> {
+        // First of all: what is not ours any more is not written to.
+        if let Some(lock) =
+            lock::keep(&self.folder.join(config::LOG_LOCK), "--logs-dir").map_err(io::Error::other)?
+        {
+            self.lock = Some(lock);
+        }
+        if self.finished.first().is_some_and(|oldest| is_gone(&oldest.path)) {
+            self.forget_removed();
+        }
         if is_at(&self.path, &self.file)? {
             return Ok(());
         }
@@ -273,6 +289,18 @@ impl Journal {
         if renamed_by_us { Ok(()) } else { self.begin_anew() }
     }
 
+    /// Finished segments that somebody removed: readers are to find a gap in their place, not an error.
+    fn forget_removed(&mut self) {
+        let (gone, left): (Vec<_>, Vec<_>) =
+            self.finished.iter().cloned().partition(|segment| is_gone(&segment.path));
+        let (Some(first), count) = (gone.first(), gone.len()) else { return };
+        let problem =
+            format!("{count} finished files of the event log, this one first, were removed by somebody");
+        let path = first.path.clone();
+        self.finished = Arc::new(left);
+        self.note(&path, problem, None);
+    }
+
     /// What others did to the files, and what was done about it, since this was last asked for.
     pub fn take_repairs(&mut self) -> Vec<Repair> {
         std::mem::take(&mut self.repairs)
@@ -281,6 +309,7 @@ impl Journal {
     /// The file that is written has lost its name. What it held may have been removed on purpose, so only that is put back
     /// which no state file has: it was acknowledged, and nothing else would tell of it.
     fn begin_anew(&mut self) -> Result<(), AppendError> {
+        self.forget_removed();
         let from = segments::locate(&self.file, self.len, self.disposable + 1)?;
         let mut fresh = tempfile::Builder::new().prefix(files::TEMPORARY).tempfile_in(&self.folder)?;
         let mut at = from;
@@ -339,6 +368,10 @@ impl Journal {
             }
         }
     }
+}
+
+fn is_gone(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Whether that is the name of this very file.

@@ -21,7 +21,7 @@ use rustix::process::{Flock, FlockOffsetType, FlockType, Pid, fcntl_getlk, getpi
 use thiserror::Error;
 
 /// Device and inode of the lock files that this process holds.
-static HELD: Mutex<Vec<FileId>> = Mutex::new(Vec::new());
+static HELD: Mutex<Vec<(FileId, PathBuf)>> = Mutex::new(Vec::new());
 
 type FileId = (u64, u64);
 
@@ -60,7 +60,7 @@ pub struct Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         let mut held = held();
-        held.retain(|id| *id != self.id);
+        held.retain(|(id, _)| *id != self.id);
         // With the list still locked: closing the file later would take the lock from whoever got it in between.
         drop(self.file.take());
     }
@@ -102,8 +102,22 @@ pub fn acquire(path: &Path, flag: &'static str) -> Result<Lock, LockError> {
     let id = file_id(&found);
     // For people; nobody decides anything by it.
     file.set_len(0).and_then(|()| writeln!(file, "{}", getpid())).map_err(failed)?;
-    held.push(id);
+    held.push((id, path.to_owned()));
     Ok(Lock { file: Some(file), id })
+}
+
+/// Takes the lock once more where somebody has removed or replaced the file of one that this process holds: others would
+/// find it free. `None` where there is nothing to do.
+///
+/// # Errors
+/// As [`acquire`].
+pub fn keep(path: &Path, flag: &'static str) -> Result<Option<Lock>, LockError> {
+    let held = held();
+    if is_held_here(&held, path) || !held.iter().any(|(_, held)| held == path) {
+        return Ok(None);
+    }
+    drop(held);
+    acquire(path, flag).map(Some)
 }
 
 /// Whatever else stands in its place is not ours to write to.
@@ -149,12 +163,12 @@ fn holder_of(file: &File, path: &Path) -> io::Result<Option<Pid>> {
     })
 }
 
-fn held() -> MutexGuard<'static, Vec<FileId>> {
+fn held() -> MutexGuard<'static, Vec<(FileId, PathBuf)>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn is_held_here(held: &[FileId], path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| held.contains(&file_id(&metadata)))
+fn is_held_here(held: &[(FileId, PathBuf)], path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| held.iter().any(|(id, _)| *id == file_id(&metadata)))
 }
 
 fn file_id(metadata: &Metadata) -> FileId {

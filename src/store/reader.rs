@@ -19,6 +19,7 @@ const CHUNK: u64 = 256 * 1024;
 pub struct EventReader {
     finished: Arc<Vec<Segment>>,
     current: Segment,
+    current_file: Arc<File>,
     current_len: u64,
     /// Index of the next segment; `finished.len()` is the current one.
     next_segment: usize,
@@ -42,7 +43,7 @@ pub struct EventReader {
 
 #[derive(Debug)]
 struct OpenSegment {
-    file: File,
+    file: Arc<File>,
     /// Where reading goes on.
     offset: u64,
     len: u64,
@@ -69,6 +70,7 @@ impl EventReader {
         Self {
             finished: view.finished,
             current: view.current,
+            current_file: view.current_file,
             current_len: view.current_len,
             next_segment,
             open: None,
@@ -171,31 +173,15 @@ impl EventReader {
             let file = File::open(&segment.path)?;
             let len = file.metadata()?.len();
             self.path.clone_from(&segment.path);
-            (file, len)
+            (Arc::new(file), len)
         } else if place == self.finished.len() && self.current_len > 0 {
             self.path.clone_from(&self.current.path);
-            let file = self.open_current()?;
-            // Shorter only if it is another file: what the view showed was removed by retention.
-            let len = self.current_len.min(file.metadata()?.len());
-            (file, len)
+            (Arc::clone(&self.current_file), self.current_len)
         } else {
             return Ok(None);
         };
         let offset = segments::locate(&file, len, self.from)?;
         Ok(Some(OpenSegment { file, offset, len }))
-    }
-
-    /// Opens what was the current segment when the view was taken: it may have been finished under us.
-    fn open_current(&self) -> io::Result<File> {
-        let finished = self.current.path.with_file_name(segments::finished_name(self.current.first_seq));
-        match File::open(&finished) {
-            Ok(file) => return Ok(file),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Err(_) => {}
-        }
-        let file = File::open(&self.current.path)?;
-        // Renamed between the two opens: then the name now stands for a newer, possibly shorter file.
-        File::open(&finished).or(Ok(file))
     }
 }
 

@@ -189,7 +189,7 @@ fn a_second_sigterm_ends_at_once_and_leaves_nothing() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_closed_terminal_is_a_stop_like_any_other() {
-    if codexd::os::signals::ignored(Signal::HUP) == Some(true) {
+    if codexd::os::is_ignored(Signal::HUP).unwrap() {
         return skipped(
             "a_closed_terminal_is_a_stop_like_any_other",
             "the tests run under nohup, and so would the daemon",

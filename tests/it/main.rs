@@ -49,6 +49,7 @@ mod inbox_reconnect;
 mod inbox_support;
 mod listener;
 mod log;
+mod log_removed;
 mod lone_hub;
 mod matrix;
 mod metrics;
