@@ -115,7 +115,7 @@ impl Body {
     }
 
     /// The names of the fields that were given and are not known, in the order in which they came: at most
-    /// [`MOST_IGNORED`], each as a preview. A misspelt `sandbox` has no effect, and nothing else would tell.
+    /// 16 of them, each as a preview. A misspelt `sandbox` has no effect, and nothing else would tell.
     pub fn ignored(&self) -> Vec<String> {
         let unknown = self.fields.iter().filter(|(name, _)| !self.is_known(name));
         let mut unknown: Vec<_> = unknown.map(|(name, (at, _))| (at, name)).collect();
