@@ -120,20 +120,24 @@ fn a_stop_leaves_nothing_of_a_child_that_litters() {
     }
 }
 
+/// Two SIGTERMs, the second while the child is being waited for: the port is still open then.
+#[cfg(target_os = "linux")]
+fn stop_cut_short(daemon: &mut Daemon) {
+    daemon.signal(Signal::TERM);
+    until("the stop", DEADLINE, || {
+        (daemon.client().get("/readyz").json()["checks"]["work"]["ok"] == false).then_some(())
+    });
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().status.code(), Some(143));
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn a_second_sigterm_leaves_nothing_of_a_child_that_litters() {
     let hidden = Hidden::new();
     let mut daemon = on_script(&hidden.litters(), &["--stop-timeout-ms", "600000"]).start();
     ready(&daemon);
-    daemon.signal(Signal::TERM);
-    // The stop is under way: its port is still open, but the child is being waited for.
-    until("the stop", DEADLINE, || {
-        let answer = daemon.client().post("/v1/codexd/sessions", &json!({}));
-        (answer.status == 503).then_some(())
-    });
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.wait().status.code(), Some(143));
+    stop_cut_short(&mut daemon);
     let gone = || (!hidden.is_there()).then_some(());
     until("the end of what hides", GONE_WITHIN, gone);
 }
@@ -171,13 +175,7 @@ fn what_an_entrypoint_has_left_before_it_became_the_daemon_is_let_alone() {
     let mut daemon = daemon.again().flags(&["--stop-timeout-ms", "600000"]).start();
     until("another", DEADLINE, || (hidden.pids().len() == 2).then_some(()));
     ready(&daemon);
-    daemon.signal(Signal::TERM);
-    until("the stop", DEADLINE, || {
-        let answer = daemon.client().post("/v1/codexd/sessions", &json!({}));
-        (answer.status == 503).then_some(())
-    });
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.wait().status.code(), Some(143));
+    stop_cut_short(&mut daemon);
     assert!(first.iter().all(|pid| hidden.pids().contains(pid)) && hidden.pids().len() == 2);
 }
 

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use codexd::app_server::client::{Client, Introduction};
 use codexd::app_server::inbox::Inbox;
 use codexd::exec::pool::Pool;
 use codexd::exec::process::Shared;
@@ -32,12 +31,7 @@ fn what_a_run_prints_while_the_hub_answers_nobody_is_not_lost() {
     let words = ["start", "--repo-root", root.to_str().unwrap(), "--codex-command", codex.to_str().unwrap()];
     let config = Arc::new(codexd::cli::config_of(&words, &|_| None, root).unwrap().unwrap());
     let (hub, threads) = lone_hub::start(&config);
-    let introduction = Introduction {
-        version: "0".to_owned(),
-        endpoint: config.server.endpoint.clone(),
-        timeout: config.server.call_timeout,
-    };
-    let client = Arc::new(Client::new(hub.clone(), introduction));
+    let client = lone_hub::client(&hub, &config);
     let (timer, timer_thread) = Timer::start().unwrap();
     let inbox = Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config));
     let (ledger, _) = Ledger::open(&config.paths.processes(), "test", &mut Vec::new()).unwrap();

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use codexd::app_server::call::CallError;
-use codexd::app_server::client::{Client, Introduction};
 use codexd::app_server::inbox::Inbox;
 use codexd::hub::batch::Batch;
 use codexd::model::event::EventType;
@@ -246,12 +245,7 @@ fn a_stop_between_two_lives_is_told_to_whoever_waits_for_the_next() {
     let words = ["start", "--repo-root", folder.path().to_str().unwrap(), "--server-command", "false"];
     let config = codexd::cli::config_of(&words, &|_| None, folder.path()).unwrap().unwrap();
     let (hub, threads) = lone_hub::start(&config);
-    let introduction = Introduction {
-        version: "0".to_owned(),
-        endpoint: config.server.endpoint.clone(),
-        timeout: config.server.call_timeout,
-    };
-    let client = Arc::new(Client::new(hub.clone(), introduction));
+    let client = lone_hub::client(&hub, &config);
     let (timer, timer_thread) = Timer::start().unwrap();
     let (ledger, _) = Ledger::open(&config.paths.processes(), "test", &mut Vec::new()).unwrap();
     let (revived, _lives) = bounded(1);
