@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Client, Stream};
@@ -117,6 +118,11 @@ pub(crate) fn peak_memory(pid: u32) -> Option<usize> {
 
 /// SIGKILL to a process, as a crash would be.
 pub(crate) fn kill(pid: &Value) {
+    send(pid, Signal::KILL);
+}
+
+/// A signal to a process.
+pub(crate) fn send(pid: &Value, signal: Signal) {
     let pid = pid.as_i64().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
-    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(pid.expect("a pid"), signal).unwrap();
 }
