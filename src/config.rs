@@ -9,62 +9,45 @@ mod view;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::model::record::worded;
+
 pub use crate::model::record::RequestPolicy;
 pub use api_base::ApiBase;
 pub use endpoint::Endpoint;
 pub use view::ConfigView;
 
-/// The words of the command line and the JSON for the variants of an enum.
-macro_rules! names {
-    ($type:ident { $($variant:ident = $name:literal),* }) => {
-        impl $type {
-            /// Every name, in the order of the help text.
-            pub const NAMES: &'static [&'static str] = &[$($name),*];
-
-            /// As it stands on the command line and in the JSON.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name),* }
-            }
-
-            /// The variant of that name.
-            pub fn from_name(name: &str) -> Option<Self> {
-                match name { $($name => Some(Self::$variant),)* _ => None }
-            }
-        }
-    };
+worded! {
+    /// What drives Codex: an app-server with sessions and turns, or a plain supervised child.
+    Mode {
+        /// The child (or the external server) speaks the app-server protocol.
+        AppServer = "app-server",
+        /// The child is a plain process; its output becomes events.
+        Exec = "exec",
+    }
 }
 
-names!(Mode { AppServer = "app-server", Exec = "exec" });
-names!(Strategy { Spawn = "spawn", External = "external" });
-names!(Sync { Interval = "interval", Always = "always", Never = "never" });
-
-/// What drives Codex: an app-server with sessions and turns, or a plain supervised child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// The child (or the external server) speaks the app-server protocol.
-    AppServer,
-    /// The child is a plain process; its output becomes events.
-    Exec,
+worded! {
+    /// Where the app-server comes from.
+    Strategy {
+        /// codexd starts it and owns it.
+        Spawn = "spawn",
+        /// It runs elsewhere and is reached over WebSocket.
+        External = "external",
+    }
 }
 
-/// Where the app-server comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strategy {
-    /// codexd starts it and owns it.
-    Spawn,
-    /// It runs elsewhere and is reached over WebSocket.
-    External,
-}
-
-/// When the event log is forced to the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sync {
-    /// fdatasync(2) before an event is announced.
-    Always,
-    /// fdatasync(2) at most once a second.
-    Interval,
-    /// The kernel decides.
-    Never,
+worded! {
+    /// When the event log is forced to the disk.
+    Sync {
+        /// fdatasync(2) at most once a second.
+        Interval = "interval",
+        /// fdatasync(2) before an event is announced.
+        Always = "always",
+        /// The kernel decides.
+        Never = "never",
+    }
 }
 
 /// The files and folders, all absolute.

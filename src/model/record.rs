@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// An enum and the words for it, declared once: the records, the filters of the lists, the metrics and the OpenAPI document
-/// have them from here.
+/// An enum and the words for it, declared once: the records, the filters of the lists, the metrics, the OpenAPI document and
+/// the command line have them from here.
 macro_rules! worded {
     ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$about])*
@@ -36,6 +36,8 @@ macro_rules! worded {
         }
     };
 }
+
+pub(crate) use worded;
 
 /// Fields this version does not know.
 pub type Extra = Map<String, Value>;

@@ -304,14 +304,17 @@ fn what_a_run_prints_while_the_log_takes_nothing_is_logged_when_it_does() {
          for n in $(seq 1 {lines}); do echo \"{{\\\"n\\\":$n}}\"; done",
         go.path().display()
     );
+    let run_into_a_full_log = |daemon: &Daemon, client: &Client, stream: &Stream| {
+        run(client, stream, &json!({ "prompt": "x", "json": true }));
+        stream.wait_for_type("run.output");
+        limit_files(daemon, Some(log_size(daemon) + 700));
+        fs::File::create(go.path().join("now")).unwrap();
+        wait_until("it is noticed", || readyz(client).0 == 503);
+    };
     let codex = fake_codex(&script);
     let mut daemon = Daemon::builder().flags(&["--codex-command", codex.to_str().unwrap()]).start();
     let (client, stream) = (daemon.client(), daemon.stream());
-    run(&client, &stream, &json!({ "prompt": "x", "json": true }));
-    stream.wait_for_type("run.output");
-    limit_files(&daemon, Some(log_size(&daemon) + 700));
-    fs::File::create(go.path().join("now")).unwrap();
-    wait_until("it is noticed", || readyz(&client).0 == 503);
+    run_into_a_full_log(&daemon, &client, &stream);
     check_log_first(&daemon, &stream);
     limit_files(&daemon, None);
     wait_ready(&client);
@@ -326,11 +329,7 @@ fn what_a_run_prints_while_the_log_takes_nothing_is_logged_when_it_does() {
     fs::remove_file(go.path().join("now")).unwrap();
     daemon.restart();
     let (client, stream) = (daemon.client(), daemon.stream());
-    run(&client, &stream, &json!({ "prompt": "x", "json": true }));
-    stream.wait_for_type("run.output");
-    limit_files(&daemon, Some(log_size(&daemon) + 700));
-    fs::File::create(go.path().join("now")).unwrap();
-    wait_until("it is noticed", || readyz(&client).0 == 503);
+    run_into_a_full_log(&daemon, &client, &stream);
     let begun = Instant::now();
     let ended = daemon.stop();
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
