@@ -169,6 +169,10 @@ fn read_messages(mut socket: duplex::Reader, mut reader: Reader, verdict: &Verdi
             }
             Err(ended) => Err(ended),
         };
+        // Before anybody can know what it says.
+        if incoming.is_ok() {
+            reader.heard();
+        }
         match incoming {
             Ok(Incoming::Text(text)) => {
                 reader.message(&text);
@@ -176,7 +180,6 @@ fn read_messages(mut socket: duplex::Reader, mut reader: Reader, verdict: &Verdi
             Ok(Incoming::Binary(bytes)) => reader.unreadable(bytes.len(), "it is a binary one", ""),
             Err(ended) => break Some(ended),
         }
-        reader.heard();
         if reader.gathered() >= GATHER && !reader.flush() {
             break None;
         }
