@@ -196,6 +196,12 @@ fn ignore_gone(result: rustix::io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// The process id in a number that somebody else wrote down; `None` for what is none. [`Pid::from_raw`] takes a negative
+/// number for one.
+pub fn process_id(written: i32) -> Option<Pid> {
+    Pid::from_raw(written.max(0))
+}
+
 /// Whether a process of that pid exists (a zombie counts).
 pub fn exists(pid: Pid) -> bool {
     rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
@@ -300,12 +306,21 @@ fn ps(which: &[&str]) -> Vec<Listed> {
                 parent: fields.next()?.parse().ok()?,
                 group: fields.next()?.parse().ok()?,
                 // What ps(1) calls a session there is an address.
-                session: rustix::process::getsid(Pid::from_raw(pid)).map_or(0, Pid::as_raw_pid),
+                session: session_of(pid),
                 zombie: fields.next()?.starts_with('Z'),
                 started: fields.collect::<Vec<_>>().join(" "),
             })
         })
         .collect()
+}
+
+/// The session of a process, 0 where it cannot be told: rustix takes for granted that it is none, which does not hold for
+/// a session that was made outside of the pid namespace.
+#[cfg(any(test, not(target_os = "linux")))]
+#[expect(unsafe_code, reason = "rustix has no getsid that may give 0")]
+fn session_of(pid: i32) -> i32 {
+    // SAFETY: getsid(2) touches no memory.
+    unsafe { libc::getsid(pid) }.max(0)
 }
 
 /// The value of a variable in the environment a process was started with (Linux: `/proc/PID/environ`, of this user's
@@ -361,14 +376,26 @@ mod tests {
         let found = look_up(pid).unwrap();
         assert_eq!(found.parent, own);
         assert_eq!(found.group, found.pid);
-        let session = rustix::process::getsid(None).unwrap().as_raw_pid();
-        assert_eq!(found.session, session);
+        assert_eq!(found.session, session_of(own));
         assert!(!found.zombie);
         signal_group(pid, Signal::KILL).unwrap();
         wait_ended(pid).unwrap();
         assert!(look_up(pid).unwrap().zombie);
         child.wait().unwrap();
         assert!(signal_process(pid, Signal::TERM).is_ok());
+    }
+
+    #[test]
+    fn only_a_positive_number_is_a_process_id() {
+        for (written, pid) in [
+            (i32::MIN, None),
+            (-1, None),
+            (0, None),
+            (1, Pid::from_raw(1)),
+            (i32::MAX, Pid::from_raw(i32::MAX)),
+        ] {
+            assert_eq!(process_id(written), pid);
+        }
     }
 
     fn touch(file: &std::path::Path) -> Command {

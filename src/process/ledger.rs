@@ -112,7 +112,7 @@ impl DaemonProcess {
 
     /// Whether it runs.
     pub fn is_alive(&self) -> bool {
-        let listed = Pid::from_raw(self.pid).and_then(os::look_up);
+        let listed = os::process_id(self.pid).and_then(os::look_up);
         listed.is_some_and(|listed| !listed.zombie && listed.started == self.start_time)
     }
 }

@@ -20,6 +20,8 @@ use rustix::io::Errno;
 use rustix::process::{Flock, FlockOffsetType, FlockType, Pid, fcntl_getlk, getpid};
 use thiserror::Error;
 
+use crate::os;
+
 /// Device and inode of the lock files that this process holds.
 static HELD: Mutex<Vec<(FileId, PathBuf)>> = Mutex::new(Vec::new());
 
@@ -157,7 +159,7 @@ fn holder_of(file: &File, path: &Path) -> io::Result<Option<Pid>> {
         return Ok(Some(pid));
     }
     // The holder lives in another pid namespace (a container): its own word is all there is.
-    let own_word = io::read_to_string(file)?.trim().parse().ok().and_then(Pid::from_raw);
+    let own_word = io::read_to_string(file)?.trim().parse().ok().and_then(os::process_id);
     own_word.map(Some).ok_or_else(|| {
         io::Error::other(format!("{} is locked by a process that cannot be seen from here", path.display()))
     })

@@ -6,9 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
 use tempfile::TempDir;
+
+use crate::os;
 
 /// What the names of the folders with the sockets begin with.
 const PREFIX: &str = "codexd-";
@@ -126,6 +126,6 @@ pub(in super::super) fn sweep() {
 /// Whether a folder's name is one of ours, and of a process that does not exist any more.
 fn is_of_the_dead(name: &str) -> bool {
     name.strip_prefix(PREFIX)
-        .and_then(|rest| Pid::from_raw(rest.split_once('-')?.0.parse().ok()?))
-        .is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+        .and_then(|rest| os::process_id(rest.split_once('-')?.0.parse().ok()?))
+        .is_some_and(|pid| !os::exists(pid))
 }
