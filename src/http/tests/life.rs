@@ -32,7 +32,9 @@ fn slow_heads_and_bodies_time_out() {
 
 #[test]
 fn half_open_connections_do_not_keep_health_waiting() {
-    let port = port();
+    // An answer that waits for one of them does not come at all.
+    let for_good = Duration::from_secs(3600);
+    let port = port_with(Limits { head: for_good, body_time: for_good, ..Limits::default() });
     let half: Vec<TcpStream> = (0..300)
         .map(|n| {
             let mut stream = port.connect();
@@ -46,13 +48,11 @@ fn half_open_connections_do_not_keep_health_waiting() {
             stream
         })
         .collect();
-    let before = Instant::now();
     for _ in 0..20 {
         assert_eq!(status(&port.get("/healthz")), 200);
         assert_eq!(status(&port.get("/v1/echo")), 200);
     }
-    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
-    drop(half);
+    assert!(port.door.connections() >= half.len());
 }
 
 #[test]
