@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tungstenite::error::ProtocolError;
+use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-use tungstenite::protocol::frame::{CloseFrame, FrameHeader};
 use tungstenite::protocol::{Message, Role, WebSocket, WebSocketConfig};
 use tungstenite::{Error, Utf8Bytes};
 
@@ -20,6 +20,7 @@ mod gate;
 pub mod transport;
 
 use gate::Gate;
+pub use gate::{MAX_HEAD, put_head};
 pub use transport::Transport;
 
 /// Bytes of a message from a client, in one frame or many.
@@ -31,7 +32,7 @@ const READ_BUFFER: usize = 4 * 1024;
 /// A client has one connection, which carries what many clients of a server do.
 const CLIENT_READ_BUFFER: usize = 64 * 1024;
 /// Frames are gathered up to this size before they are written.
-const GATHER: usize = 32 * 1024;
+pub const GATHER: usize = 32 * 1024;
 /// A closing connection is read for that long and that far, so that our Close is not lost in a reset.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 64 * 1024 * 1024;
@@ -346,14 +347,28 @@ impl Writer {
     pub fn write(&mut self, text: Bytes) -> Result<(), Closed> {
         if self.gate.role == Role::Server && text.len() >= GATHER {
             // A large one is not copied, and does not make the buffer large for ever.
-            let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
-            drop(header.format(text.len() as u64, &mut self.gathered));
+            put_head(text.len(), &mut self.gathered);
             let result = self.gate.write(&[&self.gathered, &text]);
             self.gathered.clear();
             return result;
         }
         self.gate.encode(OpCode::Data(Data::Text), text, &mut self.gathered);
         if self.gathered.len() >= GATHER { self.flush() } else { Ok(()) }
+    }
+
+    /// As [`Writer::write`], with whole text frames of a server, made with [`put_head`].
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn write_frames(&mut self, frames: &[u8]) -> Result<(), Closed> {
+        if self.gathered.len() + frames.len() < GATHER {
+            self.gathered.extend_from_slice(frames);
+            return Ok(());
+        }
+        let result = self.gate.write(&[&self.gathered, frames]);
+        self.gathered.clear();
+        self.begun = false;
+        result
     }
 
     /// Sends what has gathered.

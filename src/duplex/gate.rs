@@ -7,13 +7,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use bytes::Bytes;
 use tungstenite::protocol::Role;
-use tungstenite::protocol::frame::coding::{Control, OpCode};
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
 
 use super::{Closed, Transport};
 
 /// A reason has at most 123 bytes (RFC 6455 section 5.5).
 const MAX_REASON: usize = 123;
+
+/// Bytes of a server's frame before its payload, at most (RFC 6455 section 5.2).
+pub const MAX_HEAD: usize = 10;
+
+/// Adds what stands before a text of so many bytes in a frame of a server, which is the same for all of its clients.
+pub fn put_head(length: usize, out: &mut Vec<u8>) {
+    let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
+    // Writing to memory does not fail.
+    drop(header.format(length as u64, out));
+}
 
 #[derive(Debug, Default)]
 struct State {

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use bytes::Bytes;
 use log::{error, info};
 use serde::Serialize;
 
-use super::batch::{Batch, Entry, FRAME_HEAD, FRAME_TAIL, Subject};
+use super::batch::{Batch, Frames, Subject};
 use super::change::Change;
 use super::drafts::Drafts;
 use super::log_sync::LogSync;
@@ -32,6 +31,9 @@ use crate::store::journal::{AppendError, Journal, LogView};
 
 /// What a transaction does once its events are in the log, or, with the reason, when they never will be.
 pub(super) type AfterCommit = Box<dyn FnOnce(Result<(), String>) + Send>;
+
+/// Bytes of an event beside its draft: number, time and braces.
+const BESIDE_DRAFT: usize = 64;
 
 /// The hub's inside; only its thread touches it.
 pub struct Core {
@@ -314,11 +316,9 @@ impl Core {
         let first_seq = self.next_seq;
         let size: usize = drafts.iter().map(Drafts::len).sum();
         let count: usize = drafts.iter().map(Drafts::count).sum();
-        let mut text = Vec::with_capacity(size + count * (FRAME_HEAD.len() + FRAME_TAIL.len() + 64));
-        let mut entries = Vec::with_capacity(count);
+        let mut frames = Frames::with_room_for(count, size + count * BESIDE_DRAFT);
         let mut changes = Vec::new();
-        let (before_seq, after_seq) =
-            (format!("{FRAME_HEAD}{{\"seq\":"), format!(",\"createdAt\":\"{at}\","));
+        let (mut seq, created_at) = (Vec::new(), format!(",\"createdAt\":\"{at}\","));
         for drafts in drafts {
             let only_known_threads = drafts.only_known_threads();
             let (rendered, items) = drafts.into_parts();
@@ -326,26 +326,16 @@ impl Core {
                 if only_known_threads && self.is_foreign(&draft.subject) {
                     continue;
                 }
-                let start = text.len();
-                text.extend_from_slice(before_seq.as_bytes());
+                seq.clear();
                 // A number in memory cannot fail, and costs less than formatted.
-                let _ = serde_json::to_writer(&mut text, &self.next_seq);
-                text.extend_from_slice(after_seq.as_bytes());
-                text.extend_from_slice(draft.text(&rendered));
-                text.push(b'}');
-                text.extend_from_slice(FRAME_TAIL.as_bytes());
-                entries.push(Entry {
-                    seq: self.next_seq,
-                    kind: draft.kind,
-                    level: draft.level,
-                    subject: draft.subject,
-                    frame: start..text.len(),
-                });
+                let _ = serde_json::to_writer(&mut seq, &self.next_seq);
+                let json = [&b"{\"seq\":"[..], &seq, created_at.as_bytes(), draft.text(&rendered), b"}"];
+                frames.push(self.next_seq, draft.kind, draft.level, draft.subject, &json);
                 changes.extend(draft.change);
                 self.next_seq += 1;
             }
         }
-        let batch = Batch::new(Bytes::from(text), entries);
+        let batch = Batch::from(frames);
         self.render_lines(&batch);
         Rendered { batch, changes, at, first_seq, after }
     }

@@ -44,11 +44,13 @@ impl Drafts {
         Self { known_threads: true, ..Self::default() }
     }
 
-    /// No drafts yet, treated as these are, with room for as many.
+    /// No drafts yet, treated as these are, with room for as many and some more: two reads of a pipe seldom have the same
+    /// number of lines, and growing would copy all that is there.
     pub fn successor(&self) -> Self {
+        let with_margin = |used: usize| used + used / 4;
         Self {
-            text: Vec::with_capacity(self.text.len().min(MAX_ROOM)),
-            items: Vec::with_capacity(self.items.len().min(MAX_ROOM / size_of::<Draft>())),
+            text: Vec::with_capacity(with_margin(self.text.len()).min(MAX_ROOM)),
+            items: Vec::with_capacity(with_margin(self.items.len()).min(MAX_ROOM / size_of::<Draft>())),
             known_threads: self.known_threads,
         }
     }

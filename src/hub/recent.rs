@@ -84,24 +84,18 @@ impl RecentEvents {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
-    use super::super::batch::{Entry, FRAME_HEAD, FRAME_TAIL};
+    use super::super::batch::Frames;
     use super::*;
     use crate::model::event::{EventType, Level};
 
     /// A batch of events of these sizes.
     fn batch(first_seq: u64, sizes: &[usize]) -> Batch {
-        let mut text = Vec::new();
-        let entry = |(seq, &size): (u64, &usize)| {
-            let start = text.len();
+        let mut frames = Frames::default();
+        for (seq, &size) in (first_seq..).zip(sizes) {
             let event = "x".repeat(size);
-            text.extend_from_slice(format!("{FRAME_HEAD}{event}{FRAME_TAIL}").as_bytes());
-            let (kind, level, subject) = (EventType::Notification, Level::Info, Subject::default());
-            Entry { seq, kind, level, subject, frame: start..text.len() }
-        };
-        let entries = (first_seq..).zip(sizes).map(entry).collect();
-        Batch::new(Bytes::from(text), entries)
+            frames.push(seq, EventType::Notification, Level::Info, Subject::default(), &[event.as_bytes()]);
+        }
+        Batch::from(frames)
     }
 
     fn seqs(events: &RecentEvents) -> Vec<u64> {

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     fn of(bytes: usize) -> Arc<Batch> {
-        Arc::new(Batch::new(vec![b'x'; bytes].into(), Vec::new()))
+        Arc::new(Batch::of_size(bytes))
     }
 
     /// Takes what has no more than so many bytes.

@@ -34,11 +34,11 @@ pub trait Sink: Send + 'static {
     /// Whether the client is there, but has taken nothing for too long.
     fn is_stalled(gone: &Self::Gone) -> bool;
 
-    /// An event as it happens.
+    /// Events as they happen: some that follow each other in a batch.
     ///
     /// # Errors
     /// The client is gone; so for all the others.
-    fn live(&mut self, batch: &Batch, entry: &Entry) -> Result<(), Self::Gone>;
+    fn live(&mut self, batch: &Batch, run: &[Entry]) -> Result<(), Self::Gone>;
     /// An event of the past.
     ///
     /// # Errors
@@ -199,18 +199,20 @@ impl<S: Sink> Direct for Place<S> {
 
 impl<S: Sink> Client<S> {
     fn send(&mut self, batch: &Batch) -> Result<(), S::Gone> {
-        for entry in batch.entries() {
-            if entry.seq <= self.last {
-                continue;
-            }
-            if self.filter.is_open()
-                || self.filter.takes_subject(&entry.subject) && self.filter.takes_type(entry.kind.name())
-            {
-                self.sink.live(batch, entry)?;
-            }
-            // Also of what was passed over: it is where the client is to come back.
-            self.last = entry.seq;
+        let Self { sink, last, filter, .. } = self;
+        let known = batch.entries().partition_point(|entry| entry.seq <= *last);
+        let new = &batch.entries()[known..];
+        let Some(newest) = new.last() else { return Ok(()) };
+        if filter.is_open() {
+            sink.live(batch, new)?;
+        } else {
+            let unwanted = |entry: &Entry| {
+                !(filter.takes_subject(&entry.subject) && filter.takes_type(entry.kind.name()))
+            };
+            new.split(unwanted).filter(|run| !run.is_empty()).try_for_each(|run| sink.live(batch, run))?;
         }
+        // Also of what was passed over: it is where the client is to come back.
+        *last = newest.seq;
         Ok(())
     }
 }

@@ -87,8 +87,8 @@ impl Sink for Client {
         matches!(gone.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
     }
 
-    fn live(&mut self, batch: &Batch, entry: &Entry) -> io::Result<()> {
-        self.event(entry.seq, entry.kind.name(), batch.event(entry))
+    fn live(&mut self, batch: &Batch, run: &[Entry]) -> io::Result<()> {
+        run.iter().try_for_each(|entry| self.event(entry.seq, entry.kind.name(), batch.event(entry)))
     }
 
     fn logged(&mut self, event: &Logged<'_>) -> io::Result<()> {

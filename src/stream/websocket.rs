@@ -13,11 +13,11 @@ use serde_json::value::RawValue;
 use tungstenite::handshake::derive_accept_key;
 
 use super::feed::{End, Feed, Origin, Sink};
-use crate::duplex::{Closed, Duplex, Ended, Incoming, Reader, Writer, code};
+use crate::duplex::{Closed, Duplex, Ended, GATHER, Incoming, Reader, Writer, code};
 use crate::http::api::Upgrade;
 use crate::http::head::Head;
 use crate::http::reply::{ApiError, Reply};
-use crate::hub::batch::{Batch, Entry, FRAME_HEAD, FRAME_TAIL};
+use crate::hub::batch::{Batch, Entry, MESSAGE_HEAD, MESSAGE_TAIL};
 use crate::hub::filter::Filter;
 use crate::hub::replay::{Gap, Logged};
 use crate::threads;
@@ -281,12 +281,13 @@ impl Sink for Client {
         *gone == Closed::Stalled
     }
 
-    fn live(&mut self, batch: &Batch, entry: &Entry) -> Result<(), Closed> {
-        self.writer.write(batch.frame(entry))
+    fn live(&mut self, batch: &Batch, run: &[Entry]) -> Result<(), Closed> {
+        // Between two of them the reader may answer.
+        batch.frames(run, GATHER).try_for_each(|frames| self.writer.write_frames(frames))
     }
 
     fn logged(&mut self, event: &Logged<'_>) -> Result<(), Closed> {
-        self.writer.write([FRAME_HEAD, event.json, FRAME_TAIL].concat().into())
+        self.writer.write([MESSAGE_HEAD, event.json, MESSAGE_TAIL].concat().into())
     }
 
     fn gap(&mut self, gap: Gap) -> Result<(), Closed> {

@@ -120,7 +120,7 @@ impl Frames {
 /// The type stands within the first bytes, whatever the seq.
 fn is_delta(payload: &[u8]) -> bool {
     let head = &payload[..payload.len().min(160)];
-    head.windows(14).any(|window| window == b".message.delta")
+    memchr::memmem::find(head, b".message.delta").is_some()
 }
 
 /// The time a delta carries, against now.

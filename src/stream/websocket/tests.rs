@@ -11,7 +11,7 @@ use crate::http::api::{Api, EventStream, Kind, Request};
 use crate::http::front_door::FrontDoor;
 use crate::http::guard::Guard;
 use crate::http::limits::Limits;
-use crate::hub::batch::Subject;
+use crate::hub::batch::{Frames, Subject};
 use crate::hub::subscription::{Offer, Subscriber, goes_directly, queue};
 use crate::model::event::EventType;
 
@@ -165,24 +165,13 @@ impl Client {
 }
 
 fn batch(seqs: std::ops::RangeInclusive<u64>, padding: usize) -> Arc<Batch> {
-    let mut text = String::new();
-    let mut entries = Vec::new();
+    let mut frames = Frames::default();
     for seq in seqs {
-        let start = text.len();
-        text.push_str(&format!(
-            "{FRAME_HEAD}{{\"seq\":{seq},\"p\":\"{}\"}}{FRAME_TAIL}",
-            "x".repeat(padding)
-        ));
         let kind = EventType::ALL[0];
-        entries.push(Entry {
-            seq,
-            kind,
-            level: kind.level(),
-            subject: Subject::default(),
-            frame: start..text.len(),
-        });
+        let event = format!("{{\"seq\":{seq},\"p\":\"{}\"}}", "x".repeat(padding));
+        frames.push(seq, kind, kind.level(), Subject::default(), &[event.as_bytes()]);
     }
-    Arc::new(Batch::new(text.into(), entries))
+    Arc::new(Batch::from(frames))
 }
 
 fn seq(text: &str) -> u64 {
