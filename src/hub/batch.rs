@@ -79,8 +79,8 @@ pub struct Entry {
     pub kind: EventType,
     /// How much it matters.
     pub level: Level,
-    /// What it is about.
-    pub subject: Subject,
+    /// What it is about: which of the subjects.
+    about: usize,
     /// Where its frame begins in the batch's text.
     frame: usize,
     /// Where the event itself stands there.
@@ -92,6 +92,7 @@ pub struct Entry {
 pub struct Frames {
     text: Vec<u8>,
     entries: Vec<Entry>,
+    subjects: Vec<Subject>,
 }
 
 impl Frames {
@@ -100,11 +101,18 @@ impl Frames {
         Self {
             text: Vec::with_capacity(bytes + count * (MAX_HEAD + MESSAGE_HEAD.len() + MESSAGE_TAIL.len())),
             entries: Vec::with_capacity(count),
+            subjects: Vec::new(),
         }
     }
 
-    /// Adds the event after the last; its JSON comes in pieces.
-    pub fn push(&mut self, seq: u64, kind: EventType, level: Level, subject: Subject, json: &[&[u8]]) {
+    /// The place of what events to come are about.
+    pub fn about(&mut self, subject: Subject) -> usize {
+        self.subjects.push(subject);
+        self.subjects.len() - 1
+    }
+
+    /// Adds the event after the last, about what is at that place; its JSON comes in pieces.
+    pub fn push(&mut self, seq: u64, kind: EventType, level: Level, about: usize, json: &[&[u8]]) {
         let frame = self.text.len();
         let length: usize = json.iter().map(|piece| piece.len()).sum();
         duplex::put_head(MESSAGE_HEAD.len() + length + MESSAGE_TAIL.len(), &mut self.text);
@@ -115,7 +123,7 @@ impl Frames {
         }
         let event = start..self.text.len();
         self.text.extend_from_slice(MESSAGE_TAIL.as_bytes());
-        self.entries.push(Entry { seq, kind, level, subject, frame, event });
+        self.entries.push(Entry { seq, kind, level, about, frame, event });
     }
 }
 
@@ -125,11 +133,12 @@ impl Frames {
 pub struct Batch {
     text: Vec<u8>,
     entries: Vec<Entry>,
+    subjects: Vec<Subject>,
 }
 
 impl From<Frames> for Batch {
-    fn from(Frames { text, entries }: Frames) -> Self {
-        Self { text, entries }
+    fn from(Frames { text, entries, subjects }: Frames) -> Self {
+        Self { text, entries, subjects }
     }
 }
 
@@ -161,6 +170,11 @@ impl Batch {
         })
     }
 
+    /// What an event is about.
+    pub fn subject(&self, entry: &Entry) -> &Subject {
+        &self.subjects[entry.about]
+    }
+
     /// The event itself, as it stands in the log (without the line end).
     pub fn event(&self, entry: &Entry) -> &[u8] {
         self.text.get(entry.event.clone()).unwrap_or_default()
@@ -171,7 +185,7 @@ impl Batch {
 impl Batch {
     /// One of so many bytes, for what looks at nothing else.
     pub(super) fn of_size(bytes: usize) -> Self {
-        Self { text: vec![b'x'; bytes], entries: Vec::new() }
+        Self { text: vec![b'x'; bytes], entries: Vec::new(), subjects: Vec::new() }
     }
 }
 
@@ -192,7 +206,8 @@ mod tests {
         for (seq, &size) in (1..).zip(sizes) {
             let kind = EventType::Notification;
             let (some, rest) = (vec![b'a'; size / 2], vec![b'b'; size - size / 2]);
-            frames.push(seq, kind, kind.level(), Subject::default(), &[&some, &rest]);
+            let about = frames.about(Subject::default());
+            frames.push(seq, kind, kind.level(), about, &[&some, &rest]);
         }
         Batch::from(frames)
     }

@@ -321,17 +321,18 @@ impl Core {
         let (mut seq, created_at) = (Vec::new(), format!(",\"createdAt\":\"{at}\","));
         for drafts in drafts {
             let only_known_threads = drafts.only_known_threads();
-            let (rendered, items) = drafts.into_parts();
+            let (rendered, subjects, items) = drafts.into_parts();
+            let wanted = |subject: &Subject| !only_known_threads || !self.is_foreign(subject);
+            let places: Vec<Option<usize>> =
+                subjects.into_iter().map(|subject| wanted(&subject).then(|| frames.about(subject))).collect();
             for draft in items {
-                if only_known_threads && self.is_foreign(&draft.subject) {
-                    continue;
-                }
+                let Some(about) = places[draft.about] else { continue };
                 seq.clear();
                 // A number in memory cannot fail, and costs less than formatted.
                 let _ = serde_json::to_writer(&mut seq, &self.next_seq);
                 let json = [&b"{\"seq\":"[..], &seq, created_at.as_bytes(), draft.text(&rendered), b"}"];
-                frames.push(self.next_seq, draft.kind, draft.level, draft.subject, &json);
-                changes.extend(draft.change);
+                frames.push(self.next_seq, draft.kind, draft.level, about, &json);
+                changes.extend(draft.change.map(|change| *change));
                 self.next_seq += 1;
             }
         }

@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Write};
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -18,10 +19,10 @@ pub struct Draft {
     pub kind: EventType,
     /// How much it matters.
     pub level: Level,
-    /// What it is about.
-    pub subject: Subject,
     /// What it does to the state.
-    pub change: Option<Change>,
+    pub change: Option<Box<Change>>,
+    /// What it is about: which of the subjects.
+    pub about: usize,
     text: Range<usize>,
 }
 
@@ -30,6 +31,8 @@ pub struct Draft {
 pub struct Drafts {
     text: Vec<u8>,
     items: Vec<Draft>,
+    /// Drafts about the same follow each other: they share one, and nobody counts references for each.
+    subjects: Vec<Subject>,
     known_threads: bool,
 }
 
@@ -51,6 +54,7 @@ impl Drafts {
         Self {
             text: Vec::with_capacity(with_margin(self.text.len()).min(MAX_ROOM)),
             items: Vec::with_capacity(with_margin(self.items.len()).min(MAX_ROOM / size_of::<Draft>())),
+            subjects: Vec::new(),
             known_threads: self.known_threads,
         }
     }
@@ -75,9 +79,27 @@ impl Drafts {
         self.text.len()
     }
 
-    /// The drafts, each with its text.
-    pub fn into_parts(self) -> (Vec<u8>, Vec<Draft>) {
-        (self.text, self.items)
+    /// The text of all, what they are about, and the drafts.
+    pub fn into_parts(self) -> (Vec<u8>, Vec<Subject>, Vec<Draft>) {
+        (self.text, self.subjects, self.items)
+    }
+
+    /// The place of what the next draft is about.
+    pub fn about(&mut self, subject: Subject) -> usize {
+        if self.subjects.last() != Some(&subject) {
+            self.subjects.push(subject);
+        }
+        self.subjects.len() - 1
+    }
+
+    /// As [`Drafts::about`], of a thread, whose id is asked for only where the last draft was about something else.
+    pub fn about_thread(&mut self, id: &str, shared: impl FnOnce() -> Arc<str>) -> usize {
+        match self.subjects.last() {
+            Some(Subject { thread: Some(last), session: None, run: None }) if **last == *id => {
+                self.subjects.len() - 1
+            }
+            _ => self.about(Subject { thread: Some(shared()), ..Subject::default() }),
+        }
     }
 
     /// Adds an event of the type's usual level. See [`Drafts::push_at`].
@@ -134,15 +156,22 @@ impl Drafts {
         message: fmt::Arguments<'_>,
         write_detail: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.push_written(kind, level, subject, change, |out| out.write_fmt(message), write_detail);
+        let about = self.about(subject);
+        let write_detail = |out: &mut Vec<u8>| {
+            let start = out.len();
+            write_detail(out);
+            put_on_one_line(&mut out[start..]);
+        };
+        self.push_written(kind, level, about, change, |out| out.write_fmt(message), write_detail);
     }
 
-    /// As [`Drafts::push_raw`], and `write_message` writes the message piece by piece; where one fails, nothing follows.
+    /// As [`Drafts::push_raw`], about what is at that place; `write_message` writes the message piece by piece, and where
+    /// one fails, nothing follows. The detail must be one line already.
     pub fn push_written(
         &mut self,
         kind: EventType,
         level: Level,
-        subject: Subject,
+        about: usize,
         change: Option<Change>,
         write_message: impl FnOnce(&mut Message<'_>) -> fmt::Result,
         write_detail: impl FnOnce(&mut Vec<u8>),
@@ -156,14 +185,17 @@ impl Drafts {
         // It fails only where the message is cut.
         let _ = write_message(&mut Message { out: &mut self.text, left: MAX_MESSAGE });
         self.text.extend_from_slice(b"\",\"detail\":");
-        let mut detail = self.text.len();
         write_detail(&mut self.text);
-        // An event is one line. JSON has raw line ends only between its tokens, where a blank does as well.
-        while let Some(at) = memchr::memchr2(b'\n', b'\r', &self.text[detail..]) {
-            detail += at;
-            self.text[detail] = b' ';
-        }
-        self.items.push(Draft { kind, level, subject, change, text: start..self.text.len() });
+        let change = change.map(Box::new);
+        self.items.push(Draft { kind, level, change, about, text: start..self.text.len() });
+    }
+}
+
+/// An event is one line. JSON has raw line ends only between its tokens, where a blank does as well.
+pub fn put_on_one_line(mut json: &mut [u8]) {
+    while let Some(at) = memchr::memchr2(b'\n', b'\r', json) {
+        json = &mut json[at..];
+        json[0] = b' ';
     }
 }
 
@@ -267,7 +299,7 @@ mod tests {
             Subject::default(),
             None,
         );
-        let (text, items) = drafts.into_parts();
+        let (text, _, items) = drafts.into_parts();
         let events: Vec<serde_json::Value> = items
             .iter()
             .map(|item| {

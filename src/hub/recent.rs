@@ -70,7 +70,11 @@ impl RecentEvents {
         }
         for entry in &entries[entries.len() - kept..] {
             let Ok(json) = std::str::from_utf8(batch.event(entry)) else { continue };
-            self.push(Recent { seq: entry.seq, subject: entry.subject.clone(), json: Arc::from(json) });
+            self.push(Recent {
+                seq: entry.seq,
+                subject: batch.subject(entry).clone(),
+                json: Arc::from(json),
+            });
         }
     }
 
@@ -93,7 +97,8 @@ mod tests {
         let mut frames = Frames::default();
         for (seq, &size) in (first_seq..).zip(sizes) {
             let event = "x".repeat(size);
-            frames.push(seq, EventType::Notification, Level::Info, Subject::default(), &[event.as_bytes()]);
+            let about = frames.about(Subject::default());
+            frames.push(seq, EventType::Notification, Level::Info, about, &[event.as_bytes()]);
         }
         Batch::from(frames)
     }

@@ -44,12 +44,17 @@ pub fn single_spaced_run(eight: [u8; 8], after_space: &mut bool) -> usize {
     first(not_plain(bytes) | again)
 }
 
+/// Fewer than eight bytes, and others after them. Put together in a register: what is stored byte by byte and loaded at
+/// once waits until every store before it is done.
+pub fn filled(rest: &[u8], other: u8) -> [u8; 8] {
+    let others = ONES * u64::from(other);
+    rest.iter().rfold(others, |eight, &byte| eight << 8 | u64::from(byte)).to_le_bytes()
+}
+
 /// Whether all of a text is plain: ASCII that stands in a JSON string for nothing but itself, and no control character.
 pub fn is_plain(text: &str) -> bool {
     let (eights, rest) = text.as_bytes().as_chunks();
-    let mut last = [b' '; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    eights.iter().chain([&last]).all(|&eight| plain_run(eight) == 8)
+    eights.iter().chain([&filled(rest, b' ')]).all(|&eight| plain_run(eight) == 8)
 }
 
 /// Marks what is not plain; after the first, there may be marks that mean nothing.

@@ -51,8 +51,7 @@ fn plain_prefix(inside: &str) -> usize {
             run => return length + run,
         }
     }
-    let mut last = [b'x'; 8];
-    last[..rest.len()].copy_from_slice(rest);
+    let last = eight::filled(rest, b'x');
     length + eight::single_spaced_run(last, &mut after_space).min(rest.len())
 }
 

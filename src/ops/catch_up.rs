@@ -131,7 +131,7 @@ mod tests {
     fn told(session: &Session, id: &str, status: &str) -> Option<String> {
         let mut drafts = Drafts::new();
         draft(&mut drafts, session, "t", &Turn { id: id.to_owned(), status: status.to_owned() }).unwrap();
-        let (_, items) = drafts.into_parts();
+        let (_, _, items) = drafts.into_parts();
         assert!(items.len() < 2);
         items.first().map(|item| item.kind.name().to_owned())
     }

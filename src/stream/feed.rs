@@ -207,7 +207,7 @@ impl<S: Sink> Client<S> {
             sink.live(batch, new)?;
         } else {
             let unwanted = |entry: &Entry| {
-                !(filter.takes_subject(&entry.subject) && filter.takes_type(entry.kind.name()))
+                !(filter.takes_subject(batch.subject(entry)) && filter.takes_type(entry.kind.name()))
             };
             new.split(unwanted).filter(|run| !run.is_empty()).try_for_each(|run| sink.live(batch, run))?;
         }

@@ -129,7 +129,7 @@ fn envelopes() {
         let Message::Notification { method, params } = message else { return };
         let mut drafts = Drafts::new();
         translator.translate(&mut drafts, &method, params);
-        let (text, items) = drafts.into_parts();
+        let (text, _, items) = drafts.into_parts();
         assert!(!items.is_empty());
         for item in &items {
             let inside = std::str::from_utf8(item.text(&text)).expect("UTF-8");

@@ -8,8 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{RawString, Translator, write_rest};
 use crate::app_server::wire;
-use crate::hub::batch::Subject;
-use crate::hub::drafts::Drafts;
+use crate::hub::drafts::{Drafts, put_on_one_line};
 use crate::model::event::EventType;
 use crate::model::{self, eight, json};
 
@@ -89,11 +88,11 @@ impl<'a> Delta<'a> {
     /// Drafts its event.
     pub(super) fn draft(&self, translator: &mut Translator, drafts: &mut Drafts) {
         let Self { kind, delta, item_id, thread_id, turn_id, more } = *self;
-        let subject = Subject { thread: Some(translator.thread_of_raw(thread_id)), ..Subject::default() };
+        let about = translator.about_raw_thread(drafts, thread_id);
         drafts.push_written(
             kind.event,
             kind.event.level(),
-            subject,
+            about,
             None,
             |out| {
                 out.write_plain(kind.message)?;
@@ -121,7 +120,9 @@ impl<'a> Delta<'a> {
                     out.extend_from_slice(piece.as_bytes());
                 }
                 if let Some(params) = more {
+                    let start = out.len();
                     write_rest(out, kind.event, params);
+                    put_on_one_line(&mut out[start..]);
                 }
             },
         );

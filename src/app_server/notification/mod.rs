@@ -230,10 +230,14 @@ impl Translator {
         }
     }
 
-    fn thread_of_raw(&mut self, raw: &str) -> Arc<str> {
+    /// As [`Drafts::about_thread`], of an id as JSON.
+    fn about_raw_thread(&mut self, drafts: &mut Drafts, raw: &str) -> usize {
         match plain(raw) {
-            Some(id) => self.thread(id),
-            None => self.thread(&json::string_chars(raw).collect::<String>()),
+            Some(id) => drafts.about_thread(id, || self.thread(id)),
+            None => {
+                let id: String = json::string_chars(raw).collect();
+                drafts.about_thread(&id, || self.thread(&id))
+            }
         }
     }
 }

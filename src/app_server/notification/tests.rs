@@ -4,11 +4,15 @@ fn translate(method: &str, params: &str) -> (serde_json::Value, Option<Change>, 
     let mut drafts = Drafts::new();
     let params = RawValue::from_string(params.to_owned()).unwrap();
     Translator::default().translate(&mut drafts, method, &params);
-    let (text, mut items) = drafts.into_parts();
+    let (text, mut subjects, mut items) = drafts.into_parts();
     assert_eq!(items.len(), 1);
     let item = items.remove(0);
     let inside = std::str::from_utf8(item.text(&text)).unwrap();
-    (serde_json::from_str(&format!("{{{inside}}}")).unwrap(), item.change, item.subject)
+    (
+        serde_json::from_str(&format!("{{{inside}}}")).unwrap(),
+        item.change.map(|change| *change),
+        subjects.remove(item.about),
+    )
 }
 
 #[test]

@@ -166,10 +166,11 @@ impl Client {
 
 fn batch(seqs: std::ops::RangeInclusive<u64>, padding: usize) -> Arc<Batch> {
     let mut frames = Frames::default();
+    let about = frames.about(Subject::default());
     for seq in seqs {
         let kind = EventType::ALL[0];
         let event = format!("{{\"seq\":{seq},\"p\":\"{}\"}}", "x".repeat(padding));
-        frames.push(seq, kind, kind.level(), Subject::default(), &[event.as_bytes()]);
+        frames.push(seq, kind, kind.level(), about, &[event.as_bytes()]);
     }
     Arc::new(Batch::from(frames))
 }
