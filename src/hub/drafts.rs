@@ -191,6 +191,17 @@ impl Drafts {
     }
 }
 
+impl Drafts {
+    /// As [`Drafts::push_written`], with the draft's whole text, in pieces.
+    pub fn push_pieces(&mut self, kind: EventType, level: Level, about: usize, pieces: &[&str]) {
+        let start = self.text.len();
+        for piece in pieces {
+            self.text.extend_from_slice(piece.as_bytes());
+        }
+        self.items.push(Draft { kind, level, change: None, about, text: start..self.text.len() });
+    }
+}
+
 /// An event is one line. JSON has raw line ends only between its tokens, where a blank does as well.
 pub fn put_on_one_line(mut json: &mut [u8]) {
     while let Some(at) = memchr::memchr2(b'\n', b'\r', json) {

@@ -21,17 +21,18 @@ use crate::model::event::{EventType, Level};
 use crate::model::members::{Members, is_name};
 use crate::model::{self, json};
 
-use self::delta::Delta;
+use self::delta::{Delta, Run};
 use self::params::{
     DiffDetail, DiffParams, ErrorDetail, ErrorParams, OutputDetail, OutputParams, PlanDetail, PlanParams,
     StatusDetail, StatusParams, ThreadParams, TurnParams,
 };
 
 /// Turns notifications into drafts. It remembers the last thread's name, so that the thousands of deltas of one turn
-/// share it.
+/// share it, and what they have in common.
 #[derive(Debug, Default)]
 pub struct Translator {
     last_thread: Option<Arc<str>>,
+    run: Option<Run>,
 }
 
 impl Translator {
@@ -46,7 +47,13 @@ impl Translator {
     /// Drafts the event of a line that is a delta as Codex writes it. `false` if it is something else, or a delta that is
     /// written otherwise; then nothing was drafted.
     pub fn translate_plain_delta(&mut self, drafts: &mut Drafts, line: &str) -> bool {
-        Delta::of_line(line).map(|delta| delta.draft(self, drafts)).is_some()
+        if self.run.as_ref().is_some_and(|run| run.draft(drafts, line)) {
+            return true;
+        }
+        let Some(delta) = Delta::of_line(line) else { return false };
+        delta.draft(self, drafts);
+        self.run = Run::of(line, &delta, self);
+        true
     }
 
     fn known(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) -> Option<()> {
