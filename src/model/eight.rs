@@ -4,10 +4,18 @@
 const ONES: u64 = u64::from_ne_bytes([1; 8]);
 const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
 
-/// The first index from `at` on at which `run`, one of those below, ends, or from which there are fewer than eight bytes.
-pub fn skip(bytes: &[u8], mut at: usize, run: impl Fn([u8; 8]) -> usize) -> usize {
-    while let Some(&eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        match run(eight) {
+/// The first index from `at` on of a byte that `marks`, one of those below, marks, or from which there are fewer than eight
+/// bytes.
+pub fn skip(bytes: &[u8], mut at: usize, marks: impl Fn(u64) -> u64) -> usize {
+    // In long texts most of the time goes into the loop itself.
+    while let Some((one, rest)) = bytes.get(at..).and_then(<[u8]>::split_first_chunk)
+        && let Some(other) = rest.first_chunk()
+        && marks(u64::from_le_bytes(*one)) | marks(u64::from_le_bytes(*other)) == 0
+    {
+        at += 16;
+    }
+    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        match first(marks(u64::from_le_bytes(*eight))) {
             8 => at += 8,
             step => return at + step,
         }
@@ -15,16 +23,17 @@ pub fn skip(bytes: &[u8], mut at: usize, run: impl Fn([u8; 8]) -> usize) -> usiz
     at
 }
 
-/// The index of the first quote or backslash; 8 where there is none.
-pub fn first_quote_or_backslash(eight: [u8; 8]) -> usize {
-    let bytes = u64::from_le_bytes(eight);
-    first(equal(bytes, b'"') | equal(bytes, b'\\'))
+/// Marks the first quote or backslash among eight bytes; after it, there may be marks that mean nothing.
+pub fn quote_or_backslash(bytes: u64) -> u64 {
+    equal(bytes, b'"') | equal(bytes, b'\\')
 }
 
-/// How many of the bytes, from the first on, stand in a JSON string for nothing but themselves.
-pub fn string_run(eight: [u8; 8]) -> usize {
-    let bytes = u64::from_le_bytes(eight);
-    first(control(bytes) | equal(bytes, b'"') | equal(bytes, b'\\'))
+/// Marks the first byte that does not stand in a JSON string for nothing but itself: a quote, a backslash or a control
+/// character; after it, there may be marks that mean nothing.
+pub fn not_of_string(bytes: u64) -> u64 {
+    // With this bit turned over, the quote is a blank, and the control characters are still those below it.
+    let turned = bytes ^ (ONES * u64::from(b'"' ^ b' '));
+    below(turned, b' ' + 1) | equal(bytes, b'\\')
 }
 
 /// How many of the bytes, from the first on, are plain.
@@ -62,9 +71,15 @@ fn not_plain(bytes: u64) -> u64 {
     control(bytes) | (bytes & HIGHS) | equal(bytes, b'"') | equal(bytes, b'\\') | equal(bytes, 0x7f)
 }
 
-/// Marks the bytes below 0x20 in their highest bit; after the first, there may be marks that mean nothing.
+/// Marks the control characters in their highest bit; after the first, there may be marks that mean nothing.
 fn control(bytes: u64) -> u64 {
-    bytes.wrapping_sub(ONES * u64::from(b' ')) & !bytes & HIGHS
+    below(bytes, b' ')
+}
+
+/// Marks the bytes below this one, which is ASCII, in their highest bit; after the first, there may be marks that mean
+/// nothing.
+fn below(bytes: u64, byte: u8) -> u64 {
+    bytes.wrapping_sub(ONES * u64::from(byte)) & !bytes & HIGHS
 }
 
 /// Marks the bytes that are this one in their highest bit; after the first, there may be marks that mean nothing.
@@ -83,6 +98,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_skipped_ends_with_the_first_mark_or_near_the_end() {
+        for length in 0..50 {
+            for quote in 0..=length {
+                let mut text = vec![b'x'; length];
+                let expected = match text.get_mut(quote) {
+                    Some(byte) => {
+                        *byte = b'"';
+                        quote
+                    }
+                    None => length,
+                };
+                for from in 0..=quote {
+                    // The last ones, fewer than eight, are left to the caller.
+                    let unseen = (length - from) % 8;
+                    let skipped = skip(&text, from, not_of_string);
+                    assert_eq!(skipped, expected.min(length - unseen), "{length} {quote} {from}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_run_ends_where_byte_by_byte_it_does() {
         let plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
         for byte in 0..=255_u8 {
@@ -92,10 +129,11 @@ mod tests {
                     eight[at] = byte;
                     eight[(at + 1) % 8] = second;
                     let length = |found: Option<usize>| found.unwrap_or(8);
+                    let word = u64::from_le_bytes(eight);
                     let ends = eight.iter().position(|&byte| byte == b'"' || byte == b'\\');
-                    assert_eq!(first_quote_or_backslash(eight), length(ends), "{eight:?}");
+                    assert_eq!(first(quote_or_backslash(word)), length(ends), "{eight:?}");
                     let ends = eight.iter().position(|&byte| byte < b' ' || byte == b'"' || byte == b'\\');
-                    assert_eq!(string_run(eight), length(ends), "{eight:?}");
+                    assert_eq!(first(not_of_string(word)), length(ends), "{eight:?}");
                     let run = length(eight.iter().position(|&byte| !plain(byte)));
                     assert_eq!(plain_run(eight), run, "{eight:?}");
                     assert_eq!(is_plain(str::from_utf8(&eight).unwrap_or("\0")), run == 8, "{eight:?}");

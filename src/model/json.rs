@@ -87,7 +87,7 @@ fn break_line(out: &mut Vec<u8>, depth: usize) {
 fn string_end(json: &[u8], from: usize) -> usize {
     let mut at = from;
     loop {
-        at = eight::skip(json, at, eight::first_quote_or_backslash);
+        at = eight::skip(json, at, eight::quote_or_backslash);
         match json.get(at) {
             Some(b'"') => return at + 1,
             Some(b'\\') => at += 2,

@@ -193,7 +193,7 @@ fn first_string<'a>(rest: &mut &'a str) -> Option<&'a str> {
     let bytes = from.as_bytes();
     let mut at = 1;
     loop {
-        at = eight::skip(bytes, at, eight::string_run);
+        at = eight::skip(bytes, at, eight::not_of_string);
         match bytes.get(at)? {
             b'"' => break,
             b'\\' if matches!(bytes.get(at + 1)?, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
