@@ -314,8 +314,8 @@ fn ps(which: &[&str]) -> Vec<Listed> {
         .collect()
 }
 
-/// The session of a process, 0 where it cannot be told: rustix takes for granted that it is none, which does not hold for
-/// a session that was made outside of the pid namespace.
+/// The session of a process, 0 where it cannot be told: so it is with one that was made outside of the pid namespace,
+/// which rustix takes for impossible.
 #[cfg(any(test, not(target_os = "linux")))]
 #[expect(unsafe_code, reason = "rustix has no getsid that may give 0")]
 fn session_of(pid: i32) -> i32 {

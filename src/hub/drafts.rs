@@ -3,7 +3,6 @@
 
 use std::fmt::{self, Write};
 use std::ops::Range;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -92,13 +91,13 @@ impl Drafts {
         self.subjects.len() - 1
     }
 
-    /// As [`Drafts::about`], of a thread, whose id is asked for only where the last draft was about something else.
-    pub fn about_thread(&mut self, id: &str, shared: impl FnOnce() -> Arc<str>) -> usize {
+    /// As [`Drafts::about`], of a thread; what the last draft was about is not made again.
+    pub fn about_thread(&mut self, id: &str) -> usize {
         match self.subjects.last() {
             Some(Subject { thread: Some(last), session: None, run: None }) if **last == *id => {
                 self.subjects.len() - 1
             }
-            _ => self.about(Subject { thread: Some(shared()), ..Subject::default() }),
+            _ => self.about(Subject::thread(id)),
         }
     }
 
@@ -124,7 +123,8 @@ impl Drafts {
         subject: Subject,
         change: Option<Change>,
     ) {
-        self.push_raw(kind, level, subject, change, message, |text| {
+        let about = self.about(subject);
+        self.push_raw(kind, level, about, change, message, |text| {
             let start = text.len();
             if serde_json::to_writer(&mut *text, &detail).is_err() {
                 text.truncate(start);
@@ -146,17 +146,17 @@ impl Drafts {
         );
     }
 
-    /// Adds an event whose detail's JSON `write_detail` appends itself: for text that is passed through untouched.
+    /// Adds an event about what is at that place, whose detail's JSON `write_detail` appends itself: for text that is passed
+    /// through untouched.
     pub fn push_raw(
         &mut self,
         kind: EventType,
         level: Level,
-        subject: Subject,
+        about: usize,
         change: Option<Change>,
         message: fmt::Arguments<'_>,
         write_detail: impl FnOnce(&mut Vec<u8>),
     ) {
-        let about = self.about(subject);
         let write_detail = |out: &mut Vec<u8>| {
             let start = out.len();
             write_detail(out);
@@ -165,8 +165,8 @@ impl Drafts {
         self.push_written(kind, level, about, change, |out| out.write_fmt(message), write_detail);
     }
 
-    /// As [`Drafts::push_raw`], about what is at that place; `write_message` writes the message piece by piece, and where
-    /// one fails, nothing follows. The detail must be one line already.
+    /// As [`Drafts::push_raw`], and `write_message` writes the message piece by piece; where one fails, nothing follows. The
+    /// detail must be one line already.
     pub fn push_written(
         &mut self,
         kind: EventType,
@@ -189,9 +189,7 @@ impl Drafts {
         let change = change.map(Box::new);
         self.items.push(Draft { kind, level, change, about, text: start..self.text.len() });
     }
-}
 
-impl Drafts {
     /// As [`Drafts::push_written`], with the draft's whole text, in pieces.
     pub fn push_pieces(&mut self, kind: EventType, level: Level, about: usize, pieces: &[&str]) {
         let start = self.text.len();

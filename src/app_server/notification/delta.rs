@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{RawString, Translator, write_rest};
+use super::{RawString, plain, write_rest};
 use crate::app_server::wire;
 use crate::hub::drafts::{Drafts, put_on_one_line};
 use crate::model::event::EventType;
@@ -86,9 +86,12 @@ impl<'a> Delta<'a> {
     }
 
     /// Drafts its event.
-    pub(super) fn draft(&self, translator: &mut Translator, drafts: &mut Drafts) {
+    pub(super) fn draft(&self, drafts: &mut Drafts) {
         let Self { kind, delta, item_id, thread_id, turn_id, more } = *self;
-        let about = translator.about_raw_thread(drafts, thread_id);
+        let about = match plain(thread_id) {
+            Some(id) => drafts.about_thread(id),
+            None => drafts.about_thread(&json::string_chars(thread_id).collect::<String>()),
+        };
         drafts.push_written(
             kind.event,
             kind.event.level(),
@@ -147,10 +150,10 @@ const MAX_BEFORE: usize = 512;
 
 impl Run {
     /// The run that begins with this delta, which is of that line.
-    pub(super) fn of(line: &str, delta: &Delta<'_>, translator: &mut Translator) -> Option<Self> {
+    pub(super) fn of(line: &str, delta: &Delta<'_>) -> Option<Self> {
         let line = line.strip_suffix(line.split_once(r#","delta":"#)?.1)?.to_owned();
         let mut drafts = Drafts::new();
-        Delta { delta: r#""""#, ..*delta }.draft(translator, &mut drafts);
+        Delta { delta: r#""""#, ..*delta }.draft(&mut drafts);
         let (text, mut subjects, items) = drafts.into_parts();
         let text = str::from_utf8(items.first()?.text(&text)).ok()?;
         let (before, after) = text.split_once(BETWEEN)?;
@@ -168,7 +171,7 @@ impl Run {
         else {
             return false;
         };
-        let about = drafts.about_thread(&self.thread, || Arc::clone(&self.thread));
+        let about = drafts.about_thread(&self.thread);
         let pieces = [&*self.before, shown, cut, BETWEEN, delta, &self.after];
         drafts.push_pieces(self.event, self.event.level(), about, &pieces);
         true
@@ -210,6 +213,7 @@ fn first_string<'a>(rest: &mut &'a str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Translator;
     use super::*;
     use crate::app_server::wire::Incoming;
     use crate::hub::drafts::Draft;

@@ -9,7 +9,6 @@ mod describe;
 mod params;
 
 use std::fmt::Write;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -27,11 +26,9 @@ use self::params::{
     StatusDetail, StatusParams, ThreadParams, TurnParams,
 };
 
-/// Turns notifications into drafts. It remembers the last thread's name, so that the thousands of deltas of one turn
-/// share it, and what they have in common.
+/// Turns notifications into drafts. It remembers what the deltas of one text have in common.
 #[derive(Debug, Default)]
 pub struct Translator {
-    last_thread: Option<Arc<str>>,
     run: Option<Run>,
 }
 
@@ -51,15 +48,15 @@ impl Translator {
             return true;
         }
         let Some(delta) = Delta::of_line(line) else { return false };
-        delta.draft(self, drafts);
-        self.run = Run::of(line, &delta, self);
+        delta.draft(drafts);
+        self.run = Run::of(line, &delta);
         true
     }
 
     fn known(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) -> Option<()> {
         let text = params.get();
         if let Some(delta) = Delta::of_params(method, params) {
-            delta.draft(self, drafts);
+            delta.draft(drafts);
             return Some(());
         }
         match method {
@@ -184,29 +181,25 @@ impl Translator {
             ("threadId", id_of("threadId", "thread")),
             ("turnId", id_of("turnId", "turn")),
         ];
-        let thread = ids[1].1.as_deref().map(|id| self.thread(id));
+        let about = match &ids[1].1 {
+            Some(id) => drafts.about_thread(id),
+            None => drafts.about(Subject::default()),
+        };
         let kind = EventType::Notification;
         let message = describe::describe(method, &members);
-        drafts.push_raw(
-            kind,
-            kind.level(),
-            Subject { thread, ..Subject::default() },
-            None,
-            format_args!("{message}"),
-            |out| {
-                out.push(b'{');
-                for (name, value) in &ids {
-                    if let Some(value) = value {
-                        let _ = write_member(out, name, value);
-                        out.push(b',');
-                    }
+        drafts.push_raw(kind, kind.level(), about, None, format_args!("{message}"), |out| {
+            out.push(b'{');
+            for (name, value) in &ids {
+                if let Some(value) = value {
+                    let _ = write_member(out, name, value);
+                    out.push(b',');
                 }
-                let _ = write_member(out, "notificationMethod", method);
-                out.extend_from_slice(b",\"params\":");
-                out.extend_from_slice(params.get().as_bytes());
-                out.push(b'}');
-            },
-        );
+            }
+            let _ = write_member(out, "notificationMethod", method);
+            out.extend_from_slice(b",\"params\":");
+            out.extend_from_slice(params.get().as_bytes());
+            out.push(b'}');
+        });
     }
 
     #[allow(clippy::too_many_arguments, reason = "an event is that much")]
@@ -220,32 +213,10 @@ impl Translator {
         params: &RawValue,
         message: std::fmt::Arguments<'_>,
     ) -> Option<()> {
-        let subject = Subject { thread: Some(self.thread(thread_id)), ..Subject::default() };
+        let about = drafts.about_thread(thread_id);
         let write = |out: &mut Vec<u8>| write_detail(out, kind, detail, params);
-        drafts.push_raw(kind, kind.level(), subject, change, message, write);
+        drafts.push_raw(kind, kind.level(), about, change, message, write);
         Some(())
-    }
-
-    fn thread(&mut self, id: &str) -> Arc<str> {
-        match &self.last_thread {
-            Some(last) if **last == *id => Arc::clone(last),
-            _ => {
-                let id: Arc<str> = Arc::from(id);
-                self.last_thread = Some(Arc::clone(&id));
-                id
-            }
-        }
-    }
-
-    /// As [`Drafts::about_thread`], of an id as JSON.
-    fn about_raw_thread(&mut self, drafts: &mut Drafts, raw: &str) -> usize {
-        match plain(raw) {
-            Some(id) => drafts.about_thread(id, || self.thread(id)),
-            None => {
-                let id: String = json::string_chars(raw).collect();
-                drafts.about_thread(&id, || self.thread(&id))
-            }
-        }
     }
 }
 
@@ -298,10 +269,11 @@ fn command_output(drafts: &mut Drafts, params: &RawValue) -> Option<()> {
     let shown = model::preview(&stream);
     let process = model::preview_of_raw(process_id.get());
     let detail = OutputDetail { cap_reached, delta_base64, process_id, stream: &stream };
+    let about = drafts.about(Subject::default());
     drafts.push_raw(
         kind,
         level,
-        Subject::default(),
+        about,
         None,
         format_args!("App-server emitted {shown} output for command {process}."),
         |out| write_detail(out, kind, &detail, params),
