@@ -99,15 +99,19 @@ fn stream(
     };
     let mut buffer = Vec::with_capacity(WRITE + size + 256);
     if words[0] == "burst" {
-        for _ in 0..count {
+        // Made once, all of one length: to make each would take longer than the relay needs for it.
+        let mut made = 0;
+        while buffer.len() < WRITE {
             line(&mut buffer);
-            if buffer.len() >= WRITE {
-                out.write_all(&buffer).unwrap();
-                buffer.clear();
-                between(out);
-            }
+            made += 1;
         }
-        out.write_all(&buffer).unwrap();
+        let mut left = count;
+        while left > 0 {
+            let lines = left.min(made);
+            out.write_all(&buffer[..buffer.len() / made * lines]).unwrap();
+            left -= lines;
+            between(out);
+        }
         out.flush().unwrap();
         return;
     }
