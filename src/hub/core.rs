@@ -19,7 +19,8 @@ use super::log_sync::LogSync;
 use super::persister;
 use super::recent::{Recent, RecentEvents};
 use super::state::State;
-use super::subscription::{self, Offer, Subscriber, Subscription};
+use super::subscribers::Subscribers;
+use super::subscription::Subscription;
 use super::tally::Tally;
 use super::voice::Voice;
 use super::watch::{TurnWatch, Watches};
@@ -48,7 +49,7 @@ pub struct Core {
     recent: RecentEvents,
     recent_updated_at: Option<String>,
     pub(super) recent_dirty: bool,
-    subscribers: Vec<Subscriber>,
+    subscribers: Subscribers,
     /// With `--sync interval`.
     log_sync: Option<LogSync>,
     lines: Vec<u8>,
@@ -114,7 +115,7 @@ impl Core {
             recent: start.recent,
             recent_updated_at: start.recent_updated_at,
             recent_dirty: true,
-            subscribers: Vec::new(),
+            subscribers: Subscribers::default(),
             log_sync,
             lines: Vec::new(),
             stalled: None,
@@ -224,9 +225,7 @@ impl Core {
 
     /// A new subscriber; it gets every event after [`Core::latest_seq`].
     pub fn subscribe(&mut self) -> Subscription {
-        let (subscriber, subscription) = subscription::queue();
-        self.subscribers.push(subscriber);
-        subscription
+        self.subscribers.add()
     }
 
     /// A wait for the next beginning or end of a turn in that thread.
@@ -237,11 +236,6 @@ impl Core {
     /// The events of this life.
     pub fn tally(&self) -> Tally {
         self.tally
-    }
-
-    /// How many subscribers there are.
-    pub fn subscribers(&self) -> usize {
-        self.subscribers.len()
     }
 
     /// Logs, applies and hands out these drafts, then does what waits for them. What they tell has happened: if the log
@@ -397,7 +391,7 @@ impl Core {
                 self.state.apply(change, &rendered.at);
             }
             self.remember(&rendered.batch, rendered.at);
-            self.hand_out(Arc::new(rendered.batch));
+            self.hand_out(&Arc::new(rendered.batch));
         }
         for after in rendered.after {
             after(Ok(()));
@@ -410,17 +404,8 @@ impl Core {
         self.recent.extend(batch);
     }
 
-    fn hand_out(&mut self, batch: Arc<Batch>) {
-        let mut lagged = Vec::new();
-        let direct = subscription::goes_directly(&batch, self.subscribers.len());
-        self.subscribers.retain(|subscriber| match subscriber.offer(&batch, direct) {
-            Offer::Queued => true,
-            Offer::Gone => false,
-            Offer::Lagged => {
-                lagged.push(subscriber.last_queued());
-                false
-            }
-        });
+    fn hand_out(&mut self, batch: &Arc<Batch>) {
+        let lagged = self.subscribers.offer(batch);
         if lagged.is_empty() {
             return;
         }
@@ -435,7 +420,7 @@ impl Core {
                 None,
             );
         }
-        // One level deep at most: what lags here is already gone from the list.
+        // It may be what makes others lag. Each time there are fewer.
         self.commit(vec![drafts], Vec::new());
     }
 }

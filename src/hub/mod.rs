@@ -20,6 +20,7 @@ mod recent_file;
 pub mod recover;
 pub mod replay;
 pub mod state;
+mod subscribers;
 pub mod subscription;
 pub mod tally;
 mod voice;

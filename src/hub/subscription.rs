@@ -103,7 +103,7 @@ impl Subscriber {
         if self.shared.lagged.load(Ordering::Acquire) {
             return Offer::Lagged;
         }
-        if self.shared.gone.load(Ordering::Acquire) {
+        if self.is_gone() {
             return Offer::Gone;
         }
         let waiting = self.shared.queued_bytes.load(Ordering::Acquire);
@@ -123,6 +123,11 @@ impl Subscriber {
             self.shared.last_queued.store(last.seq, Ordering::Release);
         }
         Offer::Queued
+    }
+
+    /// Whether the client is gone by its own will: of one that lagged is still to be told.
+    pub fn is_gone(&self) -> bool {
+        self.shared.gone.load(Ordering::Acquire) && !self.shared.lagged.load(Ordering::Acquire)
     }
 
     fn take(&self, batch: &Batch) -> bool {
