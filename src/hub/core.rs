@@ -183,6 +183,12 @@ impl Core {
         }
     }
 
+    /// As [`Core::look_after_log`], when somebody who reads has missed a finished file.
+    pub(super) fn look_for_removed(&mut self) {
+        self.journal.forget_removed();
+        self.look_after_log();
+    }
+
     fn put_log_back(&mut self) -> io::Result<()> {
         match self.journal.look_after() {
             Ok(()) => Ok(()),

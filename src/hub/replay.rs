@@ -1,8 +1,8 @@
 //! Events from the log for whoever asks for the past: a page, or a stream that begins with a cursor.
 //!
 //! Promise: what comes out is every event the log holds from the cursor on, in order, each once; where the log holds
-//! nothing (retention, a lost or damaged part) a [`Gap`] stands in its place. A segment that retention removes while it
-//! is read becomes a gap too, never an error.
+//! nothing (retention, a lost or damaged part) a [`Gap`] stands in its place. A segment that retention or somebody else
+//! removes while it is read becomes a gap too, never an error.
 
 use std::borrow::Cow;
 use std::io;
@@ -244,9 +244,12 @@ impl Replay {
     }
 
     fn begin_round(&mut self) -> Result<Replayed, ReplayError> {
-        let next = self.next;
+        let (next, missed) = (self.next, self.lost > 0);
         // The subscription and the end of this round are of one moment: nothing is missed or sent twice between them.
         let (position, queue) = self.hub.ask(move |core| {
+            if missed {
+                core.look_for_removed();
+            }
             let near = core.latest_seq().saturating_sub(next) < NEAR;
             (Position::of(core), near.then(|| core.subscribe()))
         })?;
@@ -270,13 +273,13 @@ impl Hub {
         self.ask(move |core| (Filter::new(wanted, core), Position::of(core)))
     }
 
-    /// Where the log stands now, with the files that are there.
+    /// Where the log stands now, with the files that are there, after one was missed.
     ///
     /// # Errors
     /// As [`Hub::ask`].
     pub fn position(&self) -> Result<Position, HubError> {
         self.ask(|core| {
-            core.look_after_log();
+            core.look_for_removed();
             Position::of(core)
         })
     }

@@ -289,8 +289,9 @@ impl Journal {
         if renamed_by_us { Ok(()) } else { self.begin_anew() }
     }
 
-    /// Finished segments that somebody removed: readers are to find a gap in their place, not an error.
-    fn forget_removed(&mut self) {
+    /// Finished segments that somebody removed: readers are to find a gap in their place, not an error. It costs a call of
+    /// stat(2) for each segment; [`Journal::look_after`] alone sees only whether the oldest is there.
+    pub fn forget_removed(&mut self) {
         let (gone, left): (Vec<_>, Vec<_>) =
             self.finished.iter().cloned().partition(|segment| is_gone(&segment.path));
         let (Some(first), count) = (gone.first(), gone.len()) else { return };

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::DEADLINE;
+use crate::client::{Client, Stream};
 use crate::daemon::Daemon;
-use crate::log::{EVENTS, new_session, page, segments, turn, wait_for_turn, wait_until};
+use crate::log::{EVENTS, new_session, on_disk, page, segments, seq, turn, wait_for_turn, wait_until};
 
 /// A daemon with some finished segments.
 fn with_segments() -> Daemon {
@@ -43,6 +44,41 @@ fn finished_segments_that_are_removed_leave_a_gap_and_no_error() {
     let repaired = repaired(&client).expect("it is told");
     assert!(repaired["message"].as_str().unwrap().contains("were removed by somebody"), "{repaired}");
     daemon.stop();
+}
+
+#[test]
+fn any_finished_segment_that_is_removed_leaves_a_gap_for_pages_and_streams() {
+    for by_page in [true, false] {
+        let mut daemon = with_segments();
+        let client = daemon.client();
+        let events = on_disk(&daemon);
+        let removed = segments(&daemon).remove(1);
+        let lost = fs::read_to_string(&removed).unwrap().lines().count() as u64;
+        fs::remove_file(&removed).unwrap();
+        let from: u64 = removed.to_str().unwrap().rsplit('.').nth(1).unwrap().parse().unwrap();
+        let gap = (from, from + lost - 1);
+        if by_page {
+            let first = page(&client, "after=0&limit=10000");
+            assert_eq!(seq(first["events"].as_array().unwrap().last().unwrap()), from - 1);
+            let second = page(&client, &format!("after={}&limit=10000", from - 1));
+            assert_eq!(second["gap"], json!({ "from": gap.0, "to": gap.1 }));
+            assert_eq!(seq(&second["events"][0]), gap.1 + 1);
+        } else {
+            let stream = Stream::open(&format!("{}?after=0", daemon.ws_url()));
+            let last = events.last().map(seq).unwrap();
+            stream.wait_for(|event| seq(event) >= last, DEADLINE);
+            let frames = stream.frames();
+            let at = frames.iter().position(|frame| frame["type"] == "gap").expect("it is told of");
+            assert_eq!((&frames[at]["from"], &frames[at]["to"]), (&json!(gap.0), &json!(gap.1)));
+            assert_eq!(seq(&frames[at + 1]["event"]), gap.1 + 1);
+            let seqs: Vec<u64> = stream.events().iter().map(seq).filter(|&seq| seq <= last).collect();
+            let expected: Vec<u64> = (1..=last).filter(|seq| !(gap.0..=gap.1).contains(seq)).collect();
+            assert_eq!(seqs, expected);
+        }
+        let repaired = repaired(&client).expect("it is told");
+        assert_eq!(repaired["detail"]["file"], removed.to_str().unwrap());
+        daemon.stop();
+    }
 }
 
 #[test]
