@@ -214,11 +214,8 @@ impl Connection {
                     };
                     // A hub that has stopped drops `then`, and with it the caller's channel.
                     let bytes = result.get().len();
-                    let _ = inner.transact_in_order_with(
-                        bytes,
-                        move |core, drafts| run(core, drafts, &result),
-                        then,
-                    );
+                    let _ =
+                        inner.transact_in_order(bytes, move |core, drafts| run(core, drafts, &result), then);
                 }
             });
             let id = self.send_request(method, params, respond, deadline, timeout)?;

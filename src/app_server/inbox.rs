@@ -137,6 +137,7 @@ impl Inbox {
         let generation = connection.generation();
         let recorder = Arc::clone(self);
         let recorded = self.hub.transact_in_order(
+            asked.params.get().len(),
             move |core, drafts| recorder.record(core, drafts, generation, asked),
             move |opening| match opening {
                 Ok(Opening::Waits { request_id, wait: Some(wait) }) => inbox.expire_after(wait, request_id),
@@ -225,11 +226,14 @@ impl Inbox {
     /// Logs `told`, the event of what withdraws requests, together with the end of those requests: one write, so
     /// that no crash can part them.
     pub(super) fn withdraw(&self, told: Drafts, withdrawn: Withdrawn) -> Result<(), HubError> {
+        let bytes = told.len();
         let end = move |core: &mut Core, drafts: &mut Drafts| {
             *drafts = told;
+            // Of what is told of threads that are not ours, nothing is logged; of our own records, all is.
+            drafts.drop_foreign(|subject| core.is_foreign(subject));
             end_pending(core, drafts, RequestStatus::Cancelled, |request| withdrawn.concerns(request));
         };
-        self.hub.transact_in_order(end, |_| {})
+        self.hub.transact_in_order(bytes, end, |_| {})
     }
 
     /// Answers a request. Of several at once one wins; a repeat of the answer that won is as good.

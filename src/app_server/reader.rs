@@ -72,7 +72,7 @@ impl Reader {
 
     /// A reader for an app-server that is not ours alone: it tells everybody of some things of every thread, so events
     /// of threads without a session here are left out.
-    pub(super) fn external(hub: Hub, connection: Arc<Connection>, inbox: Arc<Inbox>) -> Self {
+    pub fn external(hub: Hub, connection: Arc<Connection>, inbox: Arc<Inbox>) -> Self {
         let drafts = Drafts::of_known_threads();
         Self { drafts, ..Self::new(hub, connection, inbox, usize::MAX) }
     }
@@ -243,6 +243,7 @@ impl Reader {
         let (connection, id) = (Arc::clone(&self.connection), id.to_owned());
         // A hub that has stopped takes no more; the next flush says so.
         let _ = self.hub.transact_in_order(
+            told.len(),
             move |_, drafts| *drafts = told,
             move |_| {
                 connection.respond(&id, Err(&error));

@@ -298,7 +298,7 @@ impl Inner {
                 "what became of a run could not be logged: codexd stops while the log takes nothing"
             );
         }
-        if let Err(error) = self.hub.transact_in_order_with(bytes, draft, move |logged| reply.give(logged)) {
+        if let Err(error) = self.hub.transact_in_order(bytes, draft, move |logged| reply.give(logged)) {
             return warn!("what became of a run could not be logged: {error}");
         }
         loop {

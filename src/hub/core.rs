@@ -319,19 +319,16 @@ impl Core {
         let mut frames = Frames::with_room_for(count, size + count * BESIDE_DRAFT);
         let mut changes = Vec::new();
         let (mut seq, created_at) = (Vec::new(), format!(",\"createdAt\":\"{at}\","));
-        for drafts in drafts {
-            let only_known_threads = drafts.only_known_threads();
+        for mut drafts in drafts {
+            drafts.drop_foreign(|subject| self.is_foreign(subject));
             let (rendered, subjects, items) = drafts.into_parts();
-            let wanted = |subject: &Subject| !only_known_threads || !self.is_foreign(subject);
-            let places: Vec<Option<usize>> =
-                subjects.into_iter().map(|subject| wanted(&subject).then(|| frames.about(subject))).collect();
+            let places: Vec<usize> = subjects.into_iter().map(|subject| frames.about(subject)).collect();
             for draft in items {
-                let Some(about) = places[draft.about] else { continue };
                 seq.clear();
                 // A number in memory cannot fail, and costs less than formatted.
                 let _ = serde_json::to_writer(&mut seq, &self.next_seq);
                 let json = [&b"{\"seq\":"[..], &seq, created_at.as_bytes(), draft.text(&rendered), b"}"];
-                frames.push(self.next_seq, draft.kind, draft.level, about, &json);
+                frames.push(self.next_seq, draft.kind, draft.level, places[draft.about], &json);
                 changes.extend(draft.change.map(|change| *change));
                 self.next_seq += 1;
             }
@@ -342,7 +339,7 @@ impl Core {
     }
 
     /// Whether it is about a thread that no session here is on.
-    fn is_foreign(&self, subject: &Subject) -> bool {
+    pub fn is_foreign(&self, subject: &Subject) -> bool {
         subject.thread.as_deref().is_some_and(|thread| self.state.sessions_of_thread(thread).next().is_none())
     }
 

@@ -41,7 +41,7 @@ impl Drafts {
         Self::default()
     }
 
-    /// No drafts yet, and of those to come the hub drops what is about a thread without a session here.
+    /// No drafts yet, and of those to come the hub drops what is foreign: about a thread without a session here.
     pub fn of_known_threads() -> Self {
         Self { known_threads: true, ..Self::default() }
     }
@@ -58,9 +58,12 @@ impl Drafts {
         }
     }
 
-    /// Whether what is about a thread without a session is to be dropped.
-    pub fn only_known_threads(&self) -> bool {
-        self.known_threads
+    /// Drops what is about something foreign, if that is not to be logged; what is drafted afterwards stays.
+    pub fn drop_foreign(&mut self, is_foreign: impl Fn(&Subject) -> bool) {
+        if std::mem::take(&mut self.known_threads) {
+            let foreign: Vec<bool> = self.subjects.iter().map(is_foreign).collect();
+            self.items.retain(|draft| !foreign[draft.about]);
+        }
     }
 
     /// Whether there is none.

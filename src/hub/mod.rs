@@ -241,24 +241,13 @@ impl Hub {
         wait(&answer, until)?
     }
 
-    /// A transaction that keeps its place among the child's messages. `then` is called in the hub's thread once the
-    /// events are in the log, and must not wait.
+    /// A transaction that keeps its place among the child's messages and carries so many bytes of them; they count for the
+    /// inbox, which waits while it is full. `then` is called in the hub's thread once the events are in the log, and must
+    /// not wait.
     ///
     /// # Errors
     /// When the hub has stopped.
     pub fn transact_in_order<T: Send + 'static>(
-        &self,
-        run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
-        then: impl FnOnce(Result<T, HubError>) + Send + 'static,
-    ) -> Result<(), HubError> {
-        self.transact_in_order_with(0, run, then)
-    }
-
-    /// [`Hub::transact_in_order`] for a `run` that carries so many bytes of the child's: they count for the inbox.
-    ///
-    /// # Errors
-    /// When the hub has stopped.
-    pub fn transact_in_order_with<T: Send + 'static>(
         &self,
         bytes: usize,
         run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,

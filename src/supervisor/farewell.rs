@@ -127,7 +127,7 @@ pub(super) fn tell_lost(parts: &Parts, end: End, used: bool) {
 /// turns' end, or the daemon stops.
 fn log(parts: &Parts, draft: impl FnOnce(&mut Core, &mut Drafts) + Send + 'static) {
     let (done, told) = crossbeam_channel::bounded(1);
-    let sent = parts.hub.transact_in_order(draft, move |outcome| drop(done.send(outcome)));
+    let sent = parts.hub.transact_in_order(0, draft, move |outcome| drop(done.send(outcome)));
     // A stopped hub has said why.
     if sent.is_ok() {
         let _ = told.recv();

@@ -83,12 +83,13 @@ impl Parts {
         let (connection, written) = Connection::new(generation, None);
         let (input, says): (PipeReader, PipeWriter) = pipe().unwrap();
         let (cancelled, cancel) = rustix::pipe::pipe().unwrap();
-        let reader = Reader::new(
-            self.hub.clone(),
-            Arc::clone(&connection),
-            Arc::clone(&self.inbox),
-            self.config.server.max_line_bytes,
-        );
+        let (hub, inbox) = (self.hub.clone(), Arc::clone(&self.inbox));
+        let reader = match self.config.server.strategy {
+            Strategy::Spawn => {
+                Reader::new(hub, Arc::clone(&connection), inbox, self.config.server.max_line_bytes)
+            }
+            Strategy::External => Reader::external(hub, Arc::clone(&connection), inbox),
+        };
         let log = RawLog::open(Path::new("/dev/null"), None, None).unwrap();
         let reader = thread::Builder::new().name("test-rx".into()).spawn(move || {
             reader.run(input, &cancelled, log);
@@ -153,7 +154,7 @@ impl Wire {
             reader.join().unwrap();
         }
         let (done, taken) = bounded(1);
-        parts.hub.transact_in_order(|_, _| (), move |_| done.send(()).unwrap()).unwrap();
+        parts.hub.transact_in_order(0, |_, _| (), move |_| done.send(()).unwrap()).unwrap();
         taken.recv_timeout(DEADLINE).expect("the hub");
     }
 
@@ -296,6 +297,23 @@ fn resolved_and_turn_over_end_what_they_name_in_one_write() {
         "cancelled c",
     ];
     assert_eq!(story, expected);
+}
+
+#[test]
+fn a_request_of_a_thread_without_a_session_ends_as_it_began() {
+    let parts = Parts::start(Strategy::External, Duration::ZERO);
+    let mut wire = parts.connect(1);
+    wire.ask(1, "a");
+    wire.say(json!({"method": "serverRequest/resolved", "params": {"threadId": "t", "requestId": 1}}));
+    wire.cut(&parts);
+    assert_eq!(parts.requests()[0].status, RequestStatus::Cancelled);
+    let text = std::fs::read_to_string(parts.config.paths.events()).unwrap();
+    let types: Vec<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["type"].as_str().unwrap().to_owned())
+        .collect();
+    // What is said of such a thread is not ours to log.
+    assert_eq!(types, ["request.opened", "request.cancelled"]);
 }
 
 /// More than wait in the queue to the app-server.
