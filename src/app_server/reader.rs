@@ -113,17 +113,24 @@ impl Reader {
             }
         };
         let trailing = std::mem::take(&mut self.partial);
-        let flushed = !trailing.iter().all(u8::is_ascii_whitespace) && self.line(&trailing);
+        let length = self.skipped + trailing.len();
+        let flushed = if length > self.max_line_bytes {
+            self.too_long(length);
+            false
+        } else {
+            !trailing.iter().all(u8::is_ascii_whitespace) && self.line(&trailing)
+        };
         self.flush();
-        End { source, message, flushed_trailing_message: flushed, trailing_message_length: trailing.len() }
+        End { source, message, flushed_trailing_message: flushed, trailing_message_length: length }
     }
 
     fn bytes(&mut self, mut bytes: &[u8]) {
         while let Some(newline) = memchr::memchr(b'\n', bytes) {
             let (line, rest) = (&bytes[..newline], &bytes[newline + 1..]);
             bytes = rest;
-            if self.skipped > 0 {
-                self.too_long(self.skipped + line.len());
+            let length = self.skipped + self.partial.len() + line.len();
+            if length > self.max_line_bytes {
+                self.too_long(length);
             } else if self.partial.is_empty() {
                 self.line(line);
             } else {
@@ -147,8 +154,10 @@ impl Reader {
         }
     }
 
+    /// The end of a line that was too long.
     fn too_long(&mut self, length: usize) {
         self.skipped = 0;
+        self.partial = Vec::new();
         let limit = self.max_line_bytes;
         self.unreadable(length, &format!("it is longer than the {limit} bytes of --max-line-bytes"), "");
     }

@@ -29,12 +29,12 @@ use tempfile::TempDir;
 use crate::{DEADLINE, lone_hub};
 
 /// The parts of a daemon that a request goes through.
-struct Parts {
-    config: Config,
-    hub: Hub,
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) hub: Hub,
     hub_threads: Option<HubThreads>,
     client: Arc<Client>,
-    inbox: Arc<Inbox>,
+    pub(crate) inbox: Arc<Inbox>,
     _timer: TimerThread,
     _folder: TempDir,
 }
@@ -50,7 +50,7 @@ struct Wire {
 }
 
 impl Parts {
-    fn start(strategy: Strategy, timeout: Duration) -> Parts {
+    pub(crate) fn start(strategy: Strategy, timeout: Duration) -> Parts {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let mut low = LowArgs { request_timeout: Some(timeout), ..LowArgs::default() };
         if strategy == Strategy::External {

@@ -47,6 +47,7 @@ mod hostile;
 mod inbox;
 mod inbox_reconnect;
 mod inbox_support;
+mod lines;
 mod listener;
 mod log;
 mod log_removed;
