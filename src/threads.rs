@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod budget;
+pub mod permits;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -232,6 +232,7 @@ impl Client {
         }
         *handshake = Handshake::Running;
         drop(handshake);
+        let mut greeting = Greeting { connection, ended: Handshake::Open };
         let mut outcome = self.initialize(connection, deadline.saturating_duration_since(Instant::now()));
         if let Err(error @ CallError::Timeout { .. }) = &outcome {
             let text = connection.impression().mute(&error.to_string());
@@ -239,8 +240,10 @@ impl Client {
             connection.give_up(&text);
             outcome = Err(CallError::Mute(text));
         }
-        *lock(&connection.handshake) = if outcome.is_ok() { Handshake::Done } else { Handshake::Open };
-        connection.handshake_changed.notify_all();
+        if outcome.is_ok() {
+            greeting.ended = Handshake::Done;
+        }
+        drop(greeting);
         if let Err(error) = &outcome {
             self.tell_failure(&error.to_string());
         }
@@ -345,5 +348,18 @@ impl Client {
         params: &impl Serialize,
     ) -> Result<Box<RawValue>, CallError> {
         connection.call(method, params, self.introduction.timeout)
+    }
+}
+
+/// A handshake under way; whoever waits for it goes on when it is dropped, also by a panic.
+struct Greeting<'a> {
+    connection: &'a Connection,
+    ended: Handshake,
+}
+
+impl Drop for Greeting<'_> {
+    fn drop(&mut self) {
+        *lock(&self.connection.handshake) = self.ended;
+        self.connection.handshake_changed.notify_all();
     }
 }

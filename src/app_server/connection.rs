@@ -18,6 +18,7 @@ use crate::clock;
 use crate::hub::drafts::Drafts;
 use crate::hub::{Core, Hub, HubError};
 use crate::threads::answer::{Answer, answer};
+use crate::threads::permits::Permits;
 use crate::threads::{self, lock};
 
 /// Lines that may wait for the app-server to read them. When they do a caller waits, up to its deadline.
@@ -63,7 +64,8 @@ pub struct Connection {
     pid: Option<u32>,
     out: Outgoing,
     calls: Mutex<Calls>,
-    permits: (Sender<()>, Receiver<()>),
+    /// One for each request in flight.
+    permits: Permits,
     progress: AtomicBool,
     /// Calls without an answer since it last said anything.
     silent: AtomicU32,
@@ -84,7 +86,7 @@ impl Connection {
             pid,
             out,
             calls: Mutex::new(Calls { next_id: 1, waiting: HashMap::new(), closed: None }),
-            permits: bounded(IN_FLIGHT),
+            permits: Permits::new(IN_FLIGHT),
             progress: AtomicBool::new(false),
             silent: AtomicU32::new(0),
             hopeless: bounded(1),
@@ -289,12 +291,10 @@ impl Connection {
         attempt: impl Fn(Instant) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
         let deadline = Instant::now() + timeout;
-        // The queue of permits is a semaphore: one token in it for each request in flight.
-        if self.permits.0.send_deadline((), deadline).is_err() {
-            return Err(CallError::Timeout { method: method.to_owned(), after: timeout });
-        }
+        let timed_out = || CallError::Timeout { method: method.to_owned(), after: timeout };
+        let _permit = self.permits.take_within(timeout).ok_or_else(timed_out)?;
         let mut backoff = OVERLOAD_BACKOFF;
-        let outcome = loop {
+        loop {
             match attempt(deadline) {
                 Err(CallError::Refused { error, .. })
                     // The wait is at most one and a half times the backoff; the rest is for the answer.
@@ -304,12 +304,9 @@ impl Connection {
                     threads::pause(backoff / 2 + clock::jitter(backoff));
                     backoff *= 2;
                 }
-                outcome => break outcome,
+                outcome => return outcome,
             }
-        };
-        // Our own token or another's: the count is what matters.
-        let _ = self.permits.1.try_recv();
-        outcome
+        }
     }
 
     fn send_request(

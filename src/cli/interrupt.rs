@@ -36,6 +36,8 @@ impl OnInterrupt {
 
 impl Watch {
     fn start(first: impl FnOnce() -> bool + Send + 'static) -> io::Result<Self> {
+        // First: what has been made by then is waited for when something fails, and would wait for the channels below.
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let (sender, came) = bounded(1);
         let (stop, stopped) = bounded::<()>(0);
         let first = threads::spawn_contained("interrupt", move || {
@@ -46,7 +48,6 @@ impl Watch {
                 recv(stopped) -> _ => {}
             }
         })?;
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let handle = signals.handle();
         let signals = threads::spawn_contained("signals", move || {
             let mut signals = signals.forever();

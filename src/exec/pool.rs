@@ -42,7 +42,7 @@ struct Inner {
     max_concurrent: usize,
     max_queued: usize,
     state: Mutex<State>,
-    /// A run has ended, or an admission.
+    /// A run has ended, or an admission; no run is started any more.
     changed: Condvar,
 }
 
@@ -78,6 +78,9 @@ pub enum Refused {
         /// Waiting now.
         queued: usize,
     },
+    /// There is no worker, and none can be started.
+    #[error("no thread can be started for the run: {0}")]
+    NoThread(String),
     /// The daemon stops.
     #[error("codexd is stopping")]
     Stopping,
@@ -97,7 +100,7 @@ impl Pool {
         Self { inner: Arc::new(inner) }
     }
 
-    /// A place for one more run, before it is recorded: what is acknowledged is never refused later.
+    /// A place for one more run and a worker for it, before it is recorded: what is acknowledged is never refused later.
     ///
     /// # Errors
     /// When there is none.
@@ -109,6 +112,9 @@ impl Pool {
         let (running, queued) = (state.running.len(), state.queue.len() + state.admitted);
         if running + queued >= self.inner.max_concurrent + self.inner.max_queued {
             return Err(Refused::Full { running, queued });
+        }
+        if state.workers < self.inner.max_concurrent {
+            self.inner.start_worker(&mut state)?;
         }
         state.admitted += 1;
         Ok(Admission { inner: Arc::clone(&self.inner), used: false })
@@ -135,6 +141,7 @@ impl Pool {
     /// Takes and starts no run any more; those that run go on.
     pub fn hold(&self) {
         lock(&self.inner.state).stopping = true;
+        self.inner.changed.notify_all();
     }
 
     /// Waits until no run has begun that has not ended, but no longer than `timeout`; whether that came about. To be
@@ -170,26 +177,10 @@ impl Admission {
     /// Puts the run, which is recorded as queued by now, in the queue. Waits for nothing.
     pub fn enter(mut self, task: Task) {
         self.used = true;
-        let inner = Arc::clone(&self.inner);
-        let mut state = lock(&inner.state);
+        let mut state = lock(&self.inner.state);
         state.admitted -= 1;
         state.queue.push_back(task);
-        inner.changed.notify_all();
-        if state.workers >= inner.max_concurrent || state.stopping {
-            return;
-        }
-        state.threads.retain(|thread| !thread.is_finished());
-        state.workers += 1;
-        state.started += 1;
-        let worker = Arc::clone(&inner);
-        match threads::spawn(format!("run-{}", state.started), move || worker.work()) {
-            Ok(thread) => state.threads.push(thread),
-            Err(error) => {
-                // The task waits for the next worker: one that is at work, or that of the next run.
-                state.workers -= 1;
-                error!("no thread for a run: {error}");
-            }
-        }
+        self.inner.changed.notify_all();
     }
 }
 
@@ -226,6 +217,25 @@ struct OutputDetail<'a> {
 }
 
 impl Inner {
+    /// One more worker. Where there are others, one of them takes the run if it cannot be started.
+    fn start_worker(self: &Arc<Self>, state: &mut State) -> Result<(), Refused> {
+        state.threads.retain(|thread| !thread.is_finished());
+        state.started += 1;
+        let worker = Arc::clone(self);
+        match threads::spawn(format!("run-{}", state.started), move || worker.work()) {
+            Ok(thread) => {
+                state.workers += 1;
+                state.threads.push(thread);
+                Ok(())
+            }
+            Err(error) if state.workers == 0 => Err(Refused::NoThread(error.to_string())),
+            Err(error) => {
+                error!("no further thread for a run: {error}");
+                Ok(())
+            }
+        }
+    }
+
     /// Waits until `done`, but no longer than `timeout`.
     fn wait<'a>(
         &self,
@@ -255,8 +265,12 @@ impl Inner {
         }
     }
 
+    /// The next run. A worker ends when there is none, and none to come that a place was given to.
     fn next(&self) -> Option<(Task, Receiver<Cancel>)> {
         let mut state = lock(&self.state);
+        while state.queue.is_empty() && state.admitted > 0 && !state.stopping {
+            state = threads::sound(self.changed.wait(state));
+        }
         let task = if state.stopping { None } else { state.queue.pop_front() };
         let Some(task) = task else {
             state.workers -= 1;

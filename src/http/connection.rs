@@ -12,11 +12,11 @@ use super::guard;
 use super::head::Head;
 use super::inner::{Slot, TICKET};
 use super::open::Waiting;
-use super::permits::Permit;
 use super::reply::{ApiError, Reply};
 use super::routes;
 use super::token;
 use super::wire::{Stop, Wire};
+use crate::threads::permits::Permit;
 
 /// Bytes of a body that every connection may have at once.
 const SMALL_BODY: u64 = 64 * 1024;

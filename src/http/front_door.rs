@@ -19,8 +19,8 @@ use super::guard::Guard;
 use super::inner::{Pool, cut, sweep};
 use super::limits::{self, Limits};
 use super::open::{Open, Waiting};
-use super::permits::Permits;
 use super::reply::{ApiError, Reply};
+use crate::threads::permits::Permits;
 use crate::threads::{self, Thread};
 
 /// Bodies of more than 64 KiB that may be held in memory at a time, 4 MiB each at most.

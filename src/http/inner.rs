@@ -30,6 +30,7 @@ pub(super) use self::generation::sweep;
 use self::core::{Core, Lost};
 use super::api::{Api, Kind};
 use super::reply::ApiError;
+use crate::threads::permits::Permits;
 use crate::threads::{self, Thread};
 
 /// Time for handlers under way when a pool is dropped.
@@ -59,32 +60,12 @@ pub(super) type Slot = Mutex<Option<Arc<UnixStream>>>;
 #[derive(Debug)]
 pub(super) struct Pool {
     core: Arc<Core>,
-    reads: Turns,
-    calls: Turns,
-    /// Requests that have had their turn and are not answered yet.
-    busy: AtomicUsize,
+    reads: Permits,
+    calls: Permits,
     /// Workers; as many as were ever busy at a time.
     started: AtomicUsize,
     workers: Mutex<Workers>,
     done: Receiver<()>,
-}
-
-/// So many at a time, in the order they came.
-#[derive(Debug)]
-struct Turns {
-    give_back: Sender<()>,
-    take: Receiver<()>,
-}
-
-impl Turns {
-    fn new(count: usize) -> Self {
-        let (give_back, take) = bounded(count);
-        for _ in 0..count {
-            // There is room for all.
-            let _ = give_back.try_send(());
-        }
-        Self { give_back, take }
-    }
 }
 
 #[derive(Debug)]
@@ -100,9 +81,8 @@ impl Pool {
         let (alive, done) = bounded(0);
         Ok(Self {
             core: Arc::new(Core::start(api)?),
-            reads: Turns::new(READS),
-            calls: Turns::new(CALLS),
-            busy: AtomicUsize::new(0),
+            reads: Permits::new(READS),
+            calls: Permits::new(CALLS),
             started: AtomicUsize::new(0),
             workers: Mutex::new(Workers { threads: Vec::new(), alive: Some(alive) }),
             done,
@@ -120,19 +100,14 @@ impl Pool {
         wait: Duration,
         slot: &Slot,
     ) -> Result<Vec<u8>, ApiError> {
-        let turns = match kind {
+        let permits = match kind {
             Kind::Read => &self.reads,
             Kind::Call => &self.calls,
         };
-        if turns.take.recv_timeout(wait).is_err() {
-            return Err(unavailable("Every handler is busy; try again."));
-        }
-        let busy = self.busy.fetch_add(1, Ordering::AcqRel) + 1;
-        let answer =
-            self.ensure_workers(busy).and_then(|()| self.call_now(request, head_only, repeatable, slot));
-        self.busy.fetch_sub(1, Ordering::AcqRel);
-        let _ = turns.give_back.try_send(());
-        answer
+        let _permit =
+            permits.take_within(wait).ok_or_else(|| unavailable("Every handler is busy; try again."))?;
+        self.ensure_workers(self.reads.taken() + self.calls.taken())?;
+        self.call_now(request, head_only, repeatable, slot)
     }
 
     /// Starts workers until there are so many.

@@ -21,7 +21,6 @@ mod open;
 pub mod openapi;
 pub mod page;
 pub mod peer;
-mod permits;
 pub mod reply;
 pub mod routes;
 pub mod token;

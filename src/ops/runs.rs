@@ -204,6 +204,9 @@ fn refused(refused: Refused) -> OpError {
         Refused::Full { .. } => {
             OpError::TooManyRuns { reason: format!("{refused}."), retry_after: RETRY_AFTER }
         }
+        Refused::NoThread(_) => {
+            OpError::Unavailable { reason: format!("{refused}."), retry_after: Some(RETRY_AFTER) }
+        }
         Refused::Stopping => OpError::Unavailable { reason: refused.to_string(), retry_after: None },
     }
 }

@@ -1,8 +1,9 @@
 //! A start that has gone half its way and fails: nothing hangs and nothing is left.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::daemon::Daemon;
+use crate::log::wait_until;
 
 /// More than a daemon starts before it serves its first requests.
 const THREADS: usize = 40;
@@ -10,7 +11,7 @@ const THREADS: usize = 40;
 #[test]
 #[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
 fn whichever_thread_cannot_be_started() {
-    let (mut not_started, mut refused) = (0, 0);
+    let (mut not_started, mut refused, mut no_worker) = (0, 0, 0);
     for number in 1..=THREADS {
         let fault = format!("fail:thread.start:{number}");
         match Daemon::builder().env("CODEXD_FAULT", &fault).try_start() {
@@ -28,12 +29,23 @@ fn whichever_thread_cannot_be_started() {
                     assert!(served || answer.status == 503, "{fault}: {}", answer.text());
                     refused += usize::from(!served);
                 }
+                let run = client.post("/v1/codexd/runs", &json!({ "prompt": "x" }));
+                if run.status == 202 {
+                    // What is acknowledged comes to an end, also where nobody can be asked for it any more.
+                    wait_until("the run's end", || {
+                        let ends = ["run.completed", "run.failed"].map(Value::from);
+                        daemon.log_events().iter().any(|event| ends.contains(&event["type"]))
+                    });
+                } else {
+                    assert_eq!(run.status, 503, "{fault}: {}", run.text());
+                    no_worker += usize::from(run.text().contains("no thread can be started for the run"));
+                }
                 assert!(daemon.stop().status.success(), "{fault}");
             }
         }
     }
-    println!("{not_started} starts failed, {refused} requests were refused");
-    assert!(not_started > 5 && refused > 2, "{not_started} {refused}");
+    println!("{not_started} starts failed, {refused} requests were refused, {no_worker} runs had no worker");
+    assert!(not_started > 5 && refused > 2 && no_worker > 0, "{not_started} {refused} {no_worker}");
 }
 
 #[test]
