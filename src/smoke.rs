@@ -18,6 +18,7 @@ use crate::model::view::Snapshot;
 use crate::ops::OpError;
 use crate::os;
 use crate::process::orphans;
+use crate::store::private;
 use crate::store::segments;
 use crate::threads;
 
@@ -339,7 +340,7 @@ fn file_checks(config: &Config, snapshot: &Snapshot) -> Vec<Check> {
 /// # Errors
 /// What making it says.
 pub fn temporary(config: &mut Config) -> std::io::Result<tempfile::TempDir> {
-    let folder = tempfile::Builder::new().prefix("codexd-smoke-").tempdir()?;
+    let folder = private::temporary_folder(&std::env::temp_dir(), "codexd-smoke-")?;
     let root = folder.path().to_owned();
     config.paths.logs_root = root.join("logs");
     config.paths.state_root = root.join("state");

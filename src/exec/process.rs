@@ -134,7 +134,7 @@ fn database_locked(outcome: &Outcome) -> bool {
 
 /// A folder for the last message and the schema, gone when dropped.
 fn private_folder(shared: &Shared) -> io::Result<tempfile::TempDir> {
-    tempfile::Builder::new().prefix("run-").tempdir_in(&shared.temporary)
+    private::temporary_folder(&shared.temporary, "run-")
 }
 
 fn attempt(

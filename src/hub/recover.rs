@@ -95,9 +95,9 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     let recent_extra = recent.as_mut().map(|recent| std::mem::take(&mut recent.extra)).unwrap_or_default();
     let checkpoint = recent.as_ref().map_or(0, |recent| possible(recent.applied_seq));
     let applied = Applied {
-        sessions: sessions.applied(checkpoint),
-        runs: runs.applied(checkpoint),
-        requests: requests.applied(checkpoint),
+        sessions: sessions.come.to(checkpoint, log_last),
+        runs: runs.come.to(checkpoint, log_last),
+        requests: requests.come.to(checkpoint, log_last),
         identity: identity.is_some(),
     };
     let last_recent = recent.as_ref().map_or(0, |recent| possible(recent.last_seq));
@@ -195,16 +195,30 @@ impl Rest {
 
 struct Loaded<T> {
     registry: Registry<T>,
-    /// How far the file had come; `None` when it was lost.
-    applied: Option<u64>,
+    come: Come,
     extra: Extra,
 }
 
-impl<T> Loaded<T> {
-    /// How far it had come, given that everything had come to `checkpoint`. Lost: everything the log still has is
-    /// replayed.
-    fn applied(&self, checkpoint: u64) -> u64 {
-        self.applied.map_or(0, |applied| applied.max(checkpoint))
+/// How far a registry's file had come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Come {
+    /// It was lost: everything the log still has is replayed.
+    Nowhere,
+    /// Up to this event.
+    UpTo(u64),
+    /// An older version wrote it and does not say. Its log tells of beginnings, but its ends carry no record: to replay it
+    /// would undo them.
+    Unsaid,
+}
+
+impl Come {
+    /// The last event that is in it, given that everything had come to `checkpoint`, and the log goes to `log_last`.
+    fn to(self, checkpoint: u64, log_last: u64) -> u64 {
+        match self {
+            Self::Nowhere => 0,
+            Self::UpTo(seq) => seq.max(checkpoint),
+            Self::Unsaid => log_last.max(checkpoint),
+        }
     }
 }
 
@@ -213,12 +227,16 @@ fn load_registry<T: Record + Clone + DeserializeOwned>(
     repairs: &mut Vec<Repair>,
 ) -> Result<Loaded<T>, StoreError> {
     let file = files::load_registry::<Arc<T>>(path, repairs)?;
-    let applied = file.as_ref().map(|file| possible(file.applied_seq));
+    let come = match &file {
+        None => Come::Nowhere,
+        Some(RegistryFile { applied_seq: None, .. }) => Come::Unsaid,
+        Some(RegistryFile { applied_seq: Some(seq), .. }) => Come::UpTo(possible(*seq)),
+    };
     let RegistryFile { updated_at, records, extra, .. } = file.unwrap_or_default();
     let mut registry = Registry::load(updated_at, records);
     // One that is lost, or as an older version wrote it, is written anew; the others once something in them changes.
-    registry.dirty = applied.is_none_or(|seq| seq == 0);
-    Ok(Loaded { registry, applied, extra })
+    registry.dirty = matches!(come, Come::Nowhere | Come::Unsaid | Come::UpTo(0));
+    Ok(Loaded { registry, come, extra })
 }
 
 /// What a damaged file says has been applied may be more than there ever was: then everything is replayed.

@@ -170,7 +170,8 @@ impl Ops {
         method: &str,
         params: &impl Serialize,
     ) -> Result<Arc<Session>, CallError> {
-        let (id, pid, generation) = (session.session_id.clone(), connection.pid(), connection.generation());
+        let (id, endpoint) = (session.session_id.clone(), self.config.server.endpoint.clone());
+        let (pid, generation) = (connection.pid(), connection.generation());
         let record = move |core: &mut Core, drafts: &mut Drafts, result: &RawValue| {
             let answer: ThreadAnswer =
                 serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
@@ -181,6 +182,8 @@ impl Ops {
             }
             let before = session.thread_id.replace(answer.thread.id);
             let replaced = before.filter(|before| session.thread_id.as_ref() != Some(before));
+            // An older version put the working directory there.
+            session.endpoint = endpoint;
             session.child_pid = pid;
             session.generation = Some(generation);
             session.last_error = None;

@@ -29,8 +29,7 @@ pub struct RegistryFile<T> {
     #[serde(alias = "sessions", alias = "runs", alias = "requests")]
     pub records: Vec<T>,
     /// The last event that is in it; start-up replays the log from there. Absent in files of older versions.
-    #[serde(default)]
-    pub applied_seq: u64,
+    pub applied_seq: Option<u64>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,
@@ -38,7 +37,7 @@ pub struct RegistryFile<T> {
 
 impl<T> Default for RegistryFile<T> {
     fn default() -> Self {
-        Self { updated_at: None, records: Vec::new(), applied_seq: 0, extra: Extra::new() }
+        Self { updated_at: None, records: Vec::new(), applied_seq: None, extra: Extra::new() }
     }
 }
 
@@ -227,7 +226,7 @@ mod tests {
                 replace(&path, &serde_json::json!({ "appliedSeq": 7, *name: records })).unwrap();
                 let file: RegistryFile<serde_json::Value> =
                     load_registry(&path, &mut Vec::new()).unwrap().unwrap();
-                assert_eq!((serde_json::json!(file.records), file.applied_seq), (records, 7));
+                assert_eq!((serde_json::json!(file.records), file.applied_seq), (records, Some(7)));
                 assert_eq!((file.updated_at, file.extra), (None, Extra::new()));
             }
         }

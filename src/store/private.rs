@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{geteuid, umask};
+use tempfile::TempDir;
 
 use super::StoreError;
 
@@ -19,6 +20,14 @@ const FILE: u32 = 0o600;
 pub fn mend_umask() {
     let given = umask(Mode::RWXG | Mode::RWXO);
     umask(given & (Mode::RWXG | Mode::RWXO));
+}
+
+/// A temporary folder of that prefix, removed when dropped.
+///
+/// # Errors
+/// What mkdir(2) says.
+pub fn temporary_folder(parent: &Path, prefix: &str) -> io::Result<TempDir> {
+    tempfile::Builder::new().prefix(prefix).permissions(Permissions::from_mode(FOLDER)).tempdir_in(parent)
 }
 
 /// Makes a folder for private files, or takes one that is there, if it is this user's. Missing parents are made 0700

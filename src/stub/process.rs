@@ -5,7 +5,9 @@ use super::server::app_server_with;
 use crossbeam_channel::{Sender, bounded};
 use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
+use std::fs::Permissions;
 use std::io::{self, Stdout, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -24,7 +26,8 @@ pub fn app_server_stdio(rollouts: Option<&Path>) -> u8 {
         return app_server_with(io::stdin(), output, rollouts, &behaviour, &stopped);
     }
     // Made only now that a signal does not end the process without removing it.
-    match tempfile::Builder::new().prefix("codexd-stub-").tempdir() {
+    let private = Permissions::from_mode(0o700);
+    match tempfile::Builder::new().prefix("codexd-stub-").permissions(private).tempdir() {
         Ok(folder) => app_server_with(io::stdin(), output, folder.path(), &behaviour, &stopped),
         Err(error) => {
             let _ = writeln!(io::stderr(), "stub: no temporary folder for its threads: {error}");

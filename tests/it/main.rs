@@ -60,6 +60,7 @@ mod model_server;
 mod mutate;
 
 mod notify;
+mod older_state;
 mod openapi;
 mod orphans;
 mod page;

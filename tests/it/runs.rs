@@ -249,6 +249,8 @@ fn cancelling_a_run_that_waits_runs_or_has_ended() {
     body["json"] = json!(true);
     let running = bench.begin(&body);
     bench.wait_event(&running, "run.output");
+    let folders = std::fs::read_dir(bench.daemon.state("run-tmp")).unwrap();
+    assert_eq!(folders.map(|folder| mode(&folder.unwrap().path())).collect::<Vec<_>>(), [0o700]);
     let queued = bench.begin(&json!({ "prompt": "hi" }));
 
     let answer = bench.cancel(&queued);

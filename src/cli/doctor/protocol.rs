@@ -8,6 +8,7 @@ use crate::app_server::impression;
 use crate::app_server::needs;
 use crate::config::Mode;
 use crate::ops::drift;
+use crate::store::private;
 use crate::supervisor::probe;
 
 /// How long the app-server may take for its answers; the npm wrapper needs half a second to start.
@@ -67,7 +68,7 @@ fn schema(host: &Host, path: &Path, version: &str) -> Check {
 }
 
 fn differences(host: &Host, path: &Path) -> Result<Vec<drift::Difference>, String> {
-    let folder = tempfile::Builder::new().prefix("codexd-doctor-").tempdir();
+    let folder = private::temporary_folder(&std::env::temp_dir(), "codexd-doctor-");
     let folder = folder.map_err(|error| format!("no temporary folder: {error}"))?;
     let out = folder.path().to_str().ok_or("the temporary folder has a name that is no text")?;
     let plain = ["app-server", "generate-json-schema", "--out", out];

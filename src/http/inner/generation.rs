@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use crate::os;
+use crate::store::private;
 
 /// What the names of the folders with the sockets begin with.
 const PREFIX: &str = "codexd-";
@@ -93,10 +94,7 @@ fn parent() -> PathBuf {
 
 /// A folder only we can enter.
 fn private_folder() -> io::Result<(TempDir, PathBuf)> {
-    let mut builder = tempfile::Builder::new();
-    let prefix = format!("{PREFIX}{}-", std::process::id());
-    builder.prefix(&prefix).permissions(fs::Permissions::from_mode(0o700));
-    let folder = builder.tempdir_in(parent())?;
+    let folder = private::temporary_folder(&parent(), &format!("{PREFIX}{}-", std::process::id()))?;
     let path = folder.path().join(SOCKET);
     Ok((folder, path))
 }

@@ -1,0 +1,79 @@
+//! The files that an older version left (tests/fixtures): what they hold is kept as it is.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::cli_support::{fixture, fixture_path};
+use crate::daemon::Daemon;
+use crate::log::new_session;
+
+const FILES: [&str; 5] = ["identity", "daemon-state", "session-registry", "run-registry", "recent-events"];
+
+/// What they hold in that list.
+fn recorded(name: &str, list: &str) -> Value {
+    serde_json::from_str::<Value>(&fixture(name)).unwrap()[list].take()
+}
+
+#[test]
+fn finished_runs_and_sessions_are_what_they_were() {
+    let builder = Daemon::builder();
+    let (logs, state) = (builder.logs().join("codexd"), builder.state().join("codexd"));
+    for folder in [&logs, &state] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::copy(fixture_path("file-events.jsonl"), logs.join("events.jsonl")).unwrap();
+    for name in FILES {
+        fs::copy(fixture_path(&format!("file-{name}.json")), state.join(format!("{name}.json"))).unwrap();
+    }
+    let last = fixture("file-events.jsonl").lines().count() as u64;
+    let mut daemon = builder.start();
+    for life in 1..=2 {
+        let client = daemon.client();
+        let runs = client.get("/v1/codexd/runs").json()["data"]["runs"].take();
+        let sessions = client.get("/v1/codexd/sessions").json()["data"]["sessions"].take();
+        for (now, then) in [
+            (&runs, recorded("file-run-registry.json", "runs")),
+            (&sessions, recorded("file-session-registry.json", "sessions")),
+        ] {
+            let (now, then) = (now.as_array().unwrap(), then.as_array().unwrap());
+            assert_eq!(now.len(), then.len(), "life {life}");
+            for (now, then) in now.iter().zip(then) {
+                for (name, value) in then.as_object().unwrap() {
+                    assert_eq!(&now[name], value, "{name} in life {life}");
+                }
+            }
+        }
+        let events = daemon.log_events();
+        let new = events.iter().filter(|event| event["seq"].as_u64().unwrap() > last);
+        let told: Vec<&Value> = new.map(|event| &event["type"]).collect();
+        assert!(
+            told.contains(&&json!("daemon.started")) && !told.contains(&&json!("run.failed")),
+            "{told:?}"
+        );
+        daemon.stop();
+        daemon.restart();
+    }
+    daemon.stop();
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a file of the test, not live state")]
+fn the_endpoint_of_a_session_is_the_app_servers_once_it_goes_on() {
+    let builder = Daemon::builder();
+    let state = builder.state().join("codexd");
+    fs::create_dir_all(&state).unwrap();
+    // With an id as Codex gives them, of a thread that it does not know.
+    let registry = fixture("file-session-registry.json")
+        .replace("thread-5758-1", "00000000-0000-7000-8000-000000000007");
+    fs::write(state.join("session-registry.json"), registry).unwrap();
+    let mut daemon = builder.start();
+    let client = daemon.client();
+    let session = recorded("file-session-registry.json", "sessions")[0]["sessionId"].take();
+    let answer = client.post("/v1/codexd/turn", &json!({ "sessionId": session, "input": "go on" }));
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let now = client.get(&format!("/v1/codexd/sessions/{}", session.as_str().unwrap())).json();
+    let new = new_session(&client);
+    assert_eq!(now["data"]["session"]["endpoint"], new["endpoint"]);
+    daemon.stop();
+}
