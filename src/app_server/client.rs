@@ -196,15 +196,22 @@ impl Client {
         }
     }
 
-    /// A connection whose handshake is done. Waits up to 5 s for an app-server that is being started again; of
-    /// concurrent callers one does the handshake and the others wait for it.
+    /// A connection whose handshake is done. Waits up to 5 s for an app-server that is being started again, also when a
+    /// child ends once more before it was asked for anything; of concurrent callers one does the handshake and the others
+    /// wait for it.
     ///
     /// # Errors
     /// [`CallError::Unavailable`] when there is no app-server, and what the handshake may fail with.
     pub fn connect(&self) -> Result<Arc<Connection>, CallError> {
-        let connection = self.wait_until_up()?;
-        self.greet(&connection)?;
-        Ok(connection)
+        let deadline = Instant::now() + WAIT_FOR_CHILD;
+        loop {
+            let connection = self.wait_until_up(deadline)?;
+            match self.greet(&connection) {
+                Err(CallError::Unavailable { retry_after: Some(_), .. })
+                    if connection.pid().is_some() && connection.closed().is_some() => {}
+                greeted => return greeted.map(|()| connection),
+            }
+        }
     }
 
     /// Does the handshake of a connection, or waits for whoever is doing it; the connection's end is the end of that.
@@ -250,8 +257,7 @@ impl Client {
         outcome
     }
 
-    fn wait_until_up(&self) -> Result<Arc<Connection>, CallError> {
-        let mut deadline = Instant::now() + WAIT_FOR_CHILD;
+    fn wait_until_up(&self, mut deadline: Instant) -> Result<Arc<Connection>, CallError> {
         let mut asked = None;
         let mut slot = lock(&self.slot);
         loop {
@@ -273,7 +279,11 @@ impl Client {
                     }
                     reason.clone()
                 }
-                Slot::Up(connection) => return Ok(Arc::clone(connection)),
+                Slot::Up(connection) => match connection.closed() {
+                    None => return Ok(Arc::clone(connection)),
+                    // Its supervisor is about to take it down.
+                    Some(reason) => reason,
+                },
                 Slot::Gone(reason) => {
                     return Err(CallError::Unavailable { reason: reason.clone(), retry_after: None });
                 }

@@ -307,6 +307,21 @@ fn half_a_line_before_the_end_is_told() {
 }
 
 #[test]
+fn a_child_that_ends_in_its_first_lives_is_waited_for() {
+    // Reads what it is asked first, so that whoever asked has got to the handshake by then.
+    let stub = env!("CARGO_BIN_EXE_codexd");
+    let script = format!(
+        r#"echo x >>lives; if [ "$(wc -l <lives)" -lt 3 ]; then read line; exit 3; fi; exec {stub} stub-app-server"#
+    );
+    let mut daemon = on_script(&script, &[]).start();
+    let answer = daemon.client().post("/v1/codexd/sessions", &json!({}));
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    daemon.stop();
+    let failed = |event: &&Value| event["type"] == "app-server.connect.failed";
+    assert!(daemon.log_events().iter().filter(failed).count() >= 2, "the first lives were asked");
+}
+
+#[test]
 fn half_a_line_and_nothing_more_hangs_nobody() {
     let script = format!("{SHAKES_HANDS} printf '{{\"id\":2,\"res'; exec sleep 600");
     let mut daemon = on_script(&script, &["--app-server-timeout-ms", "300"]).start();
