@@ -113,8 +113,8 @@
 //!   ([`hub::batch::Batch::frames`]): 16 clients get 1.4 times as many events.
 //! - A client that is up to date is written to by the hub itself, as far as that needs no waiting
 //!   ([`hub::subscription::Direct`]): to wake its thread takes longer than all the rest of an event's way.
-//! - The handlers of requests are one pool with one tiny_http, not one each for reads and calls: how many of each kind are let
-//!   in is counted before it, so calls that wait still leave workers to reads. Workers are started when they are needed: of 41
+//! - The handlers of requests are one pool with one tiny_http, not one for each kind ([`http::api::Kind`]): how many of each are let
+//!   in is counted before it, so calls that wait still leave workers to the others. Workers are started when they are needed: of 41
 //!   threads of an idle daemon 25 were handlers that nobody had asked for anything, and the second tiny_http's.
 //! - The connections to that tiny_http are kept from one request to the next: each was set up, accepted and handed to a thread
 //!   of its pool. Four clients get 1.4 times as many statuses. Since tiny_http keeps a connection's thread, and with it the

@@ -11,13 +11,15 @@ use super::reply::{ApiError, Reply};
 /// Header fields that reach a handler; everything else of the head ends at the front door.
 pub const FORWARDED: [&str; 3] = ["accept", "idempotency-key", "last-event-id"];
 
-/// What a request may wait for. So many of each kind are let in to the handlers at a time: calls that wait do not keep
-/// reads waiting.
+/// What a request may wait for. So many of each kind are let in to the handlers at a time: what waits long keeps nothing
+/// waiting that does not. Least of all may an app-server that says nothing keep a run from being cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// It is answered from what the daemon knows: nothing slow may be of this kind.
     Read,
-    /// It may wait for the app-server, a child, the log or files.
+    /// It may wait for the log or files, but for nobody outside of codexd.
+    Local,
+    /// It may wait for the app-server.
     Call,
 }
 

@@ -38,10 +38,12 @@ const DROP_GRACE: Duration = Duration::from_secs(2);
 
 /// How many requests that are answered from memory are let in at a time.
 const READS: usize = 4;
+/// How many that may wait for the log and for files.
+const LOCALS: usize = 8;
 /// How many that may wait for the app-server.
 const CALLS: usize = 16;
 /// The most workers there are.
-const WORKERS: usize = READS + CALLS;
+const WORKERS: usize = READS + LOCALS + CALLS;
 
 /// How often a request is sent before it is refused. One is lost in the queue of a server that ends, the next finds that
 /// nobody listens and has the server started anew, a third is served; twice that, for a server that ends at once again.
@@ -61,6 +63,7 @@ pub(super) type Slot = Mutex<Option<Arc<UnixStream>>>;
 pub(super) struct Pool {
     core: Arc<Core>,
     reads: Permits,
+    locals: Permits,
     calls: Permits,
     /// Workers; as many as were ever busy at a time.
     started: AtomicUsize,
@@ -82,6 +85,7 @@ impl Pool {
         Ok(Self {
             core: Arc::new(Core::start(api)?),
             reads: Permits::new(READS),
+            locals: Permits::new(LOCALS),
             calls: Permits::new(CALLS),
             started: AtomicUsize::new(0),
             workers: Mutex::new(Workers { threads: Vec::new(), alive: Some(alive) }),
@@ -102,11 +106,13 @@ impl Pool {
     ) -> Result<Vec<u8>, ApiError> {
         let permits = match kind {
             Kind::Read => &self.reads,
+            Kind::Local => &self.locals,
             Kind::Call => &self.calls,
         };
         let _permit =
             permits.take_within(wait).ok_or_else(|| unavailable("Every handler is busy; try again."))?;
-        self.ensure_workers(self.reads.taken() + self.calls.taken())?;
+        let taken = [&self.reads, &self.locals, &self.calls].map(Permits::taken);
+        self.ensure_workers(taken.iter().sum())?;
         self.call_now(request, head_only, repeatable, slot)
     }
 

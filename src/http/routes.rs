@@ -54,7 +54,7 @@ fn other_methods(method: &str, path: &str, allowed: &str) -> ApiError {
 pub fn events_kind(method: &str, path: &str) -> Result<Kind, ApiError> {
     match method {
         // Pages read files: no such thing is a read that answers at once.
-        "GET" => Ok(Kind::Call),
+        "GET" => Ok(Kind::Local),
         _ => Err(other_methods(method, path, "GET, HEAD")),
     }
 }
@@ -100,7 +100,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/metrics",
-        kind: Kind::Read,
+        kind: Kind::Local,
         doc: "counters and gauges in the text format of Prometheus",
         spec: &spec::METRICS,
         handle: |ops, _| Ok(Reply::text(200, metrics::CONTENT_TYPE, ops.metrics())),
@@ -183,7 +183,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/codexd/runs",
-        kind: Kind::Call,
+        kind: Kind::Local,
         doc: "a one-shot run of codex exec",
         spec: &spec::CREATE_RUN,
         handle: |ops, call| {
@@ -204,7 +204,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/codexd/runs/{id}/cancel",
-        kind: Kind::Call,
+        kind: Kind::Local,
         doc: "ends a run that waits or runs",
         spec: &spec::CANCEL_RUN,
         handle: |ops, call| {
@@ -232,7 +232,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/codexd/requests/{id}/answer",
-        kind: Kind::Call,
+        kind: Kind::Local,
         doc: "answers it with decision, answers, result or error",
         spec: &spec::ANSWER,
         handle: |ops, call| ok(200, &data::Request { request: ops.answer_request(&call.id, &call.body()?)? }),

@@ -273,6 +273,27 @@ fn closing_lets_work_end_and_then_nothing_listens() {
 }
 
 #[test]
+fn calls_that_wait_leave_handlers_to_everything_else() {
+    let mut port = port();
+    let held: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = port.connect();
+            stream.write_all(port.expand("GET /v1/hold HTTP/1.1\r\n@\r\n").as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..16 {
+        port.entered.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+    for path in ["/v1/echo", "/v1/local", "/healthz"] {
+        let answer = port.get(path);
+        assert_eq!(status(&answer), 200, "{path}: {answer}");
+    }
+    port.release = None;
+    drop(held);
+}
+
+#[test]
 fn an_error_while_the_port_closes_promises_no_further_request() {
     // The last request gives up waiting for a handler. If the machine is so busy that it did so before the port began
     // to close, that says nothing, and it is tried with a longer wait.
