@@ -94,13 +94,15 @@ impl Drafts {
         self.subjects.len() - 1
     }
 
-    /// As [`Drafts::about`], of a thread; what the last draft was about is not made again.
+    /// As [`Drafts::about`], of a thread; what one of the last drafts was about is not made again.
     pub fn about_thread(&mut self, id: &str) -> usize {
-        match self.subjects.last() {
-            Some(Subject { thread: Some(last), session: None, run: None }) if **last == *id => {
-                self.subjects.len() - 1
-            }
-            _ => self.about(Subject::thread(id)),
+        let is_it = |subject: &&Subject| match subject {
+            Subject { thread: Some(thread), session: None, run: None } => **thread == *id,
+            _ => false,
+        };
+        match self.subjects.iter().rev().take(NEAR).position(|subject| is_it(&subject)) {
+            Some(back) => self.subjects.len() - 1 - back,
+            None => self.about(Subject::thread(id)),
         }
     }
 
@@ -217,6 +219,9 @@ impl Draft {
         all.get(self.text.clone()).unwrap_or_default()
     }
 }
+
+/// Subjects that are looked through for one: events of so many threads may take turns.
+const NEAR: usize = 8;
 
 /// Bytes that are kept ready for the next drafts at most: those of a read from the child, rendered.
 const MAX_ROOM: usize = 256 * 1024;

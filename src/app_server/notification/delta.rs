@@ -2,7 +2,6 @@
 //! the preview is decoded, and a line that is written as Codex writes it is taken apart without a parser.
 
 use std::fmt::Write;
-use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -85,6 +84,16 @@ impl<'a> Delta<'a> {
         strings.then_some(Self { kind, delta, item_id, thread_id, turn_id, more })
     }
 
+    /// The same without its text.
+    pub(super) fn empty(&self) -> Self {
+        Self { delta: r#""""#, ..*self }
+    }
+
+    /// The type of its event.
+    pub(super) fn event(&self) -> EventType {
+        self.kind.event
+    }
+
     /// Drafts its event.
     pub(super) fn draft(&self, drafts: &mut Drafts) {
         let Self { kind, delta, item_id, thread_id, turn_id, more } = *self;
@@ -132,54 +141,8 @@ impl<'a> Delta<'a> {
     }
 }
 
-/// Of the deltas of one text, hundreds of which follow each other, what is the same in all: their lines up to the text,
-/// and what stands before and after it in their events.
-#[derive(Debug)]
-pub(super) struct Run {
-    line: String,
-    event: EventType,
-    thread: Arc<str>,
-    before: String,
-    after: String,
-}
-
-/// What stands in an event's JSON between the delta that is shown and the delta.
-const BETWEEN: &str = r#"","detail":{"delta":"#;
-/// Bytes before the text at most: a longer message may have to be cut.
-const MAX_BEFORE: usize = 512;
-
-impl Run {
-    /// The run that begins with this delta, which is of that line.
-    pub(super) fn of(line: &str, delta: &Delta<'_>) -> Option<Self> {
-        let line = line.strip_suffix(line.split_once(r#","delta":"#)?.1)?.to_owned();
-        let mut drafts = Drafts::new();
-        Delta { delta: r#""""#, ..*delta }.draft(&mut drafts);
-        let (text, mut subjects, items) = drafts.into_parts();
-        let text = str::from_utf8(items.first()?.text(&text)).ok()?;
-        let (before, after) = text.split_once(BETWEEN)?;
-        let (before, after) = (before.to_owned(), after.strip_prefix(r#""""#)?.to_owned());
-        let thread = subjects.pop()?.thread?;
-        (before.len() <= MAX_BEFORE).then_some(Self { line, event: delta.kind.event, thread, before, after })
-    }
-
-    /// Drafts the event of a line that goes on with the run. `false` if it does not, or if it shows otherwise than it is
-    /// written; then nothing was drafted.
-    pub(super) fn draft(&self, drafts: &mut Drafts, line: &str) -> bool {
-        let Some(mut rest) = line.strip_prefix(&*self.line) else { return false };
-        let delta = first_string(&mut rest).filter(|_| is_end(rest));
-        let Some((delta, (shown, cut))) = delta.and_then(|delta| Some((delta, model::plain_preview(delta)?)))
-        else {
-            return false;
-        };
-        let about = drafts.about_thread(&self.thread);
-        let pieces = [&*self.before, shown, cut, BETWEEN, delta, &self.after];
-        drafts.push_pieces(self.event, self.event.level(), about, &pieces);
-        true
-    }
-}
-
 /// Whether this is what stands after the delta in a line.
-fn is_end(rest: &str) -> bool {
+pub(super) fn is_end(rest: &str) -> bool {
     rest.strip_prefix('}').is_some_and(wire::is_end_of_notification)
 }
 
@@ -191,7 +154,7 @@ fn string<'a>(rest: &mut &'a str, before: &str) -> Option<&'a str> {
 }
 
 /// As [`string`], with nothing before it.
-fn first_string<'a>(rest: &mut &'a str) -> Option<&'a str> {
+pub(super) fn first_string<'a>(rest: &mut &'a str) -> Option<&'a str> {
     let from = *rest;
     let bytes = from.as_bytes();
     let mut at = 1;
@@ -212,13 +175,11 @@ fn first_string<'a>(rest: &mut &'a str) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::Translator;
+pub(super) mod tests {
     use super::*;
     use crate::app_server::wire::Incoming;
-    use crate::hub::drafts::Draft;
 
-    const ORDINARY: &str = r#"{"method":"item/agentMessage/delta","params":{"threadId":"t","turnId":"u","itemId":"i","delta":"a ä\n}"},"emittedAtMs":1795221284857}"#;
+    pub(in super::super) const ORDINARY: &str = r#"{"method":"item/agentMessage/delta","params":{"threadId":"t","turnId":"u","itemId":"i","delta":"a ä\n}"},"emittedAtMs":1795221284857}"#;
 
     /// What the parser makes of it.
     fn decoded(line: &str) -> Option<Delta<'_>> {
@@ -299,86 +260,5 @@ mod tests {
             }
         }
         assert!(taken > 1000, "{taken}");
-    }
-
-    /// What stands in the drafts and what they are about, by lines of which each goes through this translator or, where
-    /// it does not take them, is left out.
-    fn drafted<'a>(
-        translator: &mut Translator,
-        lines: impl Iterator<Item = &'a str>,
-    ) -> Vec<(String, Option<Arc<str>>)> {
-        let mut drafts = Drafts::new();
-        for line in lines {
-            translator.translate_plain_delta(&mut drafts, line);
-        }
-        let (text, subjects, items) = drafts.into_parts();
-        let text_of = |item: &Draft| String::from_utf8(item.text(&text).to_vec()).unwrap();
-        items.iter().map(|item| (text_of(item), subjects[item.about].thread.clone())).collect()
-    }
-
-    #[test]
-    fn a_line_within_a_run_becomes_what_it_becomes_alone() {
-        let texts = [
-            "a",
-            "",
-            " ",
-            " a  b ",
-            "a b",
-            r"\n",
-            r#"\""#,
-            "ä",
-            "\u{7f}",
-            "\u{1}",
-            r"\u00e4",
-            "a\"b",
-            r#"a"},"x":{"y":"#,
-        ];
-        let long = ["x".repeat(160), "x".repeat(161), "a b ".repeat(100), "ä".repeat(200)];
-        let mut lines = Vec::new();
-        for (from, to) in [
-            ("", ""),
-            (r#""t""#, r#""other""#),
-            (r#""t""#, r#""\n""#),
-            (r#""u""#, r#""\"""#),
-            (r#""i""#, r#""","delta":"""#),
-            ("agentMessage", "plan"),
-            (r#"{"method"#, r#"{ "method"#),
-            (r#"\n}"}"#, r#"\n}","more":1}"#),
-            (r#","emittedAtMs":1795221284857"#, ""),
-            ("857}", "857} "),
-        ] {
-            let line = ORDINARY.replace(from, to);
-            let texts = texts.iter().copied().chain(long.iter().map(String::as_str));
-            lines.extend(texts.map(|text| line.replace(r"a ä\n}", text)));
-        }
-        for length in [400, 600, 2000] {
-            let turn = format!(r#""{}""#, "u".repeat(length));
-            lines.extend([""; 3].map(|_| ORDINARY.replace(r#""u""#, &turn)));
-        }
-        let mut alone = Vec::new();
-        for line in &lines {
-            alone.extend(drafted(&mut Translator::default(), [&**line].into_iter()));
-        }
-        assert!(alone.len() > lines.len() / 3, "{} of {}", alone.len(), lines.len());
-        let mut translator = Translator::default();
-        assert_eq!(drafted(&mut translator, lines.iter().map(String::as_str)), alone);
-        // One after another of two runs, and in an order in which most lines follow one of another run.
-        let shuffled: Vec<usize> = (0..lines.len()).map(|at| at * 37 % lines.len()).collect();
-        let expected: Vec<_> = shuffled
-            .iter()
-            .flat_map(|&at| drafted(&mut Translator::default(), [&*lines[at]].into_iter()))
-            .collect();
-        assert_eq!(drafted(&mut translator, shuffled.iter().map(|&at| &*lines[at])), expected);
-    }
-
-    #[test]
-    fn the_second_line_of_a_run_is_known_by_its_beginning() {
-        let mut translator = Translator::default();
-        let mut drafts = Drafts::new();
-        assert!(translator.translate_plain_delta(&mut drafts, ORDINARY));
-        let run = translator.run.as_ref().unwrap();
-        assert!(run.draft(&mut drafts, &ORDINARY.replace(r"a ä\n}", "more")));
-        assert!(!run.draft(&mut drafts, &ORDINARY.replace(r#""u""#, r#""v""#)));
-        assert_eq!(drafts.count(), 2);
     }
 }

@@ -7,6 +7,7 @@
 mod delta;
 mod describe;
 mod params;
+mod runs;
 
 use std::fmt::Write;
 
@@ -20,16 +21,17 @@ use crate::model::event::{EventType, Level};
 use crate::model::members::{Members, is_name};
 use crate::model::{self, json};
 
-use self::delta::{Delta, Run};
+use self::delta::Delta;
 use self::params::{
     DiffDetail, DiffParams, ErrorDetail, ErrorParams, OutputDetail, OutputParams, PlanDetail, PlanParams,
     StatusDetail, StatusParams, ThreadParams, TurnParams,
 };
+use self::runs::Runs;
 
 /// Turns notifications into drafts. It remembers what the deltas of one text have in common.
 #[derive(Debug, Default)]
 pub struct Translator {
-    run: Option<Run>,
+    runs: Runs,
 }
 
 impl Translator {
@@ -44,13 +46,7 @@ impl Translator {
     /// Drafts the event of a line that is a delta as Codex writes it. `false` if it is something else, or a delta that is
     /// written otherwise; then nothing was drafted.
     pub fn translate_plain_delta(&mut self, drafts: &mut Drafts, line: &str) -> bool {
-        if self.run.as_ref().is_some_and(|run| run.draft(drafts, line)) {
-            return true;
-        }
-        let Some(delta) = Delta::of_line(line) else { return false };
-        delta.draft(drafts);
-        self.run = Run::of(line, &delta);
-        true
+        self.runs.draft(drafts, line)
     }
 
     fn known(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) -> Option<()> {
