@@ -128,7 +128,8 @@
 //!   written otherwise goes through serde_json, and comes to the same. What the deltas of one text have in common is made
 //!   once, and drafts about one thread share its name: another half of the reader's own time.
 //! - The state files' checkpoint is `appliedSeq` in recent-events.json, which is written after the registries.
-//!   So a start writes no registry in which nothing has changed, however large it is.
+//!   So a start writes no registry in which nothing has changed, however large it is, but that of the requests, which is
+//!   bounded.
 //! - A segment that is full is forced to disk by log-sync, at once, and not by the hub: 64 MB took it 20 to 40 ms in which
 //!   nothing was logged or answered. What a power loss may take is still of the last second, but may lie before what is left of it.
 //! - Registries are read record by record ([`store::files::load_registry`]), and of recent-events.json only what stands before its
