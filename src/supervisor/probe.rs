@@ -72,8 +72,14 @@ pub fn probe(spec: Spec, version: &str, deadline: Duration) -> Result<String, St
     });
     // It may have something to clear away.
     process.terminate(LAST_LINES);
-    // What they read has ended; a receiver that is gone ends a sender that waits.
-    drop((lines, stdout, stderr));
+    // A receiver that is gone ends a sender that waits.
+    drop(lines);
+    for reader in [stdout, stderr].into_iter().flatten().flatten() {
+        // What it reads has ended, unless somebody has left the process's group and holds it open, perhaps for ever.
+        if !reader.wait(LAST_LINES) {
+            reader.leave();
+        }
+    }
     outcome
 }
 

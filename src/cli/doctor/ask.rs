@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::ids;
@@ -11,7 +12,9 @@ use crate::threads;
 /// How long a command may take; `codex --version` of the npm wrapper needs about a second on a small machine.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of each output that are looked at.
-const MOST: u64 = 64 * 1024;
+const MOST: usize = 64 * 1024;
+/// How long the end of what a process wrote is waited for once it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a command said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,27 +74,35 @@ pub(super) fn spec(command: &Path, args: &[&str], cwd: &Path) -> Spec {
 
 struct Reader {
     thread: std::io::Result<threads::Thread>,
-    text: crossbeam_channel::Receiver<Vec<u8>>,
+    read: Arc<Mutex<Vec<u8>>>,
 }
 
 /// Reads a pipe to its end in a thread of its own; the owner ends the process that writes.
 fn collect(mut pipe: impl Read + Send + 'static) -> Reader {
-    let (sender, text) = crossbeam_channel::bounded(1);
+    let read = Arc::<Mutex<Vec<u8>>>::default();
+    let kept = Arc::clone(&read);
     let thread = threads::spawn_contained("doctor-out", move || {
-        let mut bytes = Vec::new();
-        let _ = pipe.by_ref().take(MOST).read_to_end(&mut bytes);
-        // Taken, not kept: a command that writes on must not wait for us.
-        let _ = std::io::copy(&mut pipe, &mut std::io::sink());
-        let _ = sender.send(bytes);
+        let mut piece = [0; 4096];
+        while let Ok(length @ 1..) = pipe.read(&mut piece) {
+            let mut kept = threads::lock(&kept);
+            // The rest is taken, not kept: a command that writes on must not wait for us.
+            let room = MOST.saturating_sub(kept.len());
+            kept.extend_from_slice(&piece[..length.min(room)]);
+        }
     });
-    Reader { thread, text }
+    Reader { thread, read }
 }
 
 impl Reader {
+    /// What was read once the process has ended.
     fn text(self) -> String {
-        let bytes = self.text.recv().unwrap_or_default();
-        drop(self.thread);
-        String::from_utf8_lossy(&bytes).into_owned()
+        if let Ok(thread) = self.thread
+            && !thread.wait(LAST_WORDS)
+        {
+            // Whoever has left the process's group may hold its output open for ever.
+            thread.leave();
+        }
+        String::from_utf8_lossy(&threads::lock(&self.read)).into_owned()
     }
 }
 
@@ -109,7 +120,15 @@ mod tests {
         assert_eq!(asked, Asked { code: Some(3), stdout: "\nout\n".to_owned(), stderr: "err\n".to_owned() });
         assert_eq!(asked.first_line(), "out");
         let flood = shell("head -c 1000000 /dev/zero", DEADLINE).unwrap();
-        assert_eq!((flood.code, flood.stdout.len() as u64), (Some(0), MOST));
+        assert_eq!((flood.code, flood.stdout.len()), (Some(0), MOST));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn whoever_holds_the_output_open_is_not_waited_for() {
+        // What has a session and an environment of its own is not ended with it.
+        let asked = shell("echo out; setsid env -i sleep 3 & sleep 0.1", DEADLINE).unwrap();
+        assert_eq!((asked.code, asked.first_line()), (Some(0), "out"));
     }
 
     #[test]
