@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use super::batch::Subject;
 use super::persister;
 use super::recent::Recent;
-use crate::model::event::{Event, Level};
+use crate::model::event::Event;
+use crate::model::json;
 use crate::model::record::Extra;
 use crate::store::files;
 use crate::store::{Repair, StoreError};
@@ -108,39 +109,12 @@ impl<'de> Deserialize<'de> for Last {
 
 fn cached(json: &str) -> Option<Recent> {
     let event: Event = serde_json::from_str(json).ok()?;
-    // The file's events are indented; in memory and on the wire an event is one line.
-    let compact = serde_json::to_string(&CompactEvent::of(&event)).ok()?;
     Some(Recent {
         seq: event.seq,
         subject: Subject::of_detail(event.detail.as_deref()),
-        json: Arc::from(compact.as_str()),
+        // The file's events are indented; in memory and on the wire an event is one line, and otherwise what it was.
+        json: Arc::from(json::compact(json)),
     })
-}
-
-/// An event whose detail is decoded, so that its white space goes.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct CompactEvent<'a> {
-    seq: u64,
-    created_at: &'a str,
-    level: Level,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    message: &'a str,
-    detail: Option<serde_json::Value>,
-}
-
-impl<'a> CompactEvent<'a> {
-    fn of(event: &'a Event) -> Self {
-        Self {
-            seq: event.seq,
-            created_at: &event.created_at,
-            level: event.level,
-            kind: &event.kind,
-            message: &event.message,
-            detail: event.detail.as_ref().and_then(|detail| serde_json::from_str(detail.get()).ok()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -151,8 +125,10 @@ mod tests {
     use crate::model::view::EventList;
 
     fn event(seq: u64) -> String {
-        json!({"seq": seq, "createdAt": "c", "level": "info", "type": "t", "message": "m", "detail": {"a": [1]}})
-            .to_string()
+        // With numbers that no value in memory holds.
+        format!(
+            r#"{{"seq":{seq},"createdAt":"c","level":"info","type":"t","message":"m","detail":{{"a":[1e400,0.10,12345678901234567890123," \" b"]}}}}"#
+        )
     }
 
     #[test]
@@ -173,6 +149,7 @@ mod tests {
         assert_eq!(file.extra, extra);
         let read = events(&path, &mut repairs).unwrap();
         assert_eq!(read.iter().map(|recent| recent.seq).collect::<Vec<_>>(), [8, 9]);
+        assert_eq!(read.iter().map(|recent| &*recent.json).collect::<Vec<_>>(), [event(8), event(9)]);
         assert!(repairs.is_empty());
     }
 

@@ -70,6 +70,26 @@ pub fn pretty(json: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Valid JSON without the white space between its tokens: the opposite of [`pretty`].
+pub fn compact(json: &str) -> String {
+    let bytes = json.as_bytes();
+    let mut out = String::with_capacity(json.len());
+    let (mut at, mut rest) = (0, 0);
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = string_end(bytes, at),
+            b' ' | b'\n' | b'\r' | b'\t' => {
+                out.push_str(&json[rest..at - 1]);
+                rest = at;
+            }
+            _ => {}
+        }
+    }
+    out.push_str(&json[rest..]);
+    out
+}
+
 /// The line's end and the deepest indentation; the others are its beginnings.
 const LINE: [u8; 1 + 2 * INDENTED] = {
     let mut line = [b' '; 1 + 2 * INDENTED];
@@ -163,6 +183,7 @@ mod tests {
             let value: serde_json::Value = serde_json::from_str(sample).unwrap();
             let expected = serde_json::to_string_pretty(&value).unwrap();
             assert_eq!(String::from_utf8(pretty(sample.as_bytes())).unwrap(), expected);
+            assert_eq!(compact(&expected), serde_json::to_string(&value).unwrap());
         }
     }
 
