@@ -12,10 +12,11 @@ use tungstenite::http::HeaderValue;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, Utf8Bytes, WebSocket};
 
-/// How long a request may take: longer than the daemon's own deadline for a call to the app-server.
-const TIMEOUT: Duration = Duration::from_secs(90);
+/// How long the daemon may say nothing after a request. A turn may cost it four calls of the app-server (initialize,
+/// thread/resume, thread/start, turn/start), each with its own deadline, which is 60 s unless set otherwise.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a request may take that only reads: longer than the daemon has it wait for a free handler.
+/// And after one that only reads: longer than the daemon has it wait for a free handler.
 const READ_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// Why there is no answer.
@@ -87,7 +88,7 @@ impl ApiClient {
         self
     }
 
-    /// With another deadline for each wait of a request than 90 s, or 35 s of one that only reads.
+    /// With another deadline for each wait of a request than 300 s, or 35 s of one that only reads.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

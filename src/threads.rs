@@ -1,4 +1,4 @@
-//! The one way to start a thread.
+//! The one way to start a thread of codexd; the stand-in for the app-server, a process that stands on its own, has its own.
 //!
 //! Every thread has a name, an owner (who keeps the [`Thread`]) and a way to stop, written where it is started.
 //! A *vital* thread that panics takes the daemon down with a message: a daemon that has lost its hub or its reader

@@ -4,7 +4,6 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use log::warn;
 use serde_json::value::RawValue;
 
 use super::answer;
@@ -81,7 +80,6 @@ impl Reader {
     /// app-server's pipe fills and it waits too.
     pub fn run(mut self, mut input: impl Read + AsFd, cancel: &OwnedFd, mut tee: RawLog) -> End {
         let mut chunk = vec![0; CHUNK];
-        let mut tee_failed = false;
         let (source, message) = loop {
             match os::ready(&input, cancel) {
                 Ok(true) => {}
@@ -99,15 +97,7 @@ impl Reader {
             self.bytes(bytes);
             let open = self.flush();
             // Only now: somebody may be waiting for what the hub has of it.
-            match tee.append(bytes) {
-                Ok(()) => tee_failed = false,
-                // The raw log is for looking at; the events are the record.
-                Err(error) if !tee_failed => {
-                    warn!("stdout.log cannot be written: {error}");
-                    tee_failed = true;
-                }
-                Err(_) => {}
-            }
+            tee.put(bytes);
             if !open {
                 break ("closed", "codexd is stopping".to_owned());
             }

@@ -85,11 +85,9 @@ impl Capture {
     }
 
     /// The end of the stream.
-    pub fn finish(mut self) -> Captured {
-        if self.truncated {
-            self.tail.drain(..self.tail.len().saturating_sub(KEPT));
-        }
-        Captured { text: String::from_utf8_lossy(&self.tail).into_owned(), truncated: self.truncated }
+    pub fn finish(self) -> Captured {
+        let kept = if self.truncated { from_a_character(&self.tail, KEPT) } else { &self.tail };
+        Captured { text: String::from_utf8_lossy(kept).into_owned(), truncated: self.truncated }
     }
 }
 
@@ -157,9 +155,15 @@ pub fn last_message(path: &Path) -> io::Result<Option<Captured>> {
     }
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes)?;
+    let kept = if truncated { from_a_character(&bytes, LAST_MESSAGE) } else { &bytes };
+    Ok(Some(Captured { text: String::from_utf8_lossy(kept).into_owned(), truncated }))
+}
+
+/// The last bytes, so many at most, of a text whose beginning is left out: from the beginning of a character on (RFC 3629).
+fn from_a_character(bytes: &[u8], most: usize) -> &[u8] {
+    let kept = &bytes[bytes.len().saturating_sub(most)..];
     let continues = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
-    let cut = if truncated { bytes.iter().take(3).take_while(continues).count() } else { 0 };
-    Ok(Some(Captured { text: String::from_utf8_lossy(&bytes[cut..]).into_owned(), truncated }))
+    &kept[kept.iter().take(3).take_while(continues).count()..]
 }
 
 #[cfg(test)]
@@ -191,6 +195,16 @@ mod tests {
         assert!(captured.truncated);
         assert_eq!(captured.text.as_bytes(), &all[all.len() - KEPT..]);
         assert_eq!(fs::read(path).unwrap(), all);
+    }
+
+    #[test]
+    fn the_end_in_memory_begins_with_a_whole_character() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut capture = Capture::new(folder.path().join("x"));
+        let text = format!("{}!", "ä".repeat(KEPT));
+        capture.add(text.as_bytes());
+        let captured = capture.finish();
+        assert_eq!((captured.text.as_str(), captured.truncated), (&text[text.len() - KEPT + 1..], true));
     }
 
     #[test]

@@ -19,9 +19,9 @@ use crate::store::files;
 
 /// The shortest time from one write of the files to the next.
 const REST: Duration = Duration::from_millis(200);
-/// Writing takes at most one part in this many of one core.
+/// Writing takes at most one part in this many of one core, unless one write takes longer than that of the longest rest.
 const DUTY: u32 = 20;
-/// The longest time from one write to the next, however slow the disk is.
+/// The longest time from one write to the next, however slow the disk is: the files are not to be long behind.
 const LONGEST_REST: Duration = Duration::from_secs(2);
 /// How long a failed write waits before the next try: as long as one of the log, so that both are well again together.
 const RETRY: Duration = super::actor::LOG_RETRY;

@@ -294,17 +294,26 @@ impl Household<'_> {
 pub fn end_adopted() {
     let deadline = Instant::now() + GONE_WITHIN;
     loop {
-        let _spawning = spawning();
-        let listed = os::list();
-        let adopted = adopted(&listed);
-        let left: Vec<Listed> =
-            listed.into_iter().filter(|process| adopted.contains(&process.pid) && !process.zombie).collect();
-        if left.is_empty() || Instant::now() > deadline {
+        let left = kill_adopted();
+        if left.is_empty() {
             return;
         }
-        kill_verified(&left);
+        if Instant::now() > deadline {
+            return warn!("processes {left:?} do not end, though they were killed");
+        }
         threads::pause(LOOK_AGAIN);
     }
+}
+
+/// SIGKILL to each of them; those that there were.
+fn kill_adopted() -> Vec<i32> {
+    let _spawning = spawning();
+    let listed = os::list();
+    let adopted = adopted(&listed);
+    let left: Vec<Listed> =
+        listed.into_iter().filter(|process| adopted.contains(&process.pid) && !process.zombie).collect();
+    kill_verified(&left);
+    left.iter().map(|process| process.pid).collect()
 }
 
 /// SIGKILL to everything that was started here and its descendants: the last thing before this process ends without

@@ -13,6 +13,7 @@ pub struct RawLog {
     len: u64,
     max_bytes: Option<u64>,
     keep: Option<usize>,
+    failing: bool,
 }
 
 impl RawLog {
@@ -24,7 +25,7 @@ impl RawLog {
     pub fn open(path: &Path, max_bytes: Option<u64>, keep: Option<usize>) -> io::Result<Self> {
         let file = open(path)?;
         let len = file.metadata()?.len();
-        let log = Self { path: path.to_owned(), file, len, max_bytes, keep };
+        let log = Self { path: path.to_owned(), file, len, max_bytes, keep, failing: false };
         log.remove_surplus();
         Ok(log)
     }
@@ -61,11 +62,20 @@ impl RawLog {
         PathBuf::from(name)
     }
 
-    /// Appends bytes.
-    ///
-    /// # Errors
-    /// What write(2) says.
-    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Appends bytes. That they cannot be written is logged once, until some are again, and is no more than that: this log
+    /// is for looking at, the events are the record.
+    pub fn put(&mut self, bytes: &[u8]) {
+        match self.append(bytes) {
+            Ok(()) => self.failing = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    log::warn!("{} cannot be written: {error}", self.path.display());
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.max_bytes.is_some_and(|max| self.len > 0 && self.len + bytes.len() as u64 > max) {
             self.rotate()?;
         }

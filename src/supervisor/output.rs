@@ -84,7 +84,6 @@ pub(super) fn run(
 ) {
     let mut chunk = vec![0; LONGEST];
     let mut line: Vec<u8> = Vec::new();
-    let mut tee_failed = false;
     while os::ready(&input, cancel).unwrap_or(false) {
         let read = match input.read(&mut chunk) {
             Ok(0) => break,
@@ -95,12 +94,7 @@ pub(super) fn run(
                 break;
             }
         };
-        if let Err(error) = tee.append(&chunk[..read]) {
-            if !tee_failed {
-                warn!("{}.log cannot be written: {error}", stream.name());
-            }
-            tee_failed = true;
-        }
+        tee.put(&chunk[..read]);
         let mut drafts = Drafts::new();
         for part in chunk[..read].split_inclusive(|&byte| byte == b'\n') {
             line.extend_from_slice(part);

@@ -52,6 +52,7 @@ impl Drop for Share {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use crossbeam_channel::bounded;
@@ -60,22 +61,29 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_waits_and_the_largest_passes_alone() {
-        let budget = Budget::new(10);
-        let (first, second) = (budget.take(4), budget.take(6));
-        let (taken, seen) = bounded(1);
-        let for_thread = Arc::clone(&budget);
-        let waiting = crate::threads::spawn("test-budget", move || {
-            let share = for_thread.take(100);
-            taken.send(()).unwrap();
-            drop(share);
-        })
-        .unwrap();
-        drop(first);
-        assert!(seen.recv_timeout(Duration::from_millis(50)).is_err(), "6 bytes still wait");
-        drop(second);
-        seen.recv_timeout(Duration::from_secs(30)).unwrap();
-        waiting.join();
-        assert_eq!(*lock(&budget.used), 0);
-        let (_full, _nothing) = (budget.take(10), budget.take(0));
+        // Some of the rounds begin to wait before the others have given back all, some after that.
+        for round in 0..100 {
+            let budget = Budget::new(10);
+            let (first, second) = (budget.take(4), budget.take(6));
+            let all_given_back = Arc::<AtomicBool>::default();
+            let (taken, seen) = bounded(1);
+            let (for_thread, was_given_back) = (Arc::clone(&budget), Arc::clone(&all_given_back));
+            let waiting = crate::threads::spawn("test-budget", move || {
+                let share = for_thread.take(100);
+                taken.send(was_given_back.load(Ordering::SeqCst)).unwrap();
+                drop(share);
+            })
+            .unwrap();
+            drop(first);
+            for _ in 0..round {
+                std::thread::yield_now();
+            }
+            all_given_back.store(true, Ordering::SeqCst);
+            drop(second);
+            assert!(seen.recv_timeout(Duration::from_secs(30)).unwrap(), "6 bytes still waited");
+            waiting.join();
+            assert_eq!(*lock(&budget.used), 0);
+            let (_full, _nothing) = (budget.take(10), budget.take(0));
+        }
     }
 }
