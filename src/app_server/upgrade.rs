@@ -83,7 +83,10 @@ fn check(
         let why = refusal(status, endpoint, has_token, header("location"));
         return Err(DialError(format!("{at} refused the WebSocket with {status}: {why}")));
     }
-    let upgraded = header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket"));
+    // RFC 6455 section 4.1.
+    let upgraded = header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
+        && header("connection")
+            .is_some_and(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")));
     if !upgraded || header("sec-websocket-accept") != Some(derive_accept_key(key.as_bytes()).as_str()) {
         return Err(DialError(format!(
             "{at} answered the upgrade, but not as a WebSocket server does: check host, port and path of \
