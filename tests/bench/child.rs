@@ -99,19 +99,15 @@ fn stream(
     };
     let mut buffer = Vec::with_capacity(WRITE + size + 256);
     if words[0] == "burst" {
-        // Made once, all of one length: to make each would take longer than the relay needs for it.
-        let mut made = 0;
-        while buffer.len() < WRITE {
+        for _ in 0..count {
             line(&mut buffer);
-            made += 1;
+            if buffer.len() >= WRITE {
+                out.write_all(&buffer).unwrap();
+                buffer.clear();
+                between(out);
+            }
         }
-        let mut left = count;
-        while left > 0 {
-            let lines = left.min(made);
-            out.write_all(&buffer[..buffer.len() / made * lines]).unwrap();
-            left -= lines;
-            between(out);
-        }
+        out.write_all(&buffer).unwrap();
         out.flush().unwrap();
         return;
     }
