@@ -244,7 +244,8 @@ impl Actor {
     }
 }
 
-fn records<T: state::Record + Clone>(registry: &state::Registry<T>) -> Records<T> {
+/// A registry as it is to be written.
+pub(super) fn records<T: state::Record + Clone>(registry: &state::Registry<T>) -> Records<T> {
     Records { updated_at: registry.updated_at.clone(), records: registry.all().to_vec() }
 }
 

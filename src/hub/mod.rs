@@ -19,6 +19,7 @@ pub mod recent;
 mod recent_file;
 pub mod recover;
 pub mod replay;
+mod settled;
 pub mod state;
 mod subscribers;
 pub mod subscription;

@@ -15,7 +15,7 @@ use super::{Message, recent_file};
 use crate::config::Paths;
 use crate::model::record::{DaemonState, Extra, Identity, Request, Run, Session};
 use crate::model::view::EventList;
-use crate::store::files;
+use crate::store::{StoreError, files};
 
 /// The shortest time from one write of the files to the next.
 const REST: Duration = Duration::from_millis(200);
@@ -201,7 +201,7 @@ impl<T: Serialize> Serialize for Registry<'_, T> {
 /// Writes each file of the job, taking it out when it is safe on disk. recent-events.json changes with every event and
 /// comes after the registries: its `appliedSeq` says up to where all of them are on disk, and start-up replays the log
 /// from there.
-fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), crate::store::StoreError> {
+pub(super) fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), StoreError> {
     if let Some(identity) = &job.identity {
         files::replace(&paths.identity(), identity)?;
         job.identity = None;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use super::actor::records;
 use super::change::{self, Change};
 use super::core::Start;
-use super::persister::FileExtras;
+use super::persister::{self, FileExtras, Job};
 use super::recent::{Recent, RecentEvents};
 use super::recent_file::{self, RecentFile};
 use super::replay::Logged;
@@ -130,6 +131,25 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     }
     state.begin_life();
 
+    let unsaid = [sessions.come, runs.come, requests.come].contains(&Come::Unsaid);
+    let extras = FileExtras {
+        sessions: sessions.extra,
+        runs: runs.extra,
+        requests: requests.extra,
+        recent: recent_extra,
+    };
+    if unsaid {
+        // Before this version logs anything: what comes after the older one's last event is to be replayed the next time.
+        let mut job = Job {
+            applied_seq: log_last,
+            sessions: Some(records(&state.sessions)),
+            runs: Some(records(&state.runs)),
+            requests: Some(records(&state.requests)),
+            ..Job::default()
+        };
+        persister::write(paths, &extras, &mut job)?;
+    }
+
     let recent_updated_at = recent.and_then(|recent| recent.updated_at);
     let recent = if last_seq == log_last {
         recent_logged
@@ -142,12 +162,7 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     };
     Ok(Recovered {
         start: Start { state, journal, next_seq: last_seq + 1, recent, recent_updated_at },
-        extras: FileExtras {
-            sessions: sessions.extra,
-            runs: runs.extra,
-            requests: requests.extra,
-            recent: recent_extra,
-        },
+        extras,
         repairs,
     })
 }

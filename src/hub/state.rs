@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use super::asked::Asked;
 use super::change::Change;
-use crate::model::record::{
-    DaemonState, Identity, Request, RequestStatus, Run, RunStatus, Session, SessionStatus,
-};
+use super::settled::{self, Settled};
+use crate::model::record::{DaemonState, Identity, Request, Run, RunStatus, Session, SessionStatus};
 
 /// A record with an id.
 pub trait Record {
@@ -129,13 +128,6 @@ impl<T: Record + Clone> Registry<T> {
     }
 }
 
-/// Requests that are kept beside those that wait: the last ones. With each request all that are kept are written anew, and
-/// what became of older ones is in the log.
-const MOST_SETTLED: usize = 1_000;
-/// Of what those asked, so many bytes: the changes of a file may be as long as `--max-line-bytes`. The last one is kept
-/// however long it is.
-const MOST_SETTLED_BYTES: usize = 16 * 1024 * 1024;
-
 /// Everything the hub knows.
 #[derive(Debug)]
 pub struct State {
@@ -154,6 +146,7 @@ pub struct State {
     /// What Codex asked.
     pub requests: Registry<Request>,
     asked: Asked,
+    settled: Settled,
     threads: HashMap<String, Vec<usize>>,
 }
 
@@ -175,42 +168,32 @@ impl State {
             runs,
             requests,
             asked: Asked::default(),
+            settled: Settled::default(),
             threads: HashMap::new(),
         };
         for at in 0..state.sessions.items.len() {
             state.link_thread(at);
         }
-        state.note_asked();
+        state.note_requests();
         state.forget_settled();
         state
     }
 
-    fn note_asked(&mut self) {
-        self.asked = Asked::default();
+    fn note_requests(&mut self) {
+        (self.asked, self.settled) = Default::default();
         for (at, request) in self.requests.items.iter().enumerate() {
             self.asked.note(at, request);
+            self.settled.note(None, request);
         }
     }
 
     /// Lets settled requests go that are more than are kept.
     fn forget_settled(&mut self) {
-        let (mut count, mut bytes) = (0, 0);
-        let stays = |request: &&Arc<Request>| {
-            let stays = count < MOST_SETTLED && bytes < MOST_SETTLED_BYTES;
-            if request.status == RequestStatus::Pending {
-                return true;
-            }
-            count += 1;
-            bytes += request.params.get().len();
-            stays
-        };
-        let requests = &mut self.requests;
-        let mut kept: Vec<Arc<Request>> = requests.items.iter().rev().filter(stays).cloned().collect();
-        if kept.len() < requests.items.len() {
-            kept.reverse();
-            *requests = Registry::load(requests.updated_at.take(), kept);
+        if self.settled.are_too_many() {
+            let requests = &mut self.requests;
+            *requests = Registry::load(requests.updated_at.take(), settled::kept(&requests.items));
             requests.dirty = true;
-            self.note_asked();
+            self.note_requests();
         }
     }
 
@@ -304,12 +287,11 @@ impl State {
                 run.updated_at = at.to_owned();
             }),
             Change::Request(request) => {
+                self.settled.note(self.requests.get(&request.request_id).map(AsRef::as_ref), &request);
                 let place = self.requests.put(request);
                 self.asked.note(place, &self.requests.items[place]);
                 self.requests.updated_at = Some(at.to_owned());
-                if self.requests.items[place].status != RequestStatus::Pending {
-                    self.forget_settled();
-                }
+                self.forget_settled();
             }
         }
     }
@@ -368,62 +350,4 @@ fn end_turn(session: &mut Session, turn_id: &str, status: &str) {
     }
     session.last_turn_id = Some(turn_id.to_owned());
     session.last_turn_status = Some(status.to_owned());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(number: usize, status: &str, asks: usize) -> Arc<Request> {
-        let record = serde_json::json!({
-            "requestId": format!("request-{number}"), "method": "m", "kind": "command", "sessionId": null,
-            "threadId": "t", "turnId": null, "itemId": null, "params": { "asks": "x".repeat(asks) },
-            "status": status, "createdAt": "", "updatedAt": "", "deadline": null, "answer": null,
-            "appServerRequestId": number, "generation": 1,
-        });
-        Arc::new(serde_json::from_value(record).unwrap())
-    }
-
-    /// The numbers of those that are kept, each found where it is.
-    fn kept(state: &State) -> Vec<usize> {
-        let number = |request: &Arc<Request>| request.request_id.rsplit('-').next()?.parse().ok();
-        let all: Vec<usize> = state.requests.all().iter().filter_map(number).collect();
-        for number in &all {
-            let id = format!("request-{number}");
-            assert_eq!(state.requests.get(&id).unwrap().request_id, id);
-            assert_eq!(state.request_with_id(Some("t"), &number.to_string()).unwrap().request_id, id);
-        }
-        all
-    }
-
-    fn state(requests: Vec<Arc<Request>>) -> State {
-        let empty = Registry::load(None, Vec::new());
-        let requests = Registry::load(None, requests);
-        let daemon =
-            serde_json::from_str(include_str!("../../tests/fixtures/file-daemon-state.json")).unwrap();
-        State::new(None, daemon, empty, Registry::load(None, Vec::new()), requests)
-    }
-
-    #[test]
-    fn of_settled_requests_the_last_are_kept_and_of_those_that_wait_all() {
-        let mut state = state(vec![request(0, "pending", 0), request(1, "pending", 0)]);
-        state.apply(Change::Request(request(1, "answered", 0)), "");
-        for number in 2..MOST_SETTLED + 3 {
-            state.apply(Change::Request(request(number, "pending", 0)), "");
-            state.apply(Change::Request(request(number, "expired", 0)), "");
-        }
-        let expected: Vec<usize> = std::iter::once(0).chain(3..MOST_SETTLED + 3).collect();
-        assert_eq!(kept(&state), expected);
-        assert_eq!(state.pending_requests().count(), 1);
-    }
-
-    #[test]
-    fn of_long_ones_few_are_kept_and_at_least_one() {
-        let all = (0..10).map(|number| request(number, "answered", MOST_SETTLED_BYTES / 4)).collect();
-        let mut state = state(all);
-        assert!(state.requests.dirty);
-        assert_eq!(kept(&state), [6, 7, 8, 9]);
-        state.apply(Change::Request(request(10, "answered", 2 * MOST_SETTLED_BYTES)), "");
-        assert_eq!(kept(&state), [10]);
-    }
 }

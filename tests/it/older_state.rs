@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::cli_support::{fixture, fixture_path};
-use crate::daemon::Daemon;
+use crate::daemon::{Builder, Daemon};
 use crate::log::new_session;
 
 const FILES: [&str; 5] = ["identity", "daemon-state", "session-registry", "run-registry", "recent-events"];
@@ -15,9 +15,9 @@ fn recorded(name: &str, list: &str) -> Value {
     serde_json::from_str::<Value>(&fixture(name)).unwrap()[list].take()
 }
 
-#[test]
-fn finished_runs_and_sessions_are_what_they_were() {
-    let builder = Daemon::builder();
+/// A daemon to be started on those files.
+fn on_recorded_files(faults: &str) -> Builder {
+    let builder = Daemon::builder().env("CODEXD_FAULT", faults);
     let (logs, state) = (builder.logs().join("codexd"), builder.state().join("codexd"));
     for folder in [&logs, &state] {
         fs::create_dir_all(folder).unwrap();
@@ -26,8 +26,13 @@ fn finished_runs_and_sessions_are_what_they_were() {
     for name in FILES {
         fs::copy(fixture_path(&format!("file-{name}.json")), state.join(format!("{name}.json"))).unwrap();
     }
+    builder
+}
+
+#[test]
+fn finished_runs_and_sessions_are_what_they_were() {
     let last = fixture("file-events.jsonl").lines().count() as u64;
-    let mut daemon = builder.start();
+    let mut daemon = on_recorded_files("").start();
     for life in 1..=2 {
         let client = daemon.client();
         let runs = client.get("/v1/codexd/runs").json()["data"]["runs"].take();
@@ -55,6 +60,28 @@ fn finished_runs_and_sessions_are_what_they_were() {
         daemon.restart();
     }
     daemon.stop();
+}
+
+#[test]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
+fn what_is_acknowledged_is_there_though_the_files_were_never_written_anew() {
+    let mut acknowledged = 0;
+    for number in 1..=12 {
+        let fault = format!("fail:state.open:{number}");
+        let Ok(mut daemon) = on_recorded_files(&fault).try_start() else { continue };
+        let answer = daemon.client().post("/v1/codexd/runs", &json!({ "prompt": "x" }));
+        daemon.kill();
+        if answer.status != 202 {
+            continue;
+        }
+        acknowledged += 1;
+        let mut next = daemon.again().env("CODEXD_FAULT", "").start();
+        let id = answer.json()["data"]["run"]["runId"].take();
+        let run = next.client().get(&format!("/v1/codexd/runs/{}", id.as_str().unwrap()));
+        assert_eq!(run.status, 200, "{fault}: {}", run.text());
+        next.stop();
+    }
+    assert!(acknowledged > 2, "{acknowledged}");
 }
 
 #[test]
