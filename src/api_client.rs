@@ -12,8 +12,9 @@ use tungstenite::http::HeaderValue;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, Utf8Bytes, WebSocket};
 
-/// How long the daemon may say nothing after a request. A turn may cost it four calls of the app-server (initialize,
-/// thread/resume, thread/start, turn/start), each with its own deadline, which is 60 s unless set otherwise.
+/// How long the daemon may say nothing after a request. A turn costs it up to four calls of the app-server (initialize,
+/// thread/resume, thread/start, turn/start), each with its own deadline, which is 60 s unless set otherwise; more only where
+/// the app-server dies over them.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// And after one that only reads: longer than the daemon has it wait for a free handler.

@@ -197,7 +197,7 @@ impl Client {
     }
 
     /// A connection whose handshake is done. Waits up to 5 s for an app-server that is being started again, also when a
-    /// child ends once more before it was asked for anything; of concurrent callers one does the handshake and the others
+    /// child ends once more during the handshake; of concurrent callers one does the handshake and the others
     /// wait for it.
     ///
     /// # Errors

@@ -83,10 +83,11 @@ fn check(
         let why = refusal(status, endpoint, has_token, header("location"));
         return Err(DialError(format!("{at} refused the WebSocket with {status}: {why}")));
     }
+    let connection = answer.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection"));
+    let mut options = connection.flat_map(|header| header.value.split(|&byte| byte == b','));
     // RFC 6455 section 4.1.
     let upgraded = header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
-        && header("connection")
-            .is_some_and(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")));
+        && options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
     if !upgraded || header("sec-websocket-accept") != Some(derive_accept_key(key.as_bytes()).as_str()) {
         return Err(DialError(format!(
             "{at} answered the upgrade, but not as a WebSocket server does: check host, port and path of \
@@ -144,5 +145,37 @@ fn broken(endpoint: &Endpoint, timeout: Duration, error: &std::io::Error) -> Dia
         )),
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => closed(endpoint),
         _ => DialError(format!("the connection to {at} failed: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_an_upgrade_only_with_all_that_makes_it_one() {
+        let endpoint = Endpoint::parse("ws://127.0.0.1:1").unwrap();
+        let accept = derive_accept_key(b"key");
+        let whole = [
+            ("Upgrade", "WebSocket"),
+            ("Connection", "keep-alive"),
+            ("connection", "x , UPGRADE"),
+            ("Sec-WebSocket-Accept", &*accept),
+        ];
+        let is_one = |fields: &[(&str, &str)]| {
+            let mut headers: Vec<_> = fields
+                .iter()
+                .map(|&(name, value)| httparse::Header { name, value: value.as_bytes() })
+                .collect();
+            let mut answer = httparse::Response::new(&mut headers);
+            answer.code = Some(101);
+            check(&answer, &endpoint, "key", false).is_ok()
+        };
+        assert!(is_one(&whole));
+        for missing in [0, 2, 3] {
+            let mut fields = whole.to_vec();
+            fields.remove(missing);
+            assert!(!is_one(&fields), "{fields:?}");
+        }
     }
 }

@@ -17,9 +17,9 @@ pub const FORWARDED: [&str; 3] = ["accept", "idempotency-key", "last-event-id"];
 pub enum Kind {
     /// It is answered from what the daemon knows: nothing slow may be of this kind.
     Read,
-    /// It may wait for the log or files, but for nobody outside of codexd.
+    /// It may wait for the log or a few files, but for nobody outside of codexd.
     Local,
-    /// It may wait for the app-server.
+    /// It may wait for the app-server, or read all of the log.
     Call,
 }
 

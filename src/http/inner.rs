@@ -38,9 +38,9 @@ const DROP_GRACE: Duration = Duration::from_secs(2);
 
 /// How many requests that are answered from memory are let in at a time.
 const READS: usize = 4;
-/// How many that may wait for the log and for files.
+/// How many that may wait for the log and for a few files.
 const LOCALS: usize = 8;
-/// How many that may wait for the app-server.
+/// How many that may wait for the app-server or read all of the log.
 const CALLS: usize = 16;
 /// The most workers there are.
 const WORKERS: usize = READS + LOCALS + CALLS;

@@ -53,8 +53,8 @@ fn other_methods(method: &str, path: &str, allowed: &str) -> ApiError {
 /// The answer to another method than GET.
 pub fn events_kind(method: &str, path: &str) -> Result<Kind, ApiError> {
     match method {
-        // Pages read files: no such thing is a read that answers at once.
-        "GET" => Ok(Kind::Local),
+        // A page that few events pass the filters of may read the whole log: as long as a call, and longer than what is local.
+        "GET" => Ok(Kind::Call),
         _ => Err(other_methods(method, path, "GET, HEAD")),
     }
 }

@@ -297,6 +297,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn threads_that_take_turns_are_subjects_once() {
+        let mut drafts = Drafts::new();
+        for _ in 0..3 {
+            for thread in 0..NEAR {
+                assert_eq!(drafts.about_thread(&thread.to_string()), thread);
+            }
+        }
+        assert_eq!(drafts.subjects.len(), NEAR);
+        assert_eq!(drafts.about(Subject::session("s", Some("0"))), NEAR);
+        assert_eq!(drafts.about_thread("1"), 1);
+        assert_eq!(drafts.about_thread("0"), NEAR + 1, "what is far back is not looked for");
+    }
+
+    #[test]
     fn a_draft_is_the_inside_of_an_event() {
         let mut drafts = Drafts::new();
         let nasty = "a\"b\\c\n\u{1}ä\u{7f}\u{9b}\u{a0}😀";

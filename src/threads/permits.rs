@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// So many may do it at a time. Who waits has its turn in the order of coming.
+/// So many may do it at a time. Who comes when one is given back may be faster than who waits for it.
 #[derive(Debug)]
 pub struct Permits {
     /// A token for each that is left.

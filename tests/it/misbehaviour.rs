@@ -307,6 +307,39 @@ fn half_a_line_before_the_end_is_told() {
 }
 
 #[test]
+fn calls_that_are_not_answered_keep_nothing_else_waiting() {
+    let script = format!("{SHAKES_HANDS} while read line; do echo x >>asked; done");
+    let mut daemon = on_script(&script, &["--app-server-timeout-ms", "60000"]).start();
+    std::thread::scope(|scope| {
+        let call = |client: Client| client.post("/v1/codexd/sessions", &json!({})).status;
+        let calls: Vec<_> = (0..20)
+            .map(|_| {
+                let client = daemon.client();
+                scope.spawn(move || call(client))
+            })
+            .collect();
+        let asked = daemon.repo().join("asked");
+        until("as many calls as there are handlers for", DEADLINE, || {
+            (std::fs::read_to_string(&asked).unwrap_or_default().lines().count() == 16).then_some(())
+        });
+        let client = daemon.client();
+        let run = client.post("/v1/codexd/runs", &json!({ "prompt": "x" }));
+        assert_eq!(run.status, 202, "{}", run.text());
+        let id = run.json()["data"]["run"]["runId"].take();
+        let cancelled = client.post(&format!("/v1/codexd/runs/{}/cancel", id.as_str().unwrap()), &json!({}));
+        assert!([200, 202].contains(&cancelled.status), "{}", cancelled.text());
+        assert_eq!(client.get("/metrics").status, 200);
+        let answer = json!({ "decision": "accept" });
+        assert_eq!(client.post("/v1/codexd/requests/none/answer", &answer).status, 404);
+        assert!(calls.iter().all(|call| !call.is_finished()), "the calls still wait");
+        daemon.stop();
+        for call in calls {
+            assert_eq!(call.join().unwrap(), 503);
+        }
+    });
+}
+
+#[test]
 fn a_child_that_ends_in_its_first_lives_is_waited_for() {
     // Reads what it is asked first, so that whoever asked has got to the handshake by then.
     let stub = env!("CARGO_BIN_EXE_codexd");

@@ -10,8 +10,8 @@ use crate::model::event::EventType;
 
 /// How many texts may come at once, as from so many sessions, before their deltas take the longer way.
 const RUNS: usize = 8;
-/// So many beginnings of others a run outlasts after its last delta: where more texts come in turns than are remembered, to
-/// make a run for each would take longer than the longer way.
+/// So many beginnings of others the run that was used longest ago outlasts: where more texts come in turns than are
+/// remembered, to make a run for each would take longer than the longer way.
 const OUTLASTS: u32 = 16;
 
 /// The runs that deltas were of last, the latest first.

@@ -1,6 +1,6 @@
 //! External commands, each with a deadline: what they start ends with them.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -83,11 +83,18 @@ fn collect(mut pipe: impl Read + Send + 'static) -> Reader {
     let kept = Arc::clone(&read);
     let thread = threads::spawn_contained("doctor-out", move || {
         let mut piece = [0; 4096];
-        while let Ok(length @ 1..) = pipe.read(&mut piece) {
-            let mut kept = threads::lock(&kept);
-            // The rest is taken, not kept: a command that writes on must not wait for us.
-            let room = MOST.saturating_sub(kept.len());
-            kept.extend_from_slice(&piece[..length.min(room)]);
+        loop {
+            match pipe.read(&mut piece) {
+                Ok(0) => return,
+                Ok(length) => {
+                    let mut kept = threads::lock(&kept);
+                    // The rest is taken, not kept: a command that writes on must not wait for us.
+                    let room = MOST.saturating_sub(kept.len());
+                    kept.extend_from_slice(&piece[..length.min(room)]);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
         }
     });
     Reader { thread, read }
@@ -126,9 +133,19 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn whoever_holds_the_output_open_is_not_waited_for() {
-        // What has a session and an environment of its own is not ended with it.
-        let asked = shell("echo out; setsid env -i sleep 3 & sleep 0.1", DEADLINE).unwrap();
+        use rustix::fs::{Mode, OFlags};
+
+        // What has a session and an environment of its own is not ended with it; it ends when somebody opens the pipe.
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let script = format!(
+            "cd {}; mkfifo pipe ready; setsid env -i /bin/sh -c 'echo out; echo >ready; read x <pipe' & read x <ready",
+            folder.path().display()
+        );
+        let asked = shell(&script, DEADLINE).unwrap();
         assert_eq!((asked.code, asked.first_line()), (Some(0), "out"));
+        let (flags, mode) = (OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty());
+        assert!(rustix::fs::open(&pipe, flags, mode).is_ok(), "nobody is left who held the output open");
     }
 
     #[test]
