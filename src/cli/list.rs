@@ -138,6 +138,9 @@ fn width() -> Option<usize> {
     size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
+/// A column is no wider than this: a cell may be as long as a last message, and the others are not filled up to that.
+const WIDEST: usize = 60;
+
 /// The records as lines of columns, each as wide as its widest cell, and no line longer than `width`.
 fn table(list: List, records: &[Value], width: Option<usize>) -> String {
     if records.is_empty() {
@@ -147,7 +150,8 @@ fn table(list: List, records: &[Value], width: Option<usize>) -> String {
     let cells = |record| list.columns.iter().map(|(_, cell)| cell(record)).collect();
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(records.iter().map(cells)).collect();
     let longest = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        let lengths = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        lengths.max().unwrap_or(0).min(WIDEST)
     };
     let widths: Vec<usize> = (0..list.columns.len()).map(longest).collect();
     rows.iter()
@@ -215,6 +219,9 @@ mod tests {
         assert!(lines[1][at..].starts_with("completed") && lines[2][at..].starts_with("failed"), "{text}");
         assert!(table(RUNS, &records, Some(30)).lines().all(|line| line.chars().count() <= 30));
         assert_eq!(table(RUNS, &[], None), "no runs\n");
+        let long = json!({ "runId": "run-3", "status": "completed", "summary": "x".repeat(100_000) });
+        let text = table(RUNS, &[records[0].clone(), long], None);
+        assert!(text.lines().nth(1).unwrap().len() < 300 && text.lines().nth(2).unwrap().len() > 100_000);
     }
 
     #[test]

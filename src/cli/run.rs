@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -50,13 +50,19 @@ pub fn run(config: &Config, low: &LowArgs, words: &[OsString]) -> ExitCode {
         .and_then(|prompt| body(low, &prompt))
         .and_then(|body| follow(config, &body, low.json));
     match record {
-        Ok(record) if record["status"] == "completed" => {
-            match record["result"]["result"]["lastMessage"].as_str() {
-                Some(message) if !low.json => print::out(&format!("{}\n", message.trim_end_matches('\n'))),
+        Ok(Record { status, result, .. }) if status == "completed" => {
+            let Output { last_message, last_message_truncated } = result.unwrap_or_default().result;
+            match last_message {
+                Some(message) if !low.json => {
+                    if last_message_truncated {
+                        print::progress("the message is longer than what codexd keeps: this is its end");
+                    }
+                    print::out(&format!("{}\n", message.trim_end_matches('\n')))
+                }
                 _ => ExitCode::SUCCESS,
             }
         }
-        Ok(record) => failed(record["error"].as_str().unwrap_or("the run failed")),
+        Ok(Record { error, .. }) => failed(error.as_deref().unwrap_or("the run failed")),
         Err(problem) => problem.complain(),
     }
 }
@@ -108,7 +114,7 @@ fn schema(file: &str) -> Result<Box<RawValue>, Problem> {
 }
 
 /// The run's record at its end.
-fn follow(config: &Config, body: &Value, json: bool) -> Result<Value, Problem> {
+fn follow(config: &Config, body: &Value, json: bool) -> Result<Record, Problem> {
     // Before the run exists: nothing of it can be missed.
     let mut events = Events::open(config, &[], None)?;
     let api = reach::client(config)?;
@@ -131,7 +137,7 @@ fn follow(config: &Config, body: &Value, json: bool) -> Result<Value, Problem> {
     record
 }
 
-fn until_the_end(mut events: Events<'_>, api: &ApiClient, id: &str, json: bool) -> Result<Value, Problem> {
+fn until_the_end(mut events: Events<'_>, api: &ApiClient, id: &str, json: bool) -> Result<Record, Problem> {
     let mut lost = String::new();
     loop {
         match events.next(PATIENCE)? {
@@ -146,7 +152,7 @@ fn until_the_end(mut events: Events<'_>, api: &ApiClient, id: &str, json: bool) 
             }
             Heard::Silence | Heard::Gap(..) if events.lost_for().is_none() => {
                 let record = api.get(&format!("{RUNS}/{id}"))?["run"].take();
-                if has_ended(&record) {
+                if let Some(record) = serde_json::from_value(record).ok().filter(Record::has_ended) {
                     return Ok(record);
                 }
             }
@@ -155,19 +161,60 @@ fn until_the_end(mut events: Events<'_>, api: &ApiClient, id: &str, json: bool) 
     }
 }
 
-/// The record, when this event is the run's end.
-fn seen(event: &RawValue, id: &str, json: bool) -> Result<Option<Value>, Problem> {
-    let Ok(mut event) = serde_json::from_str::<Value>(event.get()) else { return Ok(None) };
-    if event["detail"]["runId"] != id {
-        return Ok(None);
-    }
-    if json && event["type"] == "run.output" {
-        print::write(&format!("{}\n", event["detail"]["event"])).map_err(Problem::Output)?;
-    }
-    let record = event["detail"]["record"].take();
-    Ok(has_ended(&record).then_some(record))
+/// What is looked at of an event of the run.
+#[derive(Deserialize)]
+struct Seen<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(borrow)]
+    detail: Detail<'a>,
 }
 
-fn has_ended(record: &Value) -> bool {
-    record["status"] == "completed" || record["status"] == "failed"
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Detail<'a> {
+    run_id: String,
+    /// A line of its output, as it came.
+    #[serde(borrow)]
+    event: Option<&'a RawValue>,
+    record: Option<Record>,
+}
+
+/// What is looked at of a run's record. Its other members may hold numbers that no value in memory does.
+#[derive(Deserialize)]
+struct Record {
+    status: String,
+    error: Option<String>,
+    result: Option<Outcome>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Outcome {
+    result: Output,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Output {
+    last_message: Option<String>,
+    last_message_truncated: bool,
+}
+
+impl Record {
+    fn has_ended(&self) -> bool {
+        self.status == "completed" || self.status == "failed"
+    }
+}
+
+/// The record, when this event is the run's end.
+fn seen(event: &RawValue, id: &str, json: bool) -> Result<Option<Record>, Problem> {
+    let Ok(Seen { kind, detail }) = serde_json::from_str::<Seen<'_>>(event.get()) else { return Ok(None) };
+    if detail.run_id != id {
+        return Ok(None);
+    }
+    if let Some(line) = detail.event.filter(|_| json && kind == "run.output") {
+        print::write(&format!("{line}\n")).map_err(Problem::Output)?;
+    }
+    Ok(detail.record.filter(Record::has_ended))
 }

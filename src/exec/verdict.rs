@@ -63,11 +63,15 @@ fn failed_turn(json: &Collected) -> Option<String> {
         .map(|error| error.message)
 }
 
+/// What Codex says at the beginning, and so nothing of the end.
+const GREETINGS: [&str; 2] = ["Reading additional input from stdin...", "Reading prompt from stdin..."];
+
 /// The line of standard error that says it best: the last one that says `error:`, for hints and traces may follow it; if
 /// none does, the last.
 fn telling_line(text: &str) -> Option<String> {
     let error = |line: &&str| line.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("error:"));
-    let lines = || text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    let lines =
+        || text.lines().rev().map(str::trim).filter(|line| !line.is_empty() && !GREETINGS.contains(line));
     lines().find(error).or_else(|| lines().next()).map(str::to_owned)
 }
 
@@ -84,5 +88,6 @@ mod tests {
         assert_eq!(telling_line(twice).as_deref(), Some("ERROR: no luck"));
         assert_eq!(telling_line("one\ntwo\n \n").as_deref(), Some("two"));
         assert_eq!(telling_line("\n"), None);
+        assert_eq!(telling_line("Reading additional input from stdin...\n"), None);
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::DEADLINE;
 use crate::cli_support::{Ran, codexd, command};
+use crate::conversation::fake_codex;
 use crate::daemon::Daemon;
 use crate::processes::Process;
 use crate::run_bench::{Bench, RUNS, assert_failed};
@@ -80,6 +81,16 @@ fn it_prints_the_last_message_or_the_error() {
     let ran = run(&bench.daemon, &["hang:", "--timeout-ms", "1"]);
     let error = "codexd: codex exec did not end within 1 ms.\n";
     assert_eq!((ran.code, after_the_id(&ran.stderr)), (1, error));
+}
+
+#[test]
+fn with_json_it_prints_the_lines_digit_for_digit() {
+    let line = r#"{"type":"z","n":12345678901234567890123,"f":1.10,"b":1e400,"b":3}"#;
+    let codex = fake_codex(&format!("cat >/dev/null; echo '{line}'\n"));
+    let mut daemon = Daemon::builder().flags(&["--codex-command", codex.to_str().unwrap()]).start();
+    let ran = run(&daemon, &["--json", "x"]);
+    assert_eq!((ran.code, ran.stdout), (0, format!("{line}\n")), "{}", ran.stderr);
+    daemon.stop();
 }
 
 #[test]
