@@ -141,7 +141,7 @@ fn width() -> Option<usize> {
 /// A column is no wider than this: a cell may be as long as a last message, and the others are not filled up to that.
 const WIDEST: usize = 60;
 
-/// The records as lines of columns, each as wide as its widest cell, and no line longer than `width`.
+/// The records as lines of columns, each as wide as its widest cell up to [`WIDEST`], and no line longer than `width`.
 fn table(list: List, records: &[Value], width: Option<usize>) -> String {
     if records.is_empty() {
         return format!("{}\n", list.nothing);
