@@ -9,11 +9,10 @@ mod waiting;
 use std::cmp::Ordering;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command};
 
 use crossbeam_channel::{Sender, bounded};
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 pub use self::waiting::{dont_wait, readable, reader_is_gone, ready, write_all};
@@ -50,12 +49,22 @@ pub fn spawn_group(mut command: Command, announce: Option<Announce>) -> io::Resu
     }
 }
 
+/// Both ends of a pipe, the one to read from first; a child inherits neither. By the standard library, as pipe2(2) is
+/// not on every system.
+///
+/// # Errors
+/// What pipe(2) says when there is no descriptor left.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((reader.into(), writer.into()))
+}
+
 /// Makes the command's process say its pid and wait for a byte before it goes on to exec.
 #[expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 fn hold_at_gate(command: &mut Command, announce: Announce, refusal: Sender<io::Error>) -> io::Result<Thread> {
     use std::os::unix::process::CommandExt;
-    let (born_here, born_there) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (go_there, go_here) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (born_here, born_there) = pipe()?;
+    let (go_there, go_here) = pipe()?;
     let inherited = go_here.as_raw_fd();
     let gate = move || {
         // SAFETY: in the forked child this descriptor is a copy that nobody else uses. While it were open, the end of

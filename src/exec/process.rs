@@ -14,6 +14,7 @@ use super::capture::{self, Capture, Captured};
 use super::json_lines::{Collected, JsonLines, OnJson};
 use super::{CommandLine, Failure, FailureCode, Outcome, ProcessResult, Task, verdict};
 use crate::clock;
+use crate::os;
 use crate::process::ledger::{Ledger, Purpose};
 use crate::process::{self, Exit, Flags, Input, Process, Spec};
 use crate::store::private;
@@ -269,7 +270,7 @@ impl Started {
     /// A thread at one of the pipes; it ends with the pipe, or with `cancel`.
     fn read(&mut self, name: String, read: impl FnOnce(&OwnedFd) + Send + 'static) -> Result<(), String> {
         let problem = |error: io::Error| format!("Cannot start a thread for the run: {error}.");
-        let (cancelled, to_cancel) = cancellation().map_err(problem)?;
+        let (cancelled, to_cancel) = os::pipe().map_err(problem)?;
         self.cancel.push(to_cancel);
         self.threads.push(threads::spawn(name, move || read(&cancelled)).map_err(problem)?);
         Ok(())
@@ -295,10 +296,6 @@ impl Started {
         let stderr = self.stderr.recv().unwrap_or_default();
         Ended { exit, cut_short, stdout, stderr, json }
     }
-}
-
-fn cancellation() -> io::Result<(OwnedFd, OwnedFd)> {
-    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Into::into)
 }
 
 impl Ended {

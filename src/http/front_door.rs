@@ -20,6 +20,7 @@ use super::inner::{Pool, cut, sweep};
 use super::limits::{self, Limits};
 use super::open::{Open, Waiting};
 use super::reply::{ApiError, Reply};
+use crate::os;
 use crate::threads::permits::Permits;
 use crate::threads::{self, Thread};
 
@@ -127,7 +128,7 @@ impl Prepared {
     pub fn open(self) -> io::Result<FrontDoor> {
         let Self { bound: Bound { listener, address }, shared, stop } = self;
         let (alive, done) = bounded(0);
-        let (wake_read, wake) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (wake_read, wake) = os::pipe()?;
         let acceptor = Acceptor {
             listener,
             wake: wake_read,

@@ -21,6 +21,7 @@ use crate::hub::batch::Subject;
 use crate::hub::drafts::Drafts;
 use crate::model::event::EventType;
 use crate::model::record::{Child, ChildStatus, SessionStatus};
+use crate::os;
 use crate::threads::{self, Thread};
 
 /// How long a dial may take: its own deadline, and the resolution of a name, which has none.
@@ -134,9 +135,9 @@ impl External {
         };
         let system =
             |error: std::io::Error| Some(Err(DialError(format!("no dial is possible now: {error}"))));
-        let (cancelled, cancel) = match rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) {
+        let (cancelled, cancel) = match os::pipe() {
             Ok(ends) => ends,
-            Err(error) => return system(error.into()),
+            Err(error) => return system(error),
         };
         let (done, outcome) = bounded(1);
         let dialling = threads::spawn(format!("dial-{}", self.generation + 1), move || {

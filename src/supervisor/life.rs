@@ -206,8 +206,7 @@ impl Life {
     }
 
     fn cancellation(&mut self) -> Result<OwnedFd, StartError> {
-        let (cancelled, cancel) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|error| StartError::Thread(error.into()))?;
+        let (cancelled, cancel) = os::pipe().map_err(StartError::Thread)?;
         self.cancel.push(cancel);
         Ok(cancelled)
     }

@@ -82,7 +82,7 @@ impl Parts {
     fn connect(&self, generation: u64) -> Wire {
         let (connection, written) = Connection::new(generation, None);
         let (input, says): (PipeReader, PipeWriter) = pipe().unwrap();
-        let (cancelled, cancel) = rustix::pipe::pipe().unwrap();
+        let (cancelled, cancel) = codexd::os::pipe().unwrap();
         let (hub, inbox) = (self.hub.clone(), Arc::clone(&self.inbox));
         let reader = match self.config.server.strategy {
             Strategy::Spawn => {
