@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 # What `make start` passes on, for example ARGS='--local-api-base http://127.0.0.1:0'
 ARGS ?=
 
-.PHONY: help smoke test matrix soak check build static dist install fuzz openapi-check bench bench-check start clean
+.PHONY: help smoke test matrix soak check check-macos build static dist install fuzz openapi-check bench bench-check start clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ check: ## Formatting, lints, documentation, and the rules of tests/it/tidy.rs
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 	$(CARGO) test --locked --test it tidy
+
+check-macos: ## Compile everything for macOS without linking it, on Linux as well; says what it needs for that
+	sh tests/check-macos.sh
 
 build: ## The release binary, target/release/codexd
 	$(CARGO) build --locked --release

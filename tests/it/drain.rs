@@ -1,7 +1,6 @@
 //! A stop takes no new work, lets running work end for a while, and interrupts what has not.
 
 use std::os::unix::process::ExitStatusExt;
-#[cfg(target_os = "linux")]
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -187,7 +186,7 @@ fn a_second_sigterm_ends_at_once_and_leaves_nothing() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(not(target_os = "linux"), ignore = "there is setsid(1) on Linux only")]
 fn a_closed_terminal_is_a_stop_like_any_other() {
     if codexd::os::is_ignored(Signal::HUP).unwrap() {
         return skipped(
@@ -228,7 +227,7 @@ fn under_nohup_a_closed_terminal_changes_nothing() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(not(target_os = "linux"), ignore = "there is env --block-signal on Linux only")]
 fn a_daemon_whose_starter_has_blocked_its_signals_is_stopped_by_them_and_so_is_its_child() {
     let block = "env --block-signal=TERM --block-signal=CHLD --block-signal=USR1";
     if !Command::new("sh")

@@ -41,6 +41,8 @@ mod external_errors;
 mod external_tls;
 mod failed_start;
 mod fake_app_server;
+#[cfg(target_os = "linux")] // Elsewhere nobody can change another process's limits.
+mod file_limit;
 mod fuzz;
 mod golden_shapes;
 mod hostile;

@@ -107,7 +107,10 @@ impl Drop for Hidden {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn a_stop_leaves_nothing_of_a_child_that_litters() {
     for _ in 0..rounds(3, 20) {
         let hidden = Hidden::new();
@@ -121,7 +124,6 @@ fn a_stop_leaves_nothing_of_a_child_that_litters() {
 }
 
 /// Two SIGTERMs, the second while the child is being waited for: the port is still open then.
-#[cfg(target_os = "linux")]
 fn stop_cut_short(daemon: &mut Daemon) {
     daemon.signal(Signal::TERM);
     until("the stop", DEADLINE, || {
@@ -132,7 +134,10 @@ fn stop_cut_short(daemon: &mut Daemon) {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn a_second_sigterm_leaves_nothing_of_a_child_that_litters() {
     let hidden = Hidden::new();
     let mut daemon = on_script(&hidden.litters(), &["--stop-timeout-ms", "600000"]).start();
@@ -143,7 +148,6 @@ fn a_second_sigterm_leaves_nothing_of_a_child_that_litters() {
 }
 
 /// codexd, started by this script.
-#[cfg(target_os = "linux")]
 fn entrypoint(folder: &tempfile::TempDir, script: &str) -> std::path::PathBuf {
     let path = folder.path().join("entrypoint");
     let program = env!("CARGO_BIN_EXE_codexd");
@@ -155,7 +159,10 @@ fn entrypoint(folder: &tempfile::TempDir, script: &str) -> std::path::PathBuf {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn what_an_entrypoint_has_left_before_it_became_the_daemon_is_let_alone() {
     let (hidden, folder) = (Hidden::new(), tempfile::tempdir().unwrap());
     let before = hidden.script().replace('&', "<&- >&- 2>&- &");
@@ -180,7 +187,7 @@ fn what_an_entrypoint_has_left_before_it_became_the_daemon_is_let_alone() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(not(target_os = "linux"), ignore = "there is unshare(1) on Linux only")]
 fn as_process_1_a_daemon_lets_what_others_have_left_alone() {
     let apart = ["-pf", "--mount-proc", "--kill-child"];
     let can = std::process::Command::new("unshare").args(apart).arg("true").output();
@@ -218,7 +225,10 @@ fn as_process_1_a_daemon_lets_what_others_have_left_alone() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn a_crash_of_the_child_leaves_nothing_of_it() {
     let hidden = Hidden::new();
     let script =
@@ -237,7 +247,10 @@ fn a_crash_of_the_child_leaves_nothing_of_it() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn a_dead_childs_full_input_that_somebody_else_holds_is_waited_for_by_nobody() {
     let hidden = Hidden::new();
     // While a run goes on, a process without parent and mark may be the run's: it outlives the child.
@@ -262,7 +275,10 @@ fn a_dead_childs_full_input_that_somebody_else_holds_is_waited_for_by_nobody() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn adopted_orphans_leave_no_zombies_and_the_childs_own_status_is_kept() {
     // Forty grandchildren whose parents are gone end while the child lives; then it ends with a status of its own.
     let script = "i=0; while [ $i -lt 40 ]; do (setsid sh -c 'sleep 0.2' &); i=$((i+1)); done; \
@@ -287,7 +303,10 @@ fn adopted_orphans_leave_no_zombies_and_the_childs_own_status_is_kept() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn the_next_start_ends_what_a_killed_daemon_has_left() {
     for _ in 0..rounds(3, 20) {
         let hidden = Hidden::new();
@@ -324,7 +343,10 @@ fn the_next_start_ends_what_a_killed_daemon_has_left() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn what_has_cleared_its_environment_is_known_by_the_group_of_a_child_that_is_gone() {
     let mut daemon = Daemon::builder().start();
     let mut group = on_record(&daemon).remove(0);
@@ -425,7 +447,10 @@ fn a_stranger_is_never_taken_for_a_leftover() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn without_its_ledger_a_daemon_knows_its_own_by_their_mark() {
     let mut daemon = on_script("trap '' TERM; echo ready >&2; while :; do sleep 1; done", &[]).start();
     ready(&daemon);
@@ -438,7 +463,10 @@ fn without_its_ledger_a_daemon_knows_its_own_by_their_mark() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn a_run_of_a_killed_daemon_is_ended_and_recorded() {
     let folder = tempfile::tempdir().unwrap();
     let ready = folder.path().join("ready");
@@ -509,7 +537,10 @@ fn real_codex_in_a_turn_leaves_nothing_after_a_stop() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn real_codex_in_a_turn_leaves_nothing_after_the_start_that_follows_a_kill() {
     let codex =
         real_codex_or_skip!("real_codex_in_a_turn_leaves_nothing_after_the_start_that_follows_a_kill");

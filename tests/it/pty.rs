@@ -85,7 +85,10 @@ impl AtTerminal {
 
 /// The program at a terminal of its own, and the terminal's other side.
 fn spawn(program: &Command) -> (Process, File) {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    #[cfg(target_os = "linux")] // Where there is no such flag, there is no setsid(1) either.
+    let flags = flags | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).unwrap();
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
     let name = ptsname(&master, Vec::new()).unwrap();

@@ -366,8 +366,11 @@ fn runs_of_a_daemon_that_was_killed_are_interrupted() {
     assert_eq!(failed.len(), 2, "each once");
 }
 
-#[cfg(target_os = "linux")]
 #[test]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
 fn what_outlives_a_daemon_that_was_killed_is_ended_by_the_next() {
     let mut bench = Bench::stub(&[]);
     let tag = "runs-crash";
