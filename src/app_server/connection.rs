@@ -276,6 +276,13 @@ impl Connection {
         }));
     }
 
+    /// The answer to a request of ours cannot be read, for that reason.
+    pub(super) fn unreadable(&self, id: i64, reason: &str) {
+        if let Some(Waiting { method, respond }) = lock(&self.calls).waiting.remove(&id) {
+            respond(Err(CallError::Unreadable { method, problem: reason.to_owned() }));
+        }
+    }
+
     /// A request of ours came back as it was: whatever is there, it will never answer.
     pub(super) fn echoed(&self, id: i64) {
         if let Some(waiting) = lock(&self.calls).waiting.remove(&id) {

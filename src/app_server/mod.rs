@@ -16,6 +16,7 @@ mod inbox_events;
 pub mod needs;
 pub mod notification;
 pub mod outgoing;
+mod oversize;
 pub mod reader;
 #[cfg(feature = "tls")]
 mod tls;

@@ -12,7 +12,8 @@ use super::connection::Connection;
 use super::inbox::{Asked, Inbox, Withdrawn};
 use super::needs;
 use super::notification::Translator;
-use super::wire::{self, Incoming, METHOD_NOT_FOUND, RpcError};
+use super::oversize::{Addressee, Oversize};
+use super::wire::{self, INVALID_REQUEST, Incoming, METHOD_NOT_FOUND, RpcError};
 use crate::hub::Hub;
 use crate::hub::batch::Subject;
 use crate::hub::drafts::Drafts;
@@ -49,8 +50,8 @@ pub struct Reader {
     drafts: Drafts,
     /// The beginning of a line whose end has not come.
     partial: Vec<u8>,
-    /// Bytes of a line too long that were thrown away so far; 0 when not in one.
-    skipped: usize,
+    /// Instead of that, when the line is too long already.
+    oversize: Option<Oversize>,
 }
 
 impl Reader {
@@ -65,7 +66,7 @@ impl Reader {
             changes: Changes::default(),
             drafts: Drafts::new(),
             partial: Vec::new(),
-            skipped: 0,
+            oversize: None,
         }
     }
 
@@ -103,12 +104,15 @@ impl Reader {
             }
         };
         let trailing = std::mem::take(&mut self.partial);
-        let length = self.skipped + trailing.len();
-        let flushed = if length > self.max_line_bytes {
-            self.too_long(length);
-            false
-        } else {
-            !trailing.iter().all(u8::is_ascii_whitespace) && self.line(&trailing)
+        let (length, flushed) = match self.oversize.take() {
+            Some(oversize) => {
+                self.too_long(&oversize);
+                (oversize.length(), false)
+            }
+            None => {
+                let blank = trailing.iter().all(u8::is_ascii_whitespace);
+                (trailing.len(), !blank && self.line(&trailing))
+            }
         };
         self.flush();
         End { source, message, flushed_trailing_message: flushed, trailing_message_length: length }
@@ -118,9 +122,8 @@ impl Reader {
         while let Some(newline) = memchr::memchr(b'\n', bytes) {
             let (line, rest) = (&bytes[..newline], &bytes[newline + 1..]);
             bytes = rest;
-            let length = self.skipped + self.partial.len() + line.len();
-            if length > self.max_line_bytes {
-                self.too_long(length);
+            if let Some(oversize) = self.exceeded(line) {
+                self.too_long(&oversize);
             } else if self.partial.is_empty() {
                 self.line(line);
             } else {
@@ -134,22 +137,43 @@ impl Reader {
                 }
             }
         }
-        if self.skipped > 0 {
-            self.skipped += bytes.len();
-        } else if self.partial.len() + bytes.len() > self.max_line_bytes {
-            self.skipped = self.partial.len() + bytes.len();
-            self.partial = Vec::new();
-        } else {
+        self.oversize = self.exceeded(bytes);
+        if self.oversize.is_none() {
             self.partial.extend_from_slice(bytes);
         }
     }
 
-    /// The end of a line that was too long.
-    fn too_long(&mut self, length: usize) {
-        self.skipped = 0;
-        self.partial = Vec::new();
-        let limit = self.max_line_bytes;
-        self.unreadable(length, &format!("it is longer than the {limit} bytes of --max-line-bytes"), "");
+    /// The line as far as it has come, with these bytes, if that is too long.
+    fn exceeded(&mut self, more: &[u8]) -> Option<Oversize> {
+        if self.oversize.is_none() && self.partial.len() + more.len() <= self.max_line_bytes {
+            return None;
+        }
+        let mut oversize = self.oversize.take().unwrap_or_default();
+        oversize.extend(&std::mem::take(&mut self.partial));
+        oversize.extend(more);
+        Some(oversize)
+    }
+
+    /// The end of a line that was too long. Whoever waits for what was in it waits no longer.
+    fn too_long(&mut self, line: &Oversize) {
+        let reason = format!("it is longer than the {} bytes of --max-line-bytes", self.max_line_bytes);
+        self.unreadable(line.length(), &reason, "");
+        match line.addressee() {
+            Some(Addressee::Caller(id)) => {
+                self.flush();
+                self.connection.unreadable(id, &reason);
+            }
+            Some(Addressee::AppServer(id)) => {
+                let error = RpcError {
+                    code: INVALID_REQUEST,
+                    message: format!("codexd cannot read this: {reason}"),
+                    data: None,
+                };
+                self.connection.respond(&id, Err(&error));
+            }
+            Some(Addressee::Turn(method, params)) => self.notification(method, &params),
+            None => {}
+        }
     }
 
     /// One line; `true` if it was a message of the protocol.

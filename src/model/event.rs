@@ -135,7 +135,7 @@ event_types! {
     TransportClosed = "app-server.transport.closed", Warn, ["exitCode", "flushedTrailingMessage", "signal", "source", "trailingMessageLength"];
     /// A turn was in flight when it did.
     TurnMissing = "app-server.turn.completed.missing", Error, ["childExitCode", "childPid", "childSignal", "childStatus", "failureClass", "flushedTrailingMessage", "sessionId", "threadId", "trailingMessageLength", "transportCloseMessage", "transportCloseSource", "turnId", "turnStatusAtClose"];
-    /// The app-server wrote something that is no message of the protocol.
+    /// The app-server wrote something that is no message of the protocol, or is longer than --max-line-bytes.
     MessageUnreadable = "app-server.message.unreadable", Warn, ["bytes", "reason"];
     /// `thread/started`.
     ThreadStarted = "app-server.thread.started", Info, ["threadId"];

@@ -81,3 +81,22 @@ fn a_person_can_read_what_the_real_codex_does() {
     }
     assert!(seen > 30, "{seen}");
 }
+
+#[test]
+fn the_end_of_a_turn_of_the_real_codex_is_known_though_its_line_is_too_long() {
+    let codex =
+        real_codex_or_skip!("the_end_of_a_turn_of_the_real_codex_is_known_though_its_line_is_too_long");
+    let model = ModelServer::start();
+    let home = CodexHome::new(&model);
+    let bench =
+        Bench::with(Daemon::builder().codex(codex.native(), &home).flags(&["--max-line-bytes", "100000"]));
+    let session = bench.session(json!({"cwd": home.work()}));
+    let turn = bench.turn(&session, "big: 200000");
+    assert_eq!(bench.ended(&turn), "completed");
+    let turn = bench.turn(&session, "say 1 words");
+    assert_eq!(bench.ended(&turn), "completed");
+    // Of a turn that is over, the log may lack the last lines yet; this one is not the last.
+    let said = std::fs::read_to_string(bench.daemon.log("stdout.log")).unwrap();
+    let ends = |line: &&str| line.starts_with(r#"{"method":"turn/completed""#);
+    assert!(said.lines().find(ends).unwrap().len() > 200_000, "what this test is for has happened");
+}
