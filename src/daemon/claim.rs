@@ -43,9 +43,9 @@ pub(super) fn locks_and_port(config: &Config) -> Result<(Locks, Bound), Error> {
     if let Err(wrong) = usable_token(config) {
         return Err(held().map_or(wrong, Error::Lock));
     }
-    private_folder(&paths.state_dir)?;
+    private_folder(&paths.repo_root, &paths.state_dir)?;
     let state = lock::acquire(&of_state.0, of_state.1)?;
-    private_folder(&paths.logs_dir)?;
+    private_folder(&paths.repo_root, &paths.logs_dir)?;
     let log = lock::acquire(&of_log.0, of_log.1)?;
     Ok((Locks { _state: state, _log: log }, bind(address)?))
 }

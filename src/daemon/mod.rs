@@ -309,10 +309,10 @@ fn accompany(
 }
 
 /// Makes a folder, or makes that of an older version private.
-fn private_folder(path: &Path) -> Result<(), StoreError> {
+fn private_folder(root: &Path, path: &Path) -> Result<(), StoreError> {
     let mut closed = Vec::new();
     let is_new = !path.exists();
-    private::folder(path, &mut closed)?;
+    private::folder(root, path, &mut closed)?;
     for path in closed {
         warn!("other users had access to {}; they have no more", path.display());
     }

@@ -1,13 +1,14 @@
 //! What a run's process writes: the end of it in memory, all of it in a file once it is more than that.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use log::warn;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::os;
 
@@ -91,11 +92,21 @@ impl Capture {
     }
 }
 
+/// Makes the file anew. The folder may be where the run may write, so whatever it has put in this place is removed, and
+/// a link to another folder is not followed.
 fn open(path: &Path) -> io::Result<File> {
-    if let Some(folder) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
     }
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(&folder, name, flags, Mode::RUSR | Mode::WUSR)?.into())
 }
 
 /// Reads a pipe to its end, calling `seen` with each piece. Once the other end of `cancel` is dropped only what waits in
@@ -138,15 +149,17 @@ pub fn drain(
 /// What the system says, or that it is no regular file.
 pub fn last_message(path: &Path) -> io::Result<Option<Captured>> {
     // Another program wrote it: to open what turns out to be a pipe must not wait for somebody who writes to it.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let no_file = || io::Error::other("it is no regular file");
     let mut file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP) => return Err(no_file()),
         Err(error) => return Err(error.into()),
     };
     let found = file.metadata()?;
     if !found.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(no_file());
     }
     let most = LAST_MESSAGE as u64;
     let truncated = found.len() > most;
@@ -195,6 +208,31 @@ mod tests {
         assert!(captured.truncated);
         assert_eq!(captured.text.as_bytes(), &all[all.len() - KEPT..]);
         assert_eq!(fs::read(path).unwrap(), all);
+    }
+
+    #[test]
+    fn what_a_run_has_put_in_the_files_place_is_not_written_through() {
+        let place = tempfile::tempdir().unwrap();
+        let (outside, folder) = (place.path().join("outside"), place.path().join("runs"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("precious"), "precious").unwrap();
+        std::os::unix::fs::symlink(outside.join("precious"), folder.join("x.log")).unwrap();
+        let much = vec![b'x'; KEPT + 1];
+        let mut capture = Capture::new(folder.join("x.log"));
+        capture.add(&much);
+        assert_eq!(fs::read(folder.join("x.log")).unwrap(), much);
+
+        std::os::unix::fs::symlink(&outside, place.path().join("link")).unwrap();
+        let mut capture = Capture::new(place.path().join("link/y.log"));
+        capture.add(&much);
+        assert!(capture.failed && capture.finish().truncated, "it is said, and the end is in memory");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(outside.join("precious")).unwrap(), "precious");
+
+        std::os::unix::fs::symlink(outside.join("precious"), folder.join("last-message.txt")).unwrap();
+        let refusal = last_message(&folder.join("last-message.txt")).unwrap_err();
+        assert_eq!(refusal.to_string(), "it is no regular file");
     }
 
     #[test]

@@ -4,14 +4,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{self, sync_folder};
 use super::lock::{self, Lock};
 use super::segments::{self, Segment};
-use super::{Repair, StoreError, tail};
+use super::{Repair, StoreError, private, tail};
 use crate::config::{self, Sync};
 use crate::fault::{self, Point};
 
@@ -389,12 +389,7 @@ fn is_at(path: &Path, file: &File) -> io::Result<bool> {
 
 /// Opens for appending, made with 0600 if missing.
 fn open_append(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
+    private::open(path, OpenOptions::new().read(true).append(true).create(true))
         .map_err(StoreError::at("cannot open", path))
 }
 

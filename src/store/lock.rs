@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
-use rustix::io::Errno;
 use rustix::process::{Flock, FlockOffsetType, FlockType, Pid, fcntl_getlk, getpid};
 use thiserror::Error;
 
+use super::private;
 use crate::os;
 
 /// Device and inode of the lock files that this process holds.
@@ -79,22 +79,9 @@ pub fn acquire(path: &Path, flag: &'static str) -> Result<Lock, LockError> {
     if is_held_here(&held, path) {
         return Err(LockError::Held { path: path.to_owned(), pid: getpid().as_raw_pid(), flag });
     }
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
-        .map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::LOOP) => failed(no_file()),
-            _ => failed(error),
-        })?;
+    let options = &mut OpenOptions::new();
+    let mut file = private::open(path, options.read(true).write(true).create(true)).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
-    if !found.is_file() {
-        return Err(failed(no_file()));
-    }
     if let Err(refusal) = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         return match holder_of(&file, path) {
             Ok(Some(pid)) => Err(LockError::Held { path: path.to_owned(), pid: pid.as_raw_pid(), flag }),
@@ -123,10 +110,6 @@ pub fn keep(path: &Path, flag: &'static str) -> Result<Option<Lock>, LockError> 
 }
 
 /// Whatever else stands in its place is not ours to write to.
-fn no_file() -> io::Error {
-    io::Error::other("it is there, but is no plain file")
-}
-
 /// The process that holds the lock; `None` when nobody does or the file does not exist. Changes nothing.
 ///
 /// # Errors
@@ -139,7 +122,7 @@ pub fn holder(path: &Path) -> io::Result<Option<Pid>> {
     // Without waiting for somebody to write to what may be a pipe.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Ok(file) if !file.metadata()?.is_file() => Err(no_file()),
+        Ok(file) if !file.metadata()?.is_file() => Err(private::no_plain_file()),
         Ok(file) => holder_of(&file, path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

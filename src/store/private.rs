@@ -1,11 +1,12 @@
 //! What is on disk is this user's alone: folders 0700, files 0600, whatever the umask, nobody else's folder.
 
-use std::fs::{self, Metadata, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{geteuid, umask};
 use tempfile::TempDir;
 
@@ -34,8 +35,17 @@ pub fn temporary_folder(parent: &Path, prefix: &str) -> io::Result<TempDir> {
 /// too. Older versions left folders and files that others could read: they are closed, and `closed` names them.
 ///
 /// # Errors
-/// When it belongs to another user (who could read and replace whatever is put there), or what the system says.
-pub fn folder(path: &Path, closed: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+/// When it belongs to another user (who could read and replace whatever is put there), when a link below `root` leads to
+/// it (what lies there may have come with a repository), or what the system says.
+pub fn folder(root: &Path, path: &Path, closed: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+    let below = path.ancestors().take_while(|place| *place != root && place.starts_with(root));
+    for place in below {
+        if fs::symlink_metadata(place).is_ok_and(|found| found.is_symlink()) {
+            let problem =
+                "it is a symbolic link; give the folder that it leads to as --state-dir or --logs-dir";
+            return Err(StoreError::at("cannot use", place)(io::Error::other(problem)));
+        }
+    }
     fs::DirBuilder::new()
         .recursive(true)
         .mode(FOLDER)
@@ -83,7 +93,7 @@ fn close(path: &Path, found: &Metadata, mode: u32) -> io::Result<bool> {
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => rustix::fs::fchmod(&file, Mode::from_raw_mode(mode as _))?,
         // It is the owner who may not read: only its mode can be changed, by name.
-        Err(rustix::io::Errno::ACCESS) => fs::set_permissions(path, Permissions::from_mode(mode))?,
+        Err(Errno::ACCESS) => fs::set_permissions(path, Permissions::from_mode(mode))?,
         Err(error) => return Err(error.into()),
     }
     Ok(found.mode() & 0o077 != 0)
@@ -102,12 +112,32 @@ pub fn keep_out_of_git(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Opens a file as `options` say, 0600 if that makes it: never what a link leads to. A repository can bring links along,
+/// and a command in a sandbox can put them wherever it may write.
+///
+/// # Errors
+/// What open(2) says, or that it is there, but is no plain file.
+pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    // Whatever it is, opening it does not wait for anybody.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = options.mode(FILE).custom_flags(flags.bits().cast_signed()).open(path);
+    let file = opened.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => no_plain_file(),
+        _ => error,
+    })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(no_plain_file()) }
+}
+
+pub(super) fn no_plain_file() -> io::Error {
+    io::Error::other("it is there, but is no plain file")
+}
+
 /// A file that must not be there yet, 0600.
 ///
 /// # Errors
 /// What open(2) says; `AlreadyExists`.
-pub fn create_new(path: &Path) -> io::Result<fs::File> {
-    fs::OpenOptions::new().write(true).create_new(true).mode(FILE).open(path)
+pub fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(FILE).open(path)
 }
 
 #[cfg(test)]
@@ -123,7 +153,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("a/b");
         let mut closed = Vec::new();
-        folder(&path, &mut closed).unwrap();
+        folder(parent.path(), &path, &mut closed).unwrap();
         assert_eq!((mode(&path), mode(&parent.path().join("a"))), (0o700, 0o700));
         assert!(closed.is_empty());
 
@@ -136,9 +166,36 @@ mod tests {
             fs::set_permissions(open, Permissions::from_mode(0o644)).unwrap();
         }
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-        folder(&path, &mut closed).unwrap();
+        folder(parent.path(), &path, &mut closed).unwrap();
         assert_eq!(closed, [path.clone(), path.join("open")]);
         assert_eq!((mode(&path), mode(&path.join("open")), mode(&outside)), (0o700, 0o600, 0o644));
+    }
+
+    #[test]
+    fn links_below_the_root_are_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let (outside, link) = (root.path().join("outside"), root.path().join("repo/logs"));
+        fs::create_dir_all(root.path().join("repo")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, &link).unwrap();
+        for path in [link.clone(), link.join("codexd")] {
+            let refusal = folder(&root.path().join("repo"), &path, &mut Vec::new()).unwrap_err().to_string();
+            assert!(refusal.starts_with(&format!("cannot use {}: it is a symbolic link", link.display())));
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        // Above the root it is the user's own doing.
+        folder(&link, &link.join("codexd"), &mut Vec::new()).unwrap();
+
+        fs::write(outside.join("precious"), "precious").unwrap();
+        std::os::unix::fs::symlink(outside.join("precious"), outside.join("log")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, outside.join("fifo"), Mode::RWXU).unwrap();
+        for name in ["log", "fifo"] {
+            let refusal = open(&outside.join(name), OpenOptions::new().read(true).append(true).create(true))
+                .unwrap_err();
+            assert_eq!(refusal.to_string(), "it is there, but is no plain file");
+        }
+        open(&outside.join("new"), OpenOptions::new().append(true).create(true)).unwrap();
+        assert_eq!(mode(&outside.join("new")), FILE);
     }
 
     #[test]
@@ -157,13 +214,13 @@ mod tests {
     fn a_folder_of_somebody_else_is_refused() {
         if !geteuid().is_root() {
             // A folder of root is there for everybody else.
-            let refusal = folder(Path::new("/usr"), &mut Vec::new()).unwrap_err().to_string();
+            let refusal = folder(Path::new("/"), Path::new("/usr"), &mut Vec::new()).unwrap_err().to_string();
             assert!(refusal.contains("belongs to another user (uid 0"), "{refusal}");
             return;
         }
         let parent = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(parent.path(), Some(65534), None).unwrap();
-        let refusal = folder(parent.path(), &mut Vec::new()).unwrap_err().to_string();
+        let refusal = folder(Path::new("/"), parent.path(), &mut Vec::new()).unwrap_err().to_string();
         assert!(refusal.contains("belongs to another user (uid 65534, codexd runs as 0)"), "{refusal}");
     }
 }

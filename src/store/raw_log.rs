@@ -2,8 +2,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use super::private;
 
 /// `stdout.log` or `stderr.log`. Older files are `<name>.1` (the newest) to `<name>.<keep>`.
 #[derive(Debug)]
@@ -104,7 +105,7 @@ impl RawLog {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    private::open(path, OpenOptions::new().append(true).create(true))
 }
 
 #[cfg(test)]

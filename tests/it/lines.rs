@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,8 +48,9 @@ fn read(parts: &Parts, bytes: &[u8], ends: &[usize]) -> End {
     let pieces = places.windows(2).map(|place| bytes[place[0]..place[1]].to_vec());
     let left = pieces.filter(|piece| !piece.is_empty()).collect();
     let input = Pieces { left, null: File::open("/dev/null").unwrap() };
+    let log = tempfile::NamedTempFile::new().unwrap();
     let (cancelled, _cancel) = codexd::os::pipe().unwrap();
-    let end = reader.run(input, &cancelled, RawLog::open(Path::new("/dev/null"), None, None).unwrap());
+    let end = reader.run(input, &cancelled, RawLog::open(log.path(), None, None).unwrap());
     let (done, taken) = bounded(1);
     parts.hub.transact_in_order(0, |_, _| (), move |_| done.send(()).unwrap()).unwrap();
     taken.recv_timeout(DEADLINE).expect("the hub");
