@@ -135,6 +135,7 @@ impl Daemon {
         threads::set_last_words(orphans::kill_everything);
         private::mend_umask();
         os::descriptors::raise_limit();
+        os::descriptors::keep_inherited();
         let (locks, bound) = claim::locks_and_port(&config)?;
         let resolved = bound.local_addr();
 

@@ -96,7 +96,7 @@ impl Guard {
 
     fn check_origin(&self, head: &Head, host: &str) -> Result<(), ApiError> {
         let mut origins = head.all("origin");
-        let Some(origin) = origins.next() else { return Ok(()) };
+        let Some(origin) = origins.next() else { return check_site(head) };
         let own = origin.strip_prefix("http://").and_then(|authority| self.own_name(authority));
         // A page served from another name of the loopback interface is another origin, and not ours.
         if origins.next().is_none() && own.is_some_and(|name| name.eq_ignore_ascii_case(host)) {
@@ -116,6 +116,18 @@ impl Guard {
         };
         ours.then_some(name)
     }
+}
+
+/// A page may have the browser GET without an Origin what it cannot read: pictures, or whatever `no-cors` asks for. Some
+/// answers never end, so that would hold connections. Browsers say where it comes from (Fetch Metadata Request Headers,
+/// W3C); only a person who follows a link may come from elsewhere.
+fn check_site(head: &Head) -> Result<(), ApiError> {
+    let follows_a_link =
+        head.get("sec-fetch-mode") == Some("navigate") && head.get("sec-fetch-dest") == Some("document");
+    if follows_a_link || head.all("sec-fetch-site").all(|site| matches!(site, "same-origin" | "none")) {
+        return Ok(());
+    }
+    Err(ApiError::forbidden_origin("Requests of pages from another origin are refused."))
 }
 
 /// Whether a request needs no token, whatever is configured.
@@ -229,6 +241,21 @@ mod tests {
         let own = "Origin: http://localhost:4319";
         assert_eq!(check(4319, &["Host: localhost:4319", own, own]), 403);
         assert_eq!(check(80, &["Host: localhost:80", "Origin: http://localhost"]), 200);
+    }
+
+    #[test]
+    fn pages_from_elsewhere_may_be_left_and_not_fetch() {
+        let with = |fields: &[&str]| check(4319, &[&["Host: localhost:4319"], fields].concat());
+        let (fetches, follows) = ("Sec-Fetch-Mode: no-cors", "Sec-Fetch-Mode: navigate");
+        for own in ["Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none"] {
+            assert_eq!(with(&[own, fetches, "Sec-Fetch-Dest: script"]), 200, "{own}");
+        }
+        for other in ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site", "Sec-Fetch-Site: new"] {
+            assert_eq!(with(&[other]), 403, "{other}");
+            assert_eq!(with(&[other, fetches, "Sec-Fetch-Dest: image"]), 403, "{other}");
+            assert_eq!(with(&[other, follows, "Sec-Fetch-Dest: iframe"]), 403, "{other}");
+            assert_eq!(with(&[other, follows, "Sec-Fetch-Dest: document"]), 200, "{other}");
+        }
     }
 
     #[test]

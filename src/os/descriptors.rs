@@ -1,4 +1,5 @@
-//! The limit of open files (getrlimit(2), RLIMIT_NOFILE): raised for this process, restored for its children.
+//! Open files: their limit (getrlimit(2), RLIMIT_NOFILE), raised for this process and restored for its children, and those
+//! that were open before.
 
 use std::io;
 use std::sync::OnceLock;
@@ -21,6 +22,16 @@ pub fn raise_limit() -> Option<u64> {
         let _ = INHERITED.set(inherited);
     }
     getrlimit(Resource::Nofile).current
+}
+
+/// Keeps from children what this process was started with beside its standard streams; what it opens itself they do not
+/// get anyway.
+pub fn keep_inherited() {
+    let open = std::fs::read_dir("/dev/fd").into_iter().flatten();
+    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    for descriptor in numbers.filter(|&number: &i32| number > 2) {
+        super::close_on_exec(descriptor);
+    }
 }
 
 /// Gives the calling process the limit back that this one was started with: programs that use select(2) break with

@@ -102,9 +102,7 @@ fn check_handshake(head: &Head) -> Result<&str, Reply> {
     if !head.has_token("connection", "upgrade") {
         return bad("the Connection header must name upgrade");
     }
-    if head.get("content-length").is_some_and(|length| length != "0")
-        || head.get("transfer-encoding").is_some()
-    {
+    if head.all("content-length").any(|length| length != "0") || head.get("transfer-encoding").is_some() {
         return bad("it must have no body");
     }
     let mut versions = head.all("sec-websocket-version");

@@ -503,6 +503,17 @@ fn the_limit_of_descriptors_is_raised_but_not_for_children() {
     children.into_iter().for_each(|child| assert_eq!(soft(child), 300));
 }
 
+#[test]
+fn what_the_daemon_was_started_with_its_children_do_not_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = through(Daemon::builder(), folder.path(), "exec 7</dev/null 8>&1").start();
+    let has = |pid: u32| [7, 8].map(|number| Path::new(&format!("/proc/{pid}/fd/{number}")).exists());
+    assert_eq!(has(daemon.pid()), [true, true], "what this test is for has happened");
+    let children = descendants(daemon.pid());
+    assert!(!children.is_empty());
+    children.into_iter().for_each(|child| assert_eq!(has(child.cast_unsigned()), [false, false]));
+}
+
 /// More connections that say nothing than there are descriptors: whoever says something is served, and when they are
 /// gone everything is as before.
 #[test]
