@@ -216,7 +216,7 @@ mod tests {
         let (outside, folder) = (place.path().join("outside"), place.path().join("runs"));
         fs::create_dir_all(&folder).unwrap();
         fs::create_dir(&outside).unwrap();
-        fs::write(outside.join("precious"), "precious").unwrap();
+        File::create(outside.join("precious")).unwrap().write_all(b"precious").unwrap();
         std::os::unix::fs::symlink(outside.join("precious"), folder.join("x.log")).unwrap();
         let much = vec![b'x'; KEPT + 1];
         let mut capture = Capture::new(folder.join("x.log"));

@@ -186,7 +186,7 @@ mod tests {
         // Above the root it is the user's own doing.
         folder(&link, &link.join("codexd"), &mut Vec::new()).unwrap();
 
-        fs::write(outside.join("precious"), "precious").unwrap();
+        File::create(outside.join("precious")).unwrap().write_all(b"precious").unwrap();
         std::os::unix::fs::symlink(outside.join("precious"), outside.join("log")).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, outside.join("fifo"), Mode::RWXU).unwrap();
         for name in ["log", "fifo"] {
