@@ -188,7 +188,7 @@ mod tests {
 
         File::create(outside.join("precious")).unwrap().write_all(b"precious").unwrap();
         std::os::unix::fs::symlink(outside.join("precious"), outside.join("log")).unwrap();
-        rustix::fs::mkfifoat(rustix::fs::CWD, outside.join("fifo"), Mode::RWXU).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(outside.join("fifo")).status().unwrap().success());
         for name in ["log", "fifo"] {
             let refusal = open(&outside.join(name), OpenOptions::new().read(true).append(true).create(true))
                 .unwrap_err();
