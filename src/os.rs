@@ -12,11 +12,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command};
 
-use crossbeam_channel::{Sender, bounded};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 pub use self::waiting::{dont_wait, readable, reader_is_gone, ready, write_all};
 
+use crate::threads::answer::{Reply, answer};
 use crate::threads::{self, Thread};
 
 /// Told of a process that was forked and has not run its command yet; an error keeps it from ever doing so.
@@ -37,14 +37,14 @@ pub fn spawn_group(mut command: Command, announce: Option<Announce>) -> io::Resu
     command.process_group(0);
     prepare(&mut command);
     let Some(announce) = announce else { return command.spawn() };
-    let (refusal, refused) = bounded(1);
+    let (refusal, refused) = answer();
     let announcer = hold_at_gate(&mut command, announce, refusal)?;
     let spawned = command.spawn();
     // This side's copies of the child's ends: a child that was never born is then seen as the end of its pipe.
     drop(command);
     announcer.join();
-    match (spawned, refused.try_recv()) {
-        (Err(_), Ok(refusal)) => Err(refusal),
+    match (spawned, refused.take()) {
+        (Err(_), Some(refusal)) => Err(refusal),
         (spawned, _) => spawned,
     }
 }
@@ -61,7 +61,7 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Makes the command's process say its pid and wait for a byte before it goes on to exec.
 #[expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
-fn hold_at_gate(command: &mut Command, announce: Announce, refusal: Sender<io::Error>) -> io::Result<Thread> {
+fn hold_at_gate(command: &mut Command, announce: Announce, refusal: Reply<io::Error>) -> io::Result<Thread> {
     use std::os::unix::process::CommandExt;
     let (born_here, born_there) = pipe()?;
     let (go_there, go_here) = pipe()?;
@@ -88,8 +88,7 @@ fn hold_at_gate(command: &mut Command, announce: Announce, refusal: Sender<io::E
         let Some(pid) = Pid::from_raw(i32::from_ne_bytes(pid)) else { return };
         let told = announce(pid).and_then(|()| Ok(rustix::io::write(&go_here, &[1])?));
         if let Err(error) = told {
-            // There is room for one, and there is one.
-            let _ = refusal.try_send(error);
+            refusal.give(error);
         }
     })
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -21,6 +20,7 @@ use crate::process::orphans;
 use crate::store::private;
 use crate::store::segments;
 use crate::threads;
+use crate::threads::answer::answer;
 
 /// How long one step may take.
 const STEP: Duration = Duration::from_secs(10);
@@ -220,15 +220,15 @@ impl Life {
     fn end(self, name: &'static str, checks: &mut Vec<Check>) -> Result<(Arc<Snapshot>, u64), Problem> {
         let Self { daemon, stream, .. } = self;
         // The client reads while the daemon stops, or the daemon would wait for its answer to the Close.
-        let (sender, seen) = bounded(1);
-        let reader = threads::spawn_contained("smoke-stream", move || drop(sender.send(read_to_end(stream))))
+        let (reply, seen) = answer();
+        let reader = threads::spawn_contained("smoke-stream", move || reply.give(read_to_end(stream)))
             .map_err(|error| Problem::Unexpected(format!("no thread: {error}")))?;
         let began = Instant::now();
         let Stopped { snapshot, logged, .. } = daemon.stop()?;
         logged?;
         let took = began.elapsed();
         reader.join();
-        let (last, closed) = seen.recv().unwrap_or_default();
+        let (last, closed) = seen.get().unwrap_or_default();
         let in_order = last["type"] == "daemon.stopped" && closed.contains("1001");
         let detail = match in_order {
             true => format!("stopped in {} ms; the stream ended with daemon.stopped", took.as_millis()),

@@ -39,6 +39,18 @@ pub struct End {
     pub trailing_message_length: usize,
 }
 
+impl End {
+    /// Of a reader of which nothing was heard.
+    pub fn unexplained() -> Self {
+        Self {
+            source: "closed",
+            message: "the reader ended without a word".to_owned(),
+            flushed_trailing_message: false,
+            trailing_message_length: 0,
+        }
+    }
+}
+
 /// Splits, decodes and passes on.
 pub struct Reader {
     hub: Hub,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::RecvTimeoutError;
 use log::warn;
 
 use super::connection::Connection;
@@ -14,6 +14,7 @@ use super::outgoing::Lines;
 use super::reader::{End, Reader};
 use crate::duplex::{self, Closed, Ended, Incoming, Writer, code};
 use crate::hub::Hub;
+use crate::threads::answer::{Answer, answer};
 use crate::threads::{self, Thread, lock};
 
 /// How long the other side gets to answer our Close.
@@ -42,7 +43,7 @@ pub struct Socket {
     connection: Arc<Connection>,
     writer: Thread,
     reader: Thread,
-    end: Receiver<End>,
+    end: Answer<End>,
     cutter: duplex::Cutter,
 }
 
@@ -62,7 +63,7 @@ impl Socket {
         let generation = connection.generation();
         let verdict = Verdict::default();
         let cutter = writer.cutter();
-        let (done, end) = bounded(1);
+        let (done, end) = answer();
         let to_writer = Arc::clone(&verdict);
         let writer = threads::spawn(format!("app-tx-{generation}"), move || {
             write_messages(writer, &lines, keep_alive, &to_writer);
@@ -71,7 +72,7 @@ impl Socket {
         let reader = threads::spawn(format!("app-rx-{generation}"), move || {
             let end = read_messages(reader, Reader::external(hub, from, inbox), &verdict);
             // Its owner listens until it has heard it.
-            let _ = done.send(end);
+            done.give(end);
         });
         match reader {
             Ok(reader) => Ok(Self { connection, writer, reader, end, cutter }),
@@ -84,8 +85,8 @@ impl Socket {
         }
     }
 
-    /// Has one message when the connection has ended.
-    pub fn end(&self) -> &Receiver<End> {
+    /// Comes when the connection has ended.
+    pub fn end(&self) -> &Answer<End> {
         &self.end
     }
 
@@ -93,7 +94,7 @@ impl Socket {
     pub fn close(self, reason: &str) -> bool {
         // The writer sends what is queued, then Close.
         self.connection.close(reason);
-        let in_order = self.end.recv_timeout(CLOSE_GRACE).is_ok();
+        let in_order = self.end.wait(Instant::now() + CLOSE_GRACE).is_ok();
         self.cutter.cut();
         self.writer.join();
         self.reader.join();
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn one_that_answers_is_kept() {
         let (mut reader, server, lines, verdict, thread) = pair(Duration::from_millis(400));
-        let (pings, pinged) = bounded(64);
+        let (pings, pinged) = crossbeam_channel::bounded(64);
         let server = threads::spawn_contained("test-server", move || {
             let mut socket = tungstenite::WebSocket::from_raw_socket(
                 server,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded, select};
+use crossbeam_channel::{Receiver, select};
 use log::{info, warn};
 
 use super::capture::{self, Capture, Captured};
@@ -18,6 +18,7 @@ use crate::os;
 use crate::process::ledger::{Ledger, Purpose};
 use crate::process::{self, Exit, Flags, Input, Process, Spec};
 use crate::store::private;
+use crate::threads::answer::{Answer, answer};
 use crate::threads::{self, Thread, lock};
 
 /// From SIGTERM to SIGKILL (contract, section 8).
@@ -200,8 +201,8 @@ fn read_last_message(run: &str, path: &Path) -> Option<Captured> {
 struct Started {
     cancel: Vec<OwnedFd>,
     process: Process,
-    stdout: Receiver<(Captured, Collected)>,
-    stderr: Receiver<Captured>,
+    stdout: Answer<(Captured, Collected)>,
+    stderr: Answer<Captured>,
     threads: Vec<Thread>,
 }
 
@@ -245,8 +246,8 @@ impl Started {
         let missing = || "The run's process has no output pipe.".to_owned();
         let output = process.take_stdout().ok_or_else(missing)?;
         let errors = process.take_stderr().ok_or_else(missing)?;
-        let (send_stdout, stdout) = bounded(1);
-        let (send_stderr, stderr) = bounded(1);
+        let (give_stdout, stdout) = answer();
+        let (give_stderr, stderr) = answer();
         let mut started = Self { cancel: Vec::new(), process, stdout, stderr, threads: Vec::new() };
 
         let log = |stream: &str| Capture::new(shared.logs.join(format!("{}.{stream}.log", task.run_id)));
@@ -258,11 +259,11 @@ impl Started {
                     lines.add(piece);
                 }
             });
-            let _ = send_stdout.send((captured, lines.map(JsonLines::finish).unwrap_or_default()));
+            give_stdout.give((captured, lines.map(JsonLines::finish).unwrap_or_default()));
         })?;
         let capture = log("stderr");
         started.read(format!("{}-err", task.run_id), move |cancelled| {
-            let _ = send_stderr.send(capture::drain(errors, cancelled, capture, |_| {}));
+            give_stderr.give(capture::drain(errors, cancelled, capture, |_| {}));
         })?;
         Ok(started)
     }
@@ -292,8 +293,8 @@ impl Started {
             thread.wait(GRACE);
         }
         self.cancel.clear();
-        let (stdout, json) = self.stdout.recv().unwrap_or_default();
-        let stderr = self.stderr.recv().unwrap_or_default();
+        let (stdout, json) = self.stdout.get().unwrap_or_default();
+        let stderr = self.stderr.get().unwrap_or_default();
         Ended { exit, cut_short, stdout, stderr, json }
     }
 }

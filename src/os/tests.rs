@@ -40,7 +40,7 @@ fn touch(file: &std::path::Path) -> Command {
 fn a_command_runs_only_after_it_was_announced() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("made");
-    let (seen, look) = (file.clone(), bounded(1));
+    let (seen, look) = (file.clone(), crossbeam_channel::bounded(1));
     let announce: Announce = Box::new(move |pid| {
         let born = super::look_up(pid).is_some_and(|listed| !listed.started.is_empty());
         look.0.send((pid, born, seen.exists())).unwrap();

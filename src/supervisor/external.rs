@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use crossbeam_channel::{Receiver, after, never, select};
 use log::{info, warn};
 
 use super::backoff::Backoff;
@@ -22,6 +22,7 @@ use crate::hub::drafts::Drafts;
 use crate::model::event::EventType;
 use crate::model::record::{Child, ChildStatus, SessionStatus};
 use crate::os;
+use crate::threads::answer::{Reply, answer};
 use crate::threads::{self, Thread};
 
 /// How long a dial may take: its own deadline, and the resolution of a name, which has none.
@@ -55,12 +56,12 @@ impl External {
     }
 
     /// Runs until the daemon stops.
-    pub(super) fn run(mut self, first: &Sender<Result<(), StartError>>) {
+    pub(super) fn run(mut self, first: Reply<Result<(), StartError>>) {
         if let Err(error) = self.begin() {
-            return drop(first.send(Err(error.into())));
+            return first.give(Err(error.into()));
         }
         self.parts.client.away("there is no connection to the app-server yet", !self.lost);
-        let _ = first.send(Ok(()));
+        first.give(Ok(()));
         self.keep_connected();
         self.parts.client.gone("codexd is stopping");
         self.update(|child| {
@@ -139,17 +140,17 @@ impl External {
             Ok(ends) => ends,
             Err(error) => return system(error),
         };
-        let (done, outcome) = bounded(1);
+        let (done, outcome) = answer();
         let dialling = threads::spawn(format!("dial-{}", self.generation + 1), move || {
             // Nobody waits any more after a stop.
-            let _ = done.send(target.dial(&cancelled));
+            done.give(target.dial(&cancelled));
         });
         let thread = match dialling {
             Ok(thread) => thread,
             Err(error) => return system(error),
         };
         let dialled = select! {
-            recv(outcome) -> dialled => dialled.ok(),
+            recv(outcome.given()) -> _ => outcome.take(),
             recv(self.stops) -> _ => None,
             default(LONGEST_DIAL) => {
                 let millis = LONGEST_DIAL.as_millis();
@@ -191,9 +192,9 @@ impl External {
         }
         let ended = select! {
             recv(self.stops) -> _ => None,
-            recv(socket.end()) -> end => Some(end.unwrap_or_else(|_| unexplained())),
+            recv(socket.end().given()) -> _ => Some(socket.end().take().unwrap_or_else(End::unexplained)),
             recv(connection.hopeless()) -> reason => {
-                Some(End { source: "websocket.silent", message: reason.unwrap_or_default(), ..unexplained() })
+                Some(End { source: "websocket.silent", message: reason.unwrap_or_default(), ..End::unexplained() })
             }
         };
         let Some(end) = ended else {
@@ -242,15 +243,6 @@ impl External {
         if let Err(error) = self.parts.hub.ask(|core| core.update_child(change)) {
             warn!("the state of the external app-server could not be recorded: {error}");
         }
-    }
-}
-
-fn unexplained() -> End {
-    End {
-        source: "closed",
-        message: "the reader ended without a word".to_owned(),
-        flushed_trailing_message: false,
-        trailing_message_length: 0,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
 use crate::model::event::{EventType, Level};
 use crate::model::record::{ChildStatus, Session};
+use crate::threads::answer::answer;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -126,11 +127,11 @@ pub(super) fn tell_lost(parts: &Parts, end: End, used: bool) {
 /// In the child's own order, and back once it is in the log: only then the next life begins, a new connection brings the
 /// turns' end, or the daemon stops.
 fn log(parts: &Parts, draft: impl FnOnce(&mut Core, &mut Drafts) + Send + 'static) {
-    let (done, told) = crossbeam_channel::bounded(1);
-    let sent = parts.hub.transact_in_order(0, draft, move |outcome| drop(done.send(outcome)));
+    let (done, told) = answer();
+    let sent = parts.hub.transact_in_order(0, draft, move |_| done.give(()));
     // A stopped hub has said why.
     if sent.is_ok() {
-        let _ = told.recv();
+        told.get();
     }
 }
 

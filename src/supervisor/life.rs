@@ -3,9 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, never, select};
 use log::warn;
 
 use super::output::{self, LastWords, Stream};
@@ -20,6 +20,7 @@ use crate::os;
 use crate::process::ledger::Purpose;
 use crate::process::{self, Exit, Flags, Input, Process, Spec};
 use crate::store::raw_log::RawLog;
+use crate::threads::answer::{Answer, answer};
 use crate::threads::{self, Thread};
 
 const FLAGS: Flags = Flags { command: "--server-command", folder: "--server-cwd" };
@@ -73,10 +74,8 @@ pub(super) struct Life {
     pid: u32,
     connection: Option<Arc<Connection>>,
     lines: Option<Lines>,
-    output_end: Receiver<End>,
-    output_end_sender: Option<Sender<End>>,
-    /// How its output ended, once that was heard.
-    output: Option<End>,
+    /// How its output ends; `None` in exec mode, where that means nothing.
+    output_end: Option<Answer<End>>,
     last_words: Arc<LastWords>,
     /// Dropping these ends the readers, and the writer where it waits for room.
     cancel: Vec<OwnedFd>,
@@ -113,15 +112,12 @@ impl Life {
         } else {
             (None, None)
         };
-        let (sender, output_end) = bounded(1);
         Ok(Self {
             process,
             pid,
             connection,
             lines,
-            output_end,
-            output_end_sender: Some(sender),
-            output: None,
+            output_end: None,
             last_words: Arc::default(),
             cancel: Vec::new(),
             threads: Vec::new(),
@@ -138,16 +134,14 @@ impl Life {
     }
 
     /// Waits until it ends, closes its output or is of no use any more, or until `stops` has a message.
-    pub(super) fn watch(&mut self, stops: &Receiver<()>) -> Watched {
-        let never = crossbeam_channel::never();
-        let hopeless = self.connection.as_ref().map_or(&never, |connection| connection.hopeless());
+    pub(super) fn watch(&self, stops: &Receiver<()>) -> Watched {
+        let (no_output, no_connection) = (never(), never());
+        let output_end = self.output_end.as_ref().map_or(&no_output, Answer::given);
+        let hopeless = self.connection.as_ref().map_or(&no_connection, |connection| connection.hopeless());
         select! {
             recv(stops) -> _ => Watched::Asked,
             recv(self.process.ended()) -> _ => Watched::Unasked(None),
-            recv(self.output_end) -> end => {
-                self.output = end.ok();
-                Watched::Unasked(None)
-            }
+            recv(output_end) -> _ => Watched::Unasked(None),
             recv(hopeless) -> reason => Watched::Unasked(reason.ok()),
         }
     }
@@ -173,26 +167,18 @@ impl Life {
         let cancelled = self.cancellation()?;
         let to_hub = hub.clone();
         let Some(connection) = self.connection.clone() else {
-            let done = self.output_end_sender.take();
             self.threads.push(threads::spawn("child-out", move || {
                 output::run(stdout, &cancelled, stdout_log, Stream::Stdout, &LastWords::default(), &to_hub);
-                // In exec mode the output's end means nothing; the channel stays open until the process has ended.
-                drop(done);
             })?);
-            // Without a sender a receiver is always ready: exec mode waits on one that never is.
-            self.output_end = crossbeam_channel::never();
             return Ok(());
         };
         let max_line = config.server.max_line_bytes;
         let inbox = Arc::clone(&parts.inbox);
-        if let Some(done) = self.output_end_sender.take() {
-            self.threads.push(threads::spawn(format!("app-rx-{generation}"), move || {
-                let end =
-                    Reader::new(to_hub, connection, inbox, max_line).run(stdout, &cancelled, stdout_log);
-                // The supervisor listens until it has heard it.
-                let _ = done.send(end);
-            })?);
-        }
+        let (ended, output_end) = answer();
+        self.output_end = Some(output_end);
+        self.threads.push(threads::spawn(format!("app-rx-{generation}"), move || {
+            ended.give(Reader::new(to_hub, connection, inbox, max_line).run(stdout, &cancelled, stdout_log));
+        })?);
         if let (Some(stdin), Some(lines), Some(connection)) =
             (self.process.take_stdin(), self.lines.take(), self.connection.clone())
         {
@@ -290,18 +276,13 @@ impl Life {
     }
 
     fn end_of_output(&mut self) -> End {
-        if let Some(end) = self.output.take() {
-            return end;
-        }
-        self.output_end.recv_timeout(AFTER_EXIT).unwrap_or_else(|_| {
+        let Some(output) = self.output_end.take() else { return End::unexplained() };
+        let heard = output.wait(Instant::now() + AFTER_EXIT).ok();
+        let heard = heard.or_else(|| {
             self.cancel.clear();
-            self.output_end.recv().unwrap_or_else(|_| End {
-                source: "closed",
-                message: "the reader ended without a word".to_owned(),
-                flushed_trailing_message: false,
-                trailing_message_length: 0,
-            })
-        })
+            output.get()
+        });
+        heard.unwrap_or_else(End::unexplained)
     }
 }
 

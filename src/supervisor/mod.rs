@@ -43,6 +43,7 @@ use crate::hub::{Hub, HubError};
 use crate::model::event::EventType;
 use crate::model::record::ChildStatus;
 use crate::process::ledger::Ledger;
+use crate::threads::answer::{Answer, Reply, answer};
 use crate::threads::{self, Thread};
 
 pub use self::farewell::turns_cut_off_by_a_crash;
@@ -87,8 +88,8 @@ pub enum StartError {
 pub struct Supervisor {
     stop: Sender<()>,
     thread: Thread,
-    /// Told once, when the child runs or cannot.
-    started: Receiver<Result<(), StartError>>,
+    /// When the child runs or cannot.
+    started: Answer<Result<(), StartError>>,
 }
 
 impl Supervisor {
@@ -98,12 +99,12 @@ impl Supervisor {
     /// When there is no thread for it.
     pub fn start(parts: Parts) -> Result<Self, StartError> {
         let (stop, stops) = bounded(1);
-        let (first, started) = bounded(1);
+        let (first, started) = answer();
         let thread = threads::spawn("child", move || match parts.config.server.strategy {
             Strategy::Spawn => {
-                Actor { parts, stops, generation: 0, restarts: 0, stillborn: RefCell::default() }.run(&first)
+                Actor { parts, stops, generation: 0, restarts: 0, stillborn: RefCell::default() }.run(first)
             }
-            Strategy::External => External::new(parts, stops).run(&first),
+            Strategy::External => External::new(parts, stops).run(first),
         })?;
         Ok(Self { stop, thread, started })
     }
@@ -114,7 +115,7 @@ impl Supervisor {
     /// When the command cannot be started; `child.spawn.failed` has been logged then, and nothing is tried again.
     pub fn wait_for_child(&self) -> Result<(), StartError> {
         // A supervisor that ends without a word has panicked, and the daemon with it.
-        self.started.recv().unwrap_or(Err(StartError::Hub(HubError::Stopped)))
+        self.started.get().unwrap_or(Err(StartError::Hub(HubError::Stopped)))
     }
 
     /// Ends the child and everything it started; its last events are in the log when this returns.
@@ -138,18 +139,21 @@ struct Actor {
 const BETWEEN: &str = "the app-server has ended and is being started again";
 
 impl Actor {
-    fn run(mut self, first: &Sender<Result<(), StartError>>) {
+    fn run(mut self, first: Reply<Result<(), StartError>>) {
         let mut backoff = Backoff::new();
         let mut attempt = 0;
         match self.parts.hub.ask(|core| core.state().daemon.child.generation) {
             Ok(generation) => self.generation = generation,
-            Err(error) => return drop(first.send(Err(error.into()))),
+            Err(error) => return first.give(Err(error.into())),
         }
+        let mut first = Some(first);
         loop {
             let began = Instant::now();
             let progress = match self.start_life(attempt) {
                 Ok(life) => {
-                    let _ = first.try_send(Ok(()));
+                    if let Some(first) = first.take() {
+                        first.give(Ok(()));
+                    }
                     let connection = life.connection();
                     match self.live(life) {
                         LifeEnd::Asked => return,
@@ -158,11 +162,13 @@ impl Actor {
                     }
                     connection.is_some_and(|connection| connection.made_progress())
                 }
-                Err(error) if attempt == 0 => return drop(first.send(Err(error))),
-                Err(error) => {
-                    self.parts.client.down(error.to_string());
-                    false
-                }
+                Err(error) => match first.take() {
+                    Some(first) => return first.give(Err(error)),
+                    None => {
+                        self.parts.client.down(error.to_string());
+                        false
+                    }
+                },
             };
             attempt += 1;
             let delay = backoff.next(began.elapsed(), progress);
@@ -262,7 +268,7 @@ impl Actor {
     }
 
     /// Watches one life to its end.
-    fn live(&self, mut life: Life) -> LifeEnd {
+    fn live(&self, life: Life) -> LifeEnd {
         let (asked, given_up) = match life.watch(&self.stops) {
             Watched::Asked => (true, None),
             Watched::Unasked(reason) => (false, reason),

@@ -1,7 +1,7 @@
 //! One answer for one who waits.
 //!
 //! A `bounded(1)` of the answer's type would do the same; but each type that goes through a channel is 5 KB of code, and
-//! there are forty kinds of answers.
+//! there are fifty kinds of answers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use super::lock;
 
 /// Gives the answer. Whoever waits is told as well when it is dropped without.
 #[derive(Debug)]
+#[must_use = "dropping it tells that there will be no answer"]
 pub struct Reply<T> {
     place: Arc<Mutex<Option<T>>>,
     given: Sender<()>,
@@ -46,8 +47,28 @@ impl<T> Answer<T> {
     /// # Errors
     /// When `until` has come first, or there will be none.
     pub fn wait(&self, until: Instant) -> Result<T, RecvTimeoutError> {
-        self.given.recv_deadline(until)?;
-        lock(&self.place).take().ok_or(RecvTimeoutError::Disconnected)
+        match self.given.recv_deadline(until) {
+            Err(RecvTimeoutError::Timeout) => Err(RecvTimeoutError::Timeout),
+            // Given, now or before, or it will not be.
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => self.take().ok_or(RecvTimeoutError::Disconnected),
+        }
+    }
+
+    /// Waits for the answer, or until there will be none.
+    pub fn get(&self) -> Option<T> {
+        // An error means that nothing comes any more; it may have come before.
+        let _ = self.given.recv();
+        self.take()
+    }
+
+    /// The answer, if it has come and was not taken before.
+    pub fn take(&self) -> Option<T> {
+        lock(&self.place).take()
+    }
+
+    /// Ready when the answer has come, or none will, for who waits for something else as well.
+    pub fn given(&self) -> &Receiver<()> {
+        &self.given
     }
 }
 
@@ -69,5 +90,13 @@ mod tests {
         let (reply, given) = answer::<()>();
         drop(reply);
         assert_eq!(given.wait(later), Err(RecvTimeoutError::Disconnected));
+        assert_eq!(given.get(), None);
+        let (reply, given) = answer();
+        assert_eq!(given.take(), None);
+        reply.give(1);
+        assert_eq!((given.given().recv(), given.take(), given.take()), (Ok(()), Some(1), None));
+        let (reply, given) = answer();
+        reply.give(2);
+        assert_eq!(given.get(), Some(2));
     }
 }
