@@ -1,8 +1,10 @@
 //! The hub's thread: takes messages, keeps the log before everything, hands work to the persister.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
+use crossbeam_channel::{Receiver, Select, Sender, TrySendError, never, select};
 use log::error;
 
 use super::core::Core;
@@ -25,6 +27,8 @@ pub(super) struct Actor {
     events: Receiver<Message>,
     control: Receiver<Message>,
     jobs: Sender<Job>,
+    /// Set when the inboxes are looked into for the last time.
+    ended: Arc<AtomicBool>,
     persister_idle: bool,
     /// Whether the daemon has, or has no files yet that it could leave as they are until then.
     started: bool,
@@ -42,6 +46,7 @@ impl Actor {
         events: Receiver<Message>,
         control: Receiver<Message>,
         jobs: Sender<Job>,
+        ended: Arc<AtomicBool>,
     ) -> Self {
         let started = core.state.identity_dirty;
         Self {
@@ -49,6 +54,7 @@ impl Actor {
             events,
             control,
             jobs,
+            ended,
             persister_idle: true,
             started,
             deferred: None,
@@ -229,17 +235,37 @@ impl Actor {
             let Some(message) = self.deferred.take().or_else(|| self.events.try_recv().ok()) else { break };
             self.handle(message);
         }
-        while let Ok(message) = self.control.try_recv() {
+        // Not until it is empty: clients that ask and ask would keep it from ending.
+        for _ in 0..self.control.len() {
+            let Ok(message) = self.control.try_recv() else { break };
             self.handle(message);
         }
-        // With what is left, whoever waits for it is let go.
-        while self.events.try_recv().is_ok() {}
         if let Some(reason) = self.core.stalled() {
             error!("codexd stops with events that are not in the log: {reason}");
         }
         if let Some(job) = self.job() {
-            // The persister takes it after the write it may be at, or is gone with a message of its own.
-            let _ = self.jobs.send(job);
+            self.hand_over(job);
+        }
+        self.ended.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        // Who sends from here on sees that this has ended.
+        while self.control.try_recv().is_ok() || self.events.try_recv().is_ok() {}
+    }
+
+    /// The last job: the persister takes it after the write it may be at, or is gone with a message of its own. With what
+    /// comes meanwhile, whoever waits for it is let go; the persister itself may wait to say something.
+    fn hand_over(&self, job: Job) {
+        let mut select = Select::new();
+        let taken = select.send(&self.jobs);
+        select.recv(&self.control);
+        select.recv(&self.events);
+        loop {
+            let ready = select.select();
+            match ready.index() {
+                index if index == taken => return drop(ready.send(&self.jobs, job)),
+                1 => drop(ready.recv(&self.control)),
+                _ => drop(ready.recv(&self.events)),
+            }
         }
     }
 }

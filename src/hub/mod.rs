@@ -28,7 +28,7 @@ mod voice;
 pub mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
@@ -108,6 +108,8 @@ pub struct Hub {
     waiting: Arc<Budget>,
     version: Arc<AtomicU64>,
     control: Sender<Message>,
+    /// The hub looks into its inboxes for the last time, or has done so.
+    ended: Arc<AtomicBool>,
 }
 
 /// How full the hub's inboxes are.
@@ -140,7 +142,14 @@ impl Hub {
         let (control, control_inbox) = bounded(CONTROL_BOUND);
         let (jobs, jobs_inbox) = bounded(1);
         let version = Arc::new(AtomicU64::new(0));
-        let hub = Self { events, waiting: Budget::new(EVENTS_BYTES), version: Arc::clone(&version), control };
+        let ended = Arc::new(AtomicBool::new(false));
+        let hub = Self {
+            events,
+            waiting: Budget::new(EVENTS_BYTES),
+            version: Arc::clone(&version),
+            control,
+            ended: Arc::clone(&ended),
+        };
         let to_hub = hub.control.clone();
         threads
             .push(threads::spawn("persist", move || persister::run(&paths, &extras, &jobs_inbox, &to_hub))?);
@@ -154,7 +163,7 @@ impl Hub {
         };
         let (voice, speaker) = Voice::start()?;
         let core = Core::new(start, version, log_sync, voice);
-        let actor = Actor::new(core, events_inbox, control_inbox, jobs);
+        let actor = Actor::new(core, events_inbox, control_inbox, jobs, ended);
         // Joined first: its end ends the others.
         threads.insert(0, threads::spawn("hub", move || actor.run())?);
         Ok((hub.clone(), HubThreads { hub, threads, speaker: Some(speaker) }))
@@ -169,7 +178,7 @@ impl Hub {
             return Ok(());
         }
         let share = self.waiting.take(drafts.len());
-        self.events.send(Message::Drafts(drafts, share)).map_err(|_| HubError::Stopped)
+        self.post_in_order(Message::Drafts(drafts, share))
     }
 
     /// Changes before anybody is told of a change of the state or of the recent events: what was asked for at this version
@@ -206,7 +215,7 @@ impl Hub {
             None
         });
         self.post(work, until)?;
-        wait(&answer, until)
+        self.wait(&answer, until)
     }
 
     /// A transaction: `run` looks at the state and drafts events; the answer comes when they are in the log.
@@ -221,7 +230,7 @@ impl Hub {
         let until = Instant::now() + COMMIT_TIMEOUT;
         let (reply, answer) = answer();
         self.post(transaction(false, run, move |result| reply.give(result)), until)?;
-        wait(&answer, until)?
+        self.wait(&answer, until)?
     }
 
     /// A transaction that is acted on even when nobody waits for its outcome any more: `then` is called in the hub's
@@ -239,7 +248,7 @@ impl Hub {
         // Nobody waits any more after the deadline; that is no fault.
         let then = move |result: Result<T, HubError>| reply.give(result.map(then));
         self.post(transaction(false, run, then), until)?;
-        wait(&answer, until)?
+        self.wait(&answer, until)?
     }
 
     /// A transaction that keeps its place among the child's messages and carries so many bytes of them; they count for the
@@ -260,7 +269,7 @@ impl Hub {
             let _share = share;
             work(core)
         });
-        self.events.send(Message::Work(work)).map_err(|_| HubError::Stopped)
+        self.post_in_order(Message::Work(work))
     }
 
     /// The daemon has started: from here on all state files are written as they change. Until then, but in a daemon's first
@@ -286,6 +295,29 @@ impl Hub {
         self.control
             .send_deadline(Message::Work(work), until)
             .map_err(|error| if error.is_timeout() { HubError::Timeout } else { HubError::Stopped })
+    }
+
+    fn post_in_order(&self, message: Message) -> Result<(), HubError> {
+        self.events.send(message).map_err(|_| HubError::Stopped)?;
+        if self.has_ended() { Err(HubError::Stopped) } else { Ok(()) }
+    }
+
+    /// Whether what was just sent may lie in an inbox for good: a channel of crossbeam keeps what came before its
+    /// receiver was dropped until the last sender is, and the senders are those who wait.
+    fn has_ended(&self) -> bool {
+        // Either the hub sees the message, or this sees that the hub has ended: see the actor's end.
+        fence(Ordering::SeqCst);
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    fn wait<T>(&self, answer: &Answer<T>, until: Instant) -> Result<T, HubError> {
+        if self.has_ended() {
+            return answer.take().ok_or(HubError::Stopped);
+        }
+        answer.wait(until).map_err(|error| match error {
+            RecvTimeoutError::Timeout => HubError::Timeout,
+            RecvTimeoutError::Disconnected => HubError::Stopped,
+        })
     }
 }
 
@@ -326,12 +358,5 @@ fn transaction<T: Send + 'static>(
         let after: AfterCommit =
             Box::new(move |logged| then(logged.map(|()| value).map_err(HubError::Stalled)));
         Some(Transaction { drafts, after, binding })
-    })
-}
-
-fn wait<T>(answer: &Answer<T>, until: Instant) -> Result<T, HubError> {
-    answer.wait(until).map_err(|error| match error {
-        RecvTimeoutError::Timeout => HubError::Timeout,
-        RecvTimeoutError::Disconnected => HubError::Stopped,
     })
 }

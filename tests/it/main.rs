@@ -46,6 +46,7 @@ mod file_limit;
 mod fuzz;
 mod golden_shapes;
 mod hostile;
+mod hub_end;
 mod inbox;
 mod inbox_reconnect;
 mod inbox_support;
