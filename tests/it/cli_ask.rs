@@ -160,6 +160,39 @@ fn questions_are_answered_by_number_and_two_requests_one_after_the_other() {
 }
 
 #[test]
+fn what_is_granted_beside_the_command_and_where_a_form_leads_is_shown() {
+    if !can_or_skip("what_is_granted_beside_the_command_and_where_a_form_leads_is_shown") {
+        return;
+    }
+    let entry = json!({ "path": { "type": "path", "path": "/home/u/.ssh" }, "access": "write" });
+    let command = json!({ "threadId": "$THREAD", "turnId": "$TURN", "command": "ls", "cwd": "/x", "newPower": ["all"],
+        "additionalPermissions": { "fileSystem": { "entries": [entry] }, "network": { "enabled": true } } });
+    let form = json!({ "threadId": "$THREAD", "turnId": "$TURN", "mode": "url", "message": "Sign in", "url": "https://a.example/\u{202e}", "serverName": "shop",
+        "elicitationId": "e" });
+    for (method, params, expected) in [
+        (
+            "item/commandExecution/requestApproval",
+            command,
+            "Codex wants to run: ls\n  in: /x\n  extra permission: write /home/u/.ssh\n  extra permission: network \
+             enabled true\n  newPower: [\"all\"]\n",
+        ),
+        (
+            "mcpServer/elicitation/request",
+            form,
+            "A tool asks: Sign in\n  server: shop\n  address: https://a.example/\\u{202e}\n",
+        ),
+    ] {
+        let bench = Bench::stub();
+        let mut terminal = AtTerminal::start(&ask(&bench, &[&format!("request: {method} {params}")]));
+        terminal.until("[c]ancel");
+        let shown = terminal.shown.replace('\r', "");
+        assert!(shown.contains(expected), "{shown}");
+        terminal.types("d\n");
+        assert_eq!(terminal.end().0, Some(0));
+    }
+}
+
+#[test]
 fn what_somebody_else_answers_is_not_asked_any_more() {
     if !can_or_skip("what_somebody_else_answers_is_not_asked_any_more") {
         return;
