@@ -3,14 +3,8 @@
 
 const KEY = "codexd.token";
 
-/** An answer that is no success. `status` is 0 when there was no answer at all. */
-class ApiError extends Error {
-  constructor(status, message, data = null) {
-    super(message);
-    this.status = status;
-    this.data = data;
-  }
-}
+/** The error for an answer that is no success. `status` is 0 when there was no answer at all. */
+const failure = (status, message, data) => Object.assign(new Error(message), { status, data });
 
 let secret = null;
 try {
@@ -49,15 +43,15 @@ async function request(path, options) {
     response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(70000) });
     body = await response.json();
   } catch (error) {
-    throw new ApiError(0, `The daemon does not answer (${error.message}).`);
+    throw failure(0, `The daemon does not answer (${error.message}).`);
   }
   return { response, body };
 }
 
-/** What a route says: the envelope's data, or an ApiError. */
+/** What a route says: the envelope's data, or such an error. */
 async function data(path, options) {
   const { response, body } = await request(path, options);
-  if (!body.ok) throw new ApiError(response.status, body.message ?? `HTTP ${response.status}`, body.data);
+  if (!body.ok) throw failure(response.status, body.message ?? `HTTP ${response.status}`, body.data);
   return body.data;
 }
 

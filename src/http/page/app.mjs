@@ -22,15 +22,13 @@ const READY = 5000;
 const BEHIND = 3000;
 
 const tail = new Tail();
-let [state, turns, history] = [new State(), new Turns(), new History()];
-let stream = null;
-let link = { name: "connecting" };
-let ready = null;
-let path;
+/** Made anew by each beginning. */
+let state, turns, history, stream, link;
+let ready, path;
 /** The last seq there was when the stream was opened. */
 let target = 0;
 /** The inbox is shown once the list is there and the stream has caught up: old requests may go by before that. */
-let [listed, synced] = [false, false];
+let listed, synced;
 /** When the last event came, and how late. */
 let latest = { heard: 0, late: 0 };
 
@@ -39,7 +37,7 @@ const page = (query) => get(`${path}?${query}`);
 // --- What is on the screen ---------------------------------------------------------------------------------------
 
 const dirty = new Set();
-let frame = null;
+let frame;
 
 /** Has these parts drawn in the next frame. */
 function changed(...parts) {
@@ -120,8 +118,7 @@ const on = {
     changed("health");
   },
   async hello(message) {
-    const other = state.identity && state.identity.daemonId !== message.snapshot.identity.daemonId;
-    if (other) return begin("This is another daemon than before.");
+    if (state.identity && state.identity.daemonId !== message.snapshot.identity.daemonId) return begin("This is another daemon than before.");
     state.load(message);
     target = state.seq;
     changed("inbox", "sessions", "runs", "health", "events");
@@ -160,25 +157,17 @@ const on = {
     drawTitle();
     changed("inbox", "sessions", "charts");
   },
-  async refused() {
-    try {
-      await page("limit=1");
-    } catch (error) {
-      if (error.status === 401) signIn();
-    }
+  refused() {
+    page("limit=1").catch((error) => error.status === 401 && signIn());
   },
 };
 
-let asking = false;
+let asking;
 
 async function askReadiness() {
   if (asking || document.hidden) return;
   asking = true;
-  try {
-    ready = await open("/readyz");
-  } catch {
-    ready = null;
-  }
+  ready = await open("/readyz").catch(() => null);
   asking = false;
   changed("health");
 }

@@ -1,6 +1,6 @@
 // The page's place in the log, and how long it waits before it asks again. Nothing here touches the browser.
 
-/** Where the page stands: the last seq it has, null before the first. */
+/** Where the page stands: the last seq it has; null, which is less than any, before the first. */
 export class Cursor {
   constructor(seq = null) {
     this.seq = seq;
@@ -12,21 +12,21 @@ export class Cursor {
    */
   take(seq) {
     const last = this.seq;
-    if (last !== null && seq <= last) return "repeat";
+    if (seq <= last) return "repeat";
     this.seq = seq;
     return last === null || seq === last + 1 ? "next" : { from: last + 1, to: seq - 1 };
   }
 
   /** The daemon says that these are not in the log any more. Whether that is news. */
   gap({ to }) {
-    if (this.seq !== null && to <= this.seq) return false;
+    if (to <= this.seq) return false;
     this.seq = to;
     return true;
   }
 
   /** The daemon says that everything up to `seq` was sent. False when that is less than what we have: another log. */
   synced(seq) {
-    const same = this.seq === null || seq >= this.seq;
+    const same = seq >= this.seq;
     this.seq = seq;
     return same;
   }

@@ -26,10 +26,13 @@ export class History {
   count(event) {
     const at = Date.parse(event.createdAt);
     [this.weight, this.weighed] = [this.pace(at) + 1 / PACE, at];
-    const minute = Math.floor(at / MINUTE);
-    this.minutes.set(minute, (this.minutes.get(minute) ?? 0) + 1);
+    this.#add(Math.floor(at / MINUTE), 1);
     if (this.minutes.size > 4 * SPAN) this.minutes.delete(this.minutes.keys().next().value);
     this.turn(event);
+  }
+
+  #add(minute, events) {
+    this.minutes.set(minute, (this.minutes.get(minute) ?? 0) + events);
   }
 
   /** Events a second at present: a mean in which the last count most. */
@@ -58,7 +61,7 @@ export class History {
       const time = Math.max(b.at - a.at, 1);
       for (let minute = Math.floor(a.at / MINUTE); minute * MINUTE < a.at + time; minute += 1) {
         const part = Math.min(a.at + time, (minute + 1) * MINUTE) - Math.max(a.at, minute * MINUTE);
-        this.minutes.set(minute, (this.minutes.get(minute) ?? 0) + (events * part) / time);
+        this.#add(minute, (events * part) / time);
       }
     }
   }
@@ -82,7 +85,7 @@ export class History {
 /** The middle of some numbers. */
 export function median(numbers) {
   const sorted = [...numbers].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)];
+  return sorted[sorted.length >> 1];
 }
 
 /**
@@ -100,11 +103,11 @@ export async function lookBack(page, oldest, until, now) {
   while (low < high) {
     const middle = Math.floor((low + high) / 2);
     const found = await place(middle);
-    if (found && found.at < since) low = middle + 1;
+    if (found?.at < since) low = middle + 1;
     else high = middle;
   }
   const wanted = Array.from({ length: PLACES + 1 }, (_, i) => Math.round(low + ((until - low) * i) / PLACES));
-  const places = (await Promise.all(wanted.map(place))).filter((found) => found && found.at >= since && found.seq <= until);
+  const places = (await Promise.all(wanted.map(place))).filter((found) => found?.at >= since && found.seq <= until);
   const after = Math.max(low - 1, until - SEARCHED);
   const { events } = await page(`after=${after}&limit=${2 * TURNS}&type=app-server.turn.started&type=app-server.turn.completed`);
   return { places, turns: events.filter((event) => event.seq <= until) };

@@ -4,8 +4,6 @@
 /** The state; every collection is a map by id. */
 export class State {
   constructor() {
-    this.daemon = null;
-    this.identity = null;
     this.sessions = new Map();
     this.runs = new Map();
     this.requests = new Map();

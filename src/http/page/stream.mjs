@@ -21,8 +21,6 @@ export class Stream {
     Object.assign(this, { url, protocols, on });
     this.cursor = new Cursor(after);
     this.backoff = new Backoff();
-    this.socket = null;
-    this.timer = null;
     this.looked = Date.now();
     this.looker = setInterval(() => this.#look(), LOOK);
     this.ended = new AbortController();
@@ -44,7 +42,6 @@ export class Stream {
 
   #connect() {
     clearTimeout(this.timer);
-    this.timer = null;
     const url = new URL(this.url());
     if (this.cursor.seq !== null) url.searchParams.set("after", this.cursor.seq);
     const socket = new WebSocket(url, this.protocols());
@@ -61,28 +58,20 @@ export class Stream {
   #message(message) {
     this.heard = Date.now();
     this.asked = null;
-    switch (message.type) {
-      case "hello":
-        this.opened = true;
-        this.backoff.reset();
-        this.on.hello(message);
-        this.on.state({ name: "catching" });
-        break;
-      case "event": {
-        const taken = this.cursor.take(message.event.seq);
-        if (taken !== "repeat") this.on.event(message.event, taken === "next" ? null : taken);
-        break;
-      }
-      case "gap":
-        if (this.cursor.gap(message)) this.on.gap(message);
-        break;
-      case "synced": {
-        this.on.synced(message.seq, this.cursor.synced(message.seq));
-        this.on.state({ name: "live" });
-        break;
-      }
-      default:
-        break;
+    const { type, event, seq } = message;
+    if (type === "hello") {
+      this.opened = true;
+      this.backoff.reset();
+      this.on.hello(message);
+      this.on.state({ name: "catching" });
+    } else if (type === "event") {
+      const taken = this.cursor.take(event.seq);
+      if (taken !== "repeat") this.on.event(event, taken === "next" ? null : taken);
+    } else if (type === "gap") {
+      if (this.cursor.gap(message)) this.on.gap(message);
+    } else if (type === "synced") {
+      this.on.synced(seq, this.cursor.synced(seq));
+      this.on.state({ name: "live" });
     }
   }
 
@@ -119,8 +108,8 @@ export class Stream {
       return this.#wake();
     }
     if (this.socket === null) return;
-    const waiting = this.asked ?? (this.socket.readyState === WebSocket.CONNECTING ? this.heard : null);
-    if (waiting !== null && now - waiting > PATIENCE) {
+    const waiting = this.asked ?? (this.socket.readyState === WebSocket.CONNECTING ? this.heard : now);
+    if (now - waiting > PATIENCE) {
       const socket = this.socket;
       this.#lost(0, "no answer");
       socket.close();

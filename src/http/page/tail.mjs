@@ -10,14 +10,14 @@ export function rowOf(event) {
     level: event.level,
     type: event.type,
     text: event.message,
-    session: detail.sessionId ?? null,
-    thread: detail.threadId ?? params.threadId ?? params.thread?.id ?? null,
+    session: detail.sessionId,
+    thread: detail.threadId ?? params.threadId ?? params.thread?.id,
   };
 }
 
 /** A row that says that something is not there; it sorts after the last of what is missing. */
 export function noteRow(seq, text, at = "") {
-  return { seq, at, level: "warn", type: "", text, session: null, thread: null, note: true };
+  return { seq, at, level: "warn", type: "", text, note: true };
 }
 
 /** The row for events that the log does not have any more. */
@@ -40,7 +40,7 @@ export class Tail {
   clear() {
     this.rows = [];
     this.shown = [];
-    this.filter = this.filter ?? {};
+    this.filter ??= {};
     /** How many of `shown` have been dropped at the top, ever: whoever scrolls moves with them. */
     this.dropped = 0;
   }
