@@ -1,8 +1,10 @@
 // The page's logic without a browser: `node --test tests/browser/logic.test.mjs`.
 
 import assert from "node:assert/strict";
+import { readFileSync, readdirSync } from "node:fs";
 import test from "node:test";
 import { Backoff, Cursor } from "../../src/http/page/cursor.mjs";
+import { visible } from "../../src/http/page/dom.mjs";
 import { History, lookBack, median } from "../../src/http/page/history.mjs";
 import { State } from "../../src/http/page/state.mjs";
 import { Tail, indexOf, noteRow, rowOf, wants, windowOf } from "../../src/http/page/tail.mjs";
@@ -200,4 +202,18 @@ test("what was before the page is looked up, not read", async () => {
   const total = rates.reduce((sum, rate, i) => sum + rate * (i === 59 ? Math.max((now % 60000) / 1000, 5) : 60), 0);
   assert(Math.abs(total - (99000 - places[0].seq)) < 700, `${total}`);
   assert.deepEqual(await lookBack(page, log.oldest, 5, now), { places: [], turns: [] });
+});
+
+test("what would reverse or hide text is an escape", () => {
+  assert.equal(visible("a\u202eb\u2066c\u061cd\u200fe\u2028f"), "a\\u{202e}b\\u{2066}c\\u{61c}d\\u{200f}e\\u{2028}f");
+  assert.equal(visible("\0\x1b[2K\r\x7f\x9b"), "\\u{0}\\u{1b}[2K\\u{d}\\u{7f}\\u{9b}");
+  assert.equal(visible("lines\n\ttabs ä 😀 \u200d \\ <b>"), "lines\n\ttabs ä 😀 \u200d \\ <b>");
+  assert.deepEqual([visible(5), visible(0), visible(null), visible(undefined)], ["5", "0", "", ""]);
+});
+
+test("there is one place where text is set", () => {
+  const folder = new URL("../../src/http/page/", import.meta.url);
+  const set = /\.(textContent|innerText|nodeValue|data) =[^=]|createTextNode|new Text\(/g;
+  const places = readdirSync(folder).flatMap((name) => (readFileSync(new URL(name, folder), "utf8").match(set) ?? []).map((found) => `${name} ${found}`));
+  assert.deepEqual(places, ["dom.mjs .textContent = "]);
 });

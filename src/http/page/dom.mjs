@@ -1,32 +1,37 @@
 // Elements, and values as people read them. Text from outside is text: there is no way here to make markup of it.
 
+/** Text as it is shown: what would reverse or hide a part of it is an escape, as in a terminal; ends of lines and tabs stay. */
+export const visible = (text) =>
+  String(text ?? "").replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, (mark) => `\\u{${mark.charCodeAt(0).toString(16)}}`);
+
 /** An element, `tag` or `tag.class`: its text, its properties (handlers too) by name, its attributes; its children. */
 export function el(name, { text, ...rest } = {}, ...children) {
   const [tag, ...classes] = name.split(".");
   const element = document.createElement(tag);
   element.className = classes.join(" ");
-  if (text !== undefined) element.textContent = text;
+  if (text !== undefined) setText(element, text);
   for (const [key, value] of Object.entries(rest)) {
     if (value == null) continue;
     if (key in element && !key.startsWith("aria")) element[key] = value;
     else element.setAttribute(key, value);
   }
-  element.append(...children.filter((child) => child != null));
+  element.append(...children.filter((child) => child != null).map((child) => (child.nodeType ? child : visible(child))));
   return element;
 }
 
 /** Text in a span. */
-export const span = (name, text = "") => el(`span.${name}`, { text });
+export const span = (name, text) => el(`span.${name}`, { text });
 
 /** Text in a box that scrolls, and that a keyboard can scroll. */
-export const box = (name, label, text = "") => el(name, { tabindex: 0, role: "region", "aria-label": label, text });
+export const box = (name, label, text) => el(name, { tabindex: 0, role: "region", "aria-label": label, text });
 
 /** The element with that id. */
 export const $ = (id) => document.getElementById(id);
 
-/** Sets a text only if it is another one: assistive technology reads again what is set. */
+/** Sets a text only if it is another one: assistive technology reads again what is set. All text of the page goes this way. */
 export function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = visible(text);
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 /** The same for the element with that id. */
@@ -64,7 +69,6 @@ export function duration(ms) {
 }
 
 const TIME = new Intl.DateTimeFormat(undefined, { timeStyle: "medium", hourCycle: "h23" });
-const NUMBER = new Intl.NumberFormat("en-US");
 
 /** A time of the day here, for an ISO time. */
 export function clock(iso) {
@@ -73,13 +77,13 @@ export function clock(iso) {
 }
 
 /** 12,345 */
-export const number = (value) => NUMBER.format(value);
+export const number = new Intl.NumberFormat("en-US").format;
 
 /** `1 request`, `2 requests`. */
 export const some = (count, what) => `${number(count)} ${what}${count === 1 ? "" : "s"}`;
 
 /** The last two parts of a path. */
 export function shortPath(path) {
-  const parts = String(path ?? "").split("/").filter(Boolean);
-  return parts.length > 2 ? `…/${parts.slice(-2).join("/")}` : String(path ?? "");
+  const parts = path.split("/").filter(Boolean);
+  return parts.length > 2 ? `…/${parts.slice(-2).join("/")}` : path;
 }

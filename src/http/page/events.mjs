@@ -1,7 +1,7 @@
 // The list of events: a window over thousands of rows. The document holds only what can be seen, and its rows are used
 // again and again. It shows the live tail, or, after a jump, a part of the past.
 
-import { $, clock, el, number, put, span } from "./dom.mjs";
+import { $, clock, el, number, put, setText, span } from "./dom.mjs";
 import { gapRow, indexOf, rowOf, windowOf } from "./tail.mjs";
 
 /** Events of the past that are fetched at a time; with a filter the daemon searches many more. */
@@ -16,11 +16,8 @@ export class EventList {
     Object.assign(this, { tail, page, filter, changed });
     [this.list, this.spacer] = [$("events-list"), $("events-space")];
     this.pool = [];
-    this.follow = true;
-    this.past = null;
-    this.active = null;
-    this.dropped = 0;
     this.measure();
+    this.live();
     this.list.addEventListener("scroll", () => this.#scrolled());
     this.list.addEventListener("click", (event) => this.#clicked(event));
     this.list.addEventListener("keydown", (event) => this.#key(event));
@@ -69,7 +66,7 @@ export class EventList {
     const active = this.pool.find((node) => !node.hidden && node.seq === this.active);
     if (active) this.list.setAttribute("aria-activedescendant", active.id);
     else this.list.removeAttribute("aria-activedescendant");
-    this.list.setAttribute("aria-busy", String(rows.length === 0));
+    this.list.setAttribute("aria-busy", String(!rows.length));
     const all = this.past ? "of the past" : `of ${number(this.tail.rows.length)}`;
     put("events-count", `${number(rows.length)} ${rows.length === this.tail.rows.length ? "" : all}`);
     $("events-live").hidden = !this.past && this.follow;
@@ -84,11 +81,8 @@ export class EventList {
     if (node.row === row) return;
     Object.assign(node, { row, seq: row.seq, id: `event-${row.seq}` });
     node.dataset.level = row.level;
-    const [seq, time, type, text] = node.children;
-    seq.textContent = row.note ? "" : row.seq;
-    time.textContent = clock(row.at);
-    type.textContent = row.type;
-    text.textContent = row.level === "info" ? row.text : `${row.level}: ${row.text}`;
+    const texts = [row.note ? "" : row.seq, clock(row.at), row.type, row.level === "info" ? row.text : `${row.level}: ${row.text}`];
+    texts.forEach((text, i) => setText(node.children[i], text));
   }
 
   #scrolled() {
@@ -110,7 +104,7 @@ export class EventList {
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity }[event.key];
     if (event.key === "Enter" && this.active !== null) return this.open(this.active);
     const { rows } = this;
-    if (step === undefined || event.ctrlKey || event.metaKey || event.altKey || rows.length === 0) return;
+    if (step === undefined || event.ctrlKey || event.metaKey || event.altKey || !rows.length) return;
     event.preventDefault();
     const now = this.active === null ? (step < 0 ? rows.length : -1) : indexOf(rows, this.active);
     this.goTo(Math.max(0, Math.min(rows.length - 1, now + step)));

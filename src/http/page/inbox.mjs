@@ -1,7 +1,7 @@
 // What Codex waits for: a card for each request, with everything that was asked and a button for every possible decision.
 
 import { post } from "./api.mjs";
-import { $, box, duration, el, keyed, put, setText, shortPath, span } from "./dom.mjs";
+import { $, box, duration, el, keyed, put, setText, span } from "./dom.mjs";
 
 /** A new card takes no click for that long: it may have come under a finger that meant something else. */
 const SETTLE = 500;
@@ -58,7 +58,7 @@ export class Inbox {
       // A button that is disabled loses the focus.
       this.answering = $("inbox-list").contains(document.activeElement) ? record.requestId : null;
       buttons.forEach((button) => (button.disabled = true));
-      error.textContent = "";
+      setText(error, "");
       try {
         const { request } = await post(`/v1/codexd/requests/${record.requestId}/answer`, body);
         this.settled(request);
@@ -67,7 +67,7 @@ export class Inbox {
         if (failure.data?.request) this.settled(failure.data.request);
         this.answering = null;
         buttons.forEach((button) => (button.disabled = false));
-        error.textContent = failure.message;
+        setText(error, failure.message);
       }
     };
     const button = (text, body, primary = false, type = "button") => {
@@ -133,7 +133,7 @@ function diff(text) {
   const lines = text.replace(/\n$/, "").split("\n");
   const made = box("pre.diff", "The change");
   const names = { "+": "add", "-": "del" };
-  made.append(...lines.slice(0, LINES).map((line) => span(names[line[0]], `${line}\n`)), lines.slice(LINES).join("\n"));
+  made.append(...lines.slice(0, LINES).map((line) => span(names[line[0]], `${line}\n`)), span("", lines.slice(LINES).join("\n")));
   return made;
 }
 
@@ -206,7 +206,7 @@ function schemaField(name, schema, required) {
   const values = schema.enum;
   const numeric = /^(number|integer)$/.test(schema.type);
   const input = values
-    ? el("select", {}, ...values.map((value) => el("option", { text: value })))
+    ? el("select", {}, ...values.map((value) => el("option", { text: value, value })))
     : el("input", { type: numeric ? "number" : "text", step: numeric ? "any" : null, required, value: schema.default ?? "" });
   const value = () => (input.value === "" ? undefined : numeric ? Number(input.value) : input.value);
   return { name, element: el("label", {}, `${label} `, input), value };

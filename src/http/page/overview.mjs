@@ -6,6 +6,9 @@ import { textOf } from "./turns.mjs";
 /** Sessions and runs that are listed. */
 const MOST = 30;
 
+/** What there is of some facts, in a row. */
+const row = (...facts) => facts.filter(Boolean).join(" · ");
+
 const since = (iso) => duration(Date.now() - Date.parse(iso));
 
 /** A check of `/readyz` as people write it: `appServer` is `App server`. */
@@ -14,17 +17,16 @@ const title = (name) => name[0].toUpperCase() + name.slice(1).replace(/[A-Z]/g, 
 /** Health in a row: `ready` is the answer of `/readyz`, or null while there is none. */
 export function renderHealth(state, ready, away) {
   const { daemon } = state;
-  const child = daemon?.child;
   const items = [];
   for (const [name, check] of Object.entries(ready?.checks ?? {})) {
     if (/hub|work/.test(name) && check.ok) continue;
-    items.push({ name: title(name), text: check.detail ?? "ok", note: "", tone: away ? "off" : check.ok ? "good" : "bad" });
+    items.push({ name: title(name), text: check.detail ?? "ok", tone: away ? "off" : check.ok ? "good" : "bad" });
   }
   if (daemon && !away) {
-    items.push({ name: "Restarts", text: `${child.restarts}`, note: "of the child" });
+    items.push({ name: "Restarts", text: daemon.child.restarts, note: "of the child" });
     items.push({ name: "Uptime", text: since(daemon.startedAt), note: `pid ${daemon.pid}` });
   }
-  items.push({ name: "Version", text: $("version").content, note: state.identity?.version ?? "" });
+  items.push({ name: "Version", text: $("version").content, note: state.identity?.version });
   keyed($("health"), items, (item) => item.name, (item) => {
     const [dd, small] = [el("dd", {}), el("dd.meta", {})];
     return Object.assign(el("div", {}, el("dt", { text: item.name }), dd, small), { dd, small });
@@ -89,7 +91,6 @@ export function renderSessions(state, turns, pending) {
     node.said = box("div.said", `What Codex says in ${nameOf(session)}`);
     node.ids = el("p.meta", {});
     node.box.append(node.doing, node.said, node.ids);
-    node.version = -1;
     return node;
   }, (node, session) => updateSession(node, session, turns.byThread.get(session.threadId), waiting.has(session.sessionId)));
 }
@@ -103,9 +104,8 @@ function updateSession(node, session, turn, waits) {
   else if (last === "failed") badge(node, last, "bad");
   else badge(node, last === "completed" ? "idle" : (last ?? "new"), "");
   setText(node.name, nameOf(session));
-  const facts = [session.model, working && turn?.whole ? since(turn.at) : clock(session.updatedAt)].filter(Boolean).join(" · ");
-  setText(node.facts, facts);
-  setText(node.ids, [session.sessionId, session.cwd, session.lastError].filter(Boolean).join(" · "));
+  setText(node.facts, row(session.model, working && turn?.whole ? since(turn.at) : clock(session.updatedAt)));
+  setText(node.ids, row(session.sessionId, session.cwd, session.lastError));
   if (!turn || (turn.version === node.version && turn.id === node.turn)) {
     if (!turn) node.said.hidden = true;
     return;
@@ -114,10 +114,10 @@ function updateSession(node, session, turn, waits) {
   if (node.turn !== turn.id && turn.status === "inProgress") node.box.open = true;
   [node.turn, node.version] = [turn.id, turn.version];
   node.doing.hidden = !turn.doing;
-  setText(node.doing, turn.doing ?? "");
+  setText(node.doing, turn.doing);
   const atEnd = node.said.scrollTop + node.said.clientHeight >= node.said.scrollHeight - 24;
   const text = textOf(turn);
-  node.said.hidden = text === "";
+  node.said.hidden = !text;
   setText(node.said, turn.whole ? text : `… ${text}`);
   node.said.classList.toggle("live", working && !waits);
   if (atEnd) node.said.scrollTop = node.said.scrollHeight;
@@ -130,16 +130,16 @@ export function renderRuns(state) {
   const shown = first("runs", state.runs, rank, "createdAt", "No run yet.");
   keyed($("runs-list"), shown, (run) => run.runId, (run) => {
     const node = line();
-    node.name.textContent = run.prompt.split("\n", 1)[0].slice(0, 200);
+    setText(node.name, run.prompt.split("\n", 1)[0].slice(0, 200));
     node.outcome = box("div.said", "How the run ended");
-    node.box.append(el("p.prompt", { text: run.prompt.slice(0, 4000) }), node.outcome, el("p.meta", { text: [run.runId, run.purpose, run.cwd].filter(Boolean).join(" · ") }));
+    node.box.append(el("p.prompt", { text: run.prompt.slice(0, 4000) }), node.outcome, el("p.meta", { text: row(run.runId, run.purpose, run.cwd) }));
     return node;
   }, (node, run) => {
     badge(node, run.status, RUN_TONES[run.status] ?? "");
     const took = run.startedAt && duration((Date.parse(run.finishedAt) || Date.now()) - Date.parse(run.startedAt));
-    setText(node.facts, [took, clock(run.finishedAt ?? run.createdAt)].filter(Boolean).join(" · "));
-    const outcome = run.error ?? run.summary ?? "";
+    setText(node.facts, row(took, clock(run.finishedAt ?? run.createdAt)));
+    const outcome = run.error ?? run.summary;
     setText(node.outcome, outcome);
-    node.outcome.hidden = outcome === "";
+    node.outcome.hidden = !outcome;
   });
 }
