@@ -6,6 +6,7 @@ import test from "node:test";
 import { Backoff, Cursor } from "../../src/http/page/cursor.mjs";
 import { visible } from "../../src/http/page/dom.mjs";
 import { History, lookBack, median } from "../../src/http/page/history.mjs";
+import { factsOf } from "../../src/http/page/inbox.mjs";
 import { State } from "../../src/http/page/state.mjs";
 import { Tail, indexOf, noteRow, rowOf, wants, windowOf } from "../../src/http/page/tail.mjs";
 import { Turns, textOf } from "../../src/http/page/turns.mjs";
@@ -216,4 +217,44 @@ test("there is one place where text is set", () => {
   const set = /\.(textContent|innerText|nodeValue|data) =[^=]|createTextNode|new Text\(/g;
   const places = readdirSync(folder).flatMap((name) => (readFileSync(new URL(name, folder), "utf8").match(set) ?? []).map((found) => `${name} ${found}`));
   assert.deepEqual(places, ["dom.mjs .textContent = "]);
+});
+
+const facts = (params, form = []) => factsOf(params, form).map(([label, text]) => `${label} ${text}`);
+
+test("everything that is granted is listed, nothing twice", () => {
+  const write = { path: { type: "path", path: "/srv" }, access: "write" };
+  for (const [permissions, expected] of [
+    [{ network: null, fileSystem: { read: null, write: ["/srv"], entries: [write] } }, ["write /srv"]],
+    [{ fileSystem: { entries: [{ path: "/a", access: "write" }] } }, ["write /a"]],
+    [{ fileSystem: { read: ["/r"], globScanMaxDepth: 3 }, network: { enabled: true } }, ["read /r", "globScanMaxDepth 3", "network enabled true"]],
+    [{ fileSystem: { entries: [{ path: { type: "special", value: { kind: "root" } }, access: "read" }] } }, ['read {"type":"special","value":{"kind":"root"}}']],
+    [{ fileSystem: { entries: [{ ...write, inherit: true }] } }, ["path type path", "path path /srv", "access write", "inherit true"]],
+    [{ network: true, clipboard: { paste: ["all"] } }, ["network true", "clipboard paste all"]],
+    [{ fileSystem: true }, ["true"]],
+    [{ fileSystem: { entries: [] } }, ["[]"]],
+    [{ network: null }, ['{"network":null}']],
+    [{}, ["{}"]],
+    ["all", ["all"]],
+  ]) assert.deepEqual(facts({ permissions }), expected.map((text) => `permission: ${text}`), JSON.stringify(permissions));
+});
+
+test("what no other part of a card shows is listed, whatever it is called", () => {
+  const ids = { threadId: "t", turnId: "u", itemId: "i", callId: "c", conversationId: "c", approvalId: "a", elicitationId: "e", startedAtMs: 1 };
+  const shown = { command: "ls", cwd: "/", reason: "r", commandActions: [], availableDecisions: [], environmentId: "local", kind: "command", mode: "url", message: "m", changes: [] };
+  assert.deepEqual(facts({ ...ids, ...shown, grantRoot: null }), []);
+  assert.deepEqual(facts({
+    additionalPermissions: { fileSystem: { write: ["/home/u/.ssh"] }, network: { enabled: true } },
+    networkApprovalContext: { host: "evil.example", protocol: "https" },
+    proposedExecpolicyAmendment: ["rm", "-rf"],
+    grantRoot: "/", environmentId: "elsewhere", kind: "writeStdin", mode: "openai/form", url: "https://x/", serverName: "s", _meta: { a: 1 },
+  }), [
+    "extra permission: write /home/u/.ssh", "extra permission: network enabled true",
+    'networkApprovalContext: {"host":"evil.example","protocol":"https"}', 'offered as a rule: ["rm","-rf"]',
+    "and to write below /", "environmentId: elsewhere", "kind: writeStdin", "mode: openai/form", "url: https://x/", "serverName: s", '_meta: {"a":1}',
+  ]);
+  const odd = JSON.parse('{"__proto__": 1, "constructor": {"toString": 1}, "toString": [2], "zero": 0, "no": false}');
+  assert.deepEqual(facts(odd).sort(), ["__proto__: 1", 'constructor: {"toString":1}', "no: false", "toString: [2]", "zero: 0"]);
+  assert.deepEqual(facts({ questions: [], requestedSchema: {} }, ["questions", "requestedSchema"]), []);
+  assert.deepEqual(facts({ questions: [], requestedSchema: { x: 1 } }), ["questions: []", 'requestedSchema: {"x":1}']);
+  assert.deepEqual(facts({ command: "ls", turnId: "u" }, null), ["command: ls", "turnId: u"], "all of it, where no other part shows anything");
 });

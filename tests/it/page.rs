@@ -326,6 +326,12 @@ fn questions_and_forms_are_answered() {
 }
 
 #[test]
+fn everything_that_is_granted_is_shown() {
+    let browser = browser_or_skip!("everything_that_is_granted_is_shown");
+    play(&browser, "granted", &Daemon::builder().start(), &json!({}));
+}
+
+#[test]
 fn the_token_is_asked_for_and_stays_out_of_every_url() {
     let browser = browser_or_skip!("the_token_is_asked_for_and_stays_out_of_every_url");
     let folder = tempfile::tempdir().unwrap();

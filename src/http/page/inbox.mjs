@@ -20,7 +20,7 @@ const KINDS = {
 };
 const OTHER = ["Codex asks something", { decline: "Decline" }];
 
-const kindOf = (record) => KINDS[record.kind] ?? OTHER;
+const holdsFocus = () => $("inbox-list").contains(document.activeElement);
 
 /** The list of what waits. `settled(record)` is told of answers; `name(record)` says in which session. */
 export class Inbox {
@@ -30,14 +30,14 @@ export class Inbox {
   }
 
   render(pending) {
-    $("inbox").hidden = pending.length === 0;
-    put("inbox-count", String(pending.length));
-    const focused = this.answering || $("inbox-list").contains(document.activeElement);
+    $("inbox").hidden = !pending.length;
+    put("inbox-count", pending.length);
+    const focused = this.answering || holdsFocus();
     keyed($("inbox-list"), pending, (record) => record.requestId, (record) => this.#card(record), (card, record) => {
       setText(card.deadline, record.deadline ? `declined in ${duration(Date.parse(record.deadline) - Date.now())}` : "waits for ever");
     });
     // What had the focus is answered: on to the next, never to the top of the page.
-    const gone = this.answering ? !pending.some((record) => record.requestId === this.answering) : !$("inbox-list").contains(document.activeElement);
+    const gone = this.answering ? !pending.some((record) => record.requestId === this.answering) : !holdsFocus();
     if (focused && gone) {
       this.answering = null;
       $(pending.length ? "inbox-title" : "verdict").focus();
@@ -48,84 +48,122 @@ export class Inbox {
   }
 
   #card(record) {
-    const [title, decisions] = kindOf(record);
+    const [title, decisions] = KINDS[record.kind] ?? OTHER;
+    const { requestId } = record;
     const params = record.params ?? {};
-    const id = `title-${record.requestId}`;
+    const id = `title-${requestId}`;
     const deadline = span();
     const error = el("p.error", { role: "alert" });
     const buttons = [];
+    const disable = (disabled) => buttons.forEach((button) => Object.assign(button, { disabled }));
     const answer = async (body) => {
       // A button that is disabled loses the focus.
-      this.answering = $("inbox-list").contains(document.activeElement) ? record.requestId : null;
-      buttons.forEach((button) => (button.disabled = true));
+      this.answering = holdsFocus() ? requestId : null;
+      disable(true);
       setText(error, "");
       try {
-        const { request } = await post(`/v1/codexd/requests/${record.requestId}/answer`, body);
+        const { request } = await post(`/v1/codexd/requests/${requestId}/answer`, body);
         this.settled(request);
       } catch (failure) {
         // Somebody else was faster, or Codex took it back: the record says how it stands.
         if (failure.data?.request) this.settled(failure.data.request);
         this.answering = null;
-        buttons.forEach((button) => (button.disabled = false));
+        disable(false);
         setText(error, failure.message);
       }
     };
-    const button = (text, body, primary = false, type = "button") => {
-      const made = el(primary ? "button.primary" : "button", { type, text, disabled: true });
+    const button = (text, body, primary) => {
+      const made = el(primary ? "button.primary" : "button", { text, disabled: true });
       if (body) made.addEventListener("click", () => answer(body));
       buttons.push(made);
       return made;
     };
-    let [about, choices, form] = [[], words(decisions), null];
+    let about, form, choices = words(decisions);
     try {
-      about = subjectOf(record);
       choices = decisionsOf(record, decisions);
-      form = formOf(record, () => button("Send the answer", null, true, "submit"), answer);
+      form = formOf(record, () => button("Send the answer", null, true), answer);
+      about = [...subjectOf(params), listOf(params, form?.elements.length > 1 ? ["questions", "requestedSchema"] : [])];
     } catch {
-      // Not of the shape we know: everything that was sent is below, and it can be declined.
+      // Not of the shape we know: everything as it was sent.
+      about = [listOf(params, null)];
     }
     const actions = choices.map(([text, decision], i) => button(text, { decision }, i === 0 && !form));
-    setTimeout(() => buttons.forEach((made) => (made.disabled = false)), SETTLE);
+    setTimeout(disable, SETTLE, false);
     const card = el(
       "li.card.request",
-      { "aria-labelledby": id, "data-id": record.requestId },
+      { "aria-labelledby": id, "data-id": requestId },
       el("h3", { id, text: title }),
-      el("p.meta", {}, span("", this.name(record)), params.cwd ? span("", `in ${params.cwd}`) : null, deadline),
-      params.reason ? el("p.reason", { text: params.reason }) : null,
+      el("p.meta", {}, span("", this.name(record)), params.cwd ? span("", `in ${told(params.cwd)}`) : null, deadline),
+      params.reason ? el("p.reason", { text: told(params.reason) }) : null,
       ...about,
       form,
       el("div.actions", {}, ...actions),
       error,
       el("details", {}, el("summary", { text: "Everything Codex sent" }), box("pre", "Parameters", JSON.stringify(params, null, 2))),
     );
-    const spoken = [...card.querySelectorAll("h3, .reason, pre.command, .path, legend")].map((part) => part.textContent).join(" ");
+    const spoken = [...card.querySelectorAll("h3, .reason, pre.command, .path, li, legend")].map((part) => part.textContent).join(" ");
     return Object.assign(card, { deadline, spoken });
   }
 }
 
-/** What it is about, as elements. */
-function subjectOf({ kind, params }) {
-  switch (kind) {
-    case "command": {
-      const { command } = params;
-      return [box("pre.command", "The command", Array.isArray(command) ? command.join(" ") : command)];
-    }
-    case "fileChange":
-      return (params.changes ?? []).flatMap((change) => [
-        el("p.path", {}, el("code", { text: change?.path ?? "" }), ` ${change?.kind?.type ?? ""}`),
-        diff(String(change?.diff ?? "")),
-      ]);
-    case "permissions": {
-      const { fileSystem: files, network } = params.permissions ?? {};
-      const parts = ["write", "read"].flatMap((what) => (files?.[what] ?? []).map((path) => [what, path]));
-      if (network) parts.push(["network", JSON.stringify(network)]);
-      return [el("ul", {}, ...parts.map(([what, path]) => el("li", {}, `${what} `, el("code", { text: path }))))];
-    }
-    case "elicitation":
-      return [el("p", { text: params.message ?? "" }), params.url ? el("p", {}, el("code", { text: params.url })) : null];
-    default:
-      return [];
+/** A string as it is, anything else as JSON. */
+const told = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+
+const present = (object) => Object.entries(object).filter(([, value]) => value !== null);
+
+/** Permissions, a line for each: a label and what it is for. What has a shape we do not know is shown as far as it goes. */
+function grants(label, value) {
+  const { access, path, ...more } = Object(value);
+  if (access && path && !Object.keys(more).length) {
+    const plain = path.type === "path" && Object.keys(path).length === 2;
+    return [[`${label} ${told(access)}`, told(plain ? path.path : path)]];
   }
+  const members = typeof value === "object" ? present(value) : [];
+  const inner = (name) => (Array.isArray(value) || /^(fileSystem|entries)$/.test(name) ? label : `${label} ${name}`);
+  return members.length ? members.flatMap(([name, one]) => grants(inner(name), one)) : [[label, told(value)]];
+}
+
+/** What only tells requests apart, changes nothing, or is shown by other parts of the card, whatever the kind. */
+const SEEN = /^((approval|call|conversation|elicitation|item|thread|turn)Id|startedAtMs|cwd|reason|command(Actions)?|parsedCmd|availableDecisions|changes|isBlocking|autoResolutionMs|message)$/;
+/** `member value`: what goes without saying. */
+const USUAL = /^(environmentId local|kind command|mode (form|url))$/;
+
+/** Labels for people; without a prototype, as the request says what its members are called. */
+const LABELS = {
+  __proto__: null,
+  permissions: "permission:",
+  additionalPermissions: "extra permission:",
+  grantRoot: "and to write below",
+  proposedExecpolicyAmendment: "offered as a rule:",
+};
+
+/**
+ * What else was sent, `[label, text]` each: nobody is to agree to what this page does not know and so does not show.
+ * `form`: what of it the form shows; null if no part of the card shows anything.
+ */
+export function factsOf(params, form) {
+  const facts = present(params).flatMap(([name, value]) => {
+    if (form && (SEEN.test(name) || form.includes(name) || USUAL.test(`${name} ${told(value)}`))) return [];
+    const label = LABELS[name] ?? `${name}:`;
+    return /permission:$/.test(label) ? grants(label, value) : [[label, told(value)]];
+  });
+  // Codex sends paths twice, in an older form too.
+  return [...new Map(facts.map((fact) => [told(fact), fact])).values()];
+}
+
+const listOf = (...given) => el("ul", {}, ...factsOf(...given).map(([label, text]) => el("li", {}, `${label} `, el("code", { text }))));
+
+/** What it is about, as elements. */
+function subjectOf({ command, changes, message }) {
+  return [
+    command == null ? null : box("pre.command", "The command", told(command)),
+    ...(changes ?? []).flatMap(({ path, kind, diff: text, ...more }) => {
+      const { type, ...how } = kind ?? {};
+      const facts = present({ ...how, ...more }).map(([name, value]) => `${name}: ${told(value)}`);
+      return [el("p.path", {}, el("code", { text: told(path) }), ` ${[type, ...facts].join(" ")}`), diff(told(text ?? ""))];
+    }),
+    message == null ? null : el("p", { text: told(message) }),
+  ];
 }
 
 /** A diff, line by line. */
@@ -145,7 +183,7 @@ function decisionsOf({ kind, params }, decisions) {
   const all = words(decisions);
   if (params.mode === "url") all.unshift(["I have done so", "accept"]);
   if (kind === "command") {
-    const offered = (params.availableDecisions ?? []).filter((decision) => decision && typeof decision === "object");
+    const offered = (params.availableDecisions ?? []).filter((decision) => Object(decision) === decision);
     all.splice(2, 0, ...offered.map((decision) => [ruleOf(decision), decision]));
   }
   return all;
@@ -169,12 +207,8 @@ function formOf({ kind, params, requestId }, submit, answer) {
   } else return null;
   const send = (event) => {
     event.preventDefault();
-    const answers = {};
-    for (const field of fields) {
-      const value = field.value();
-      if (value !== undefined) answers[field.name] = value;
-    }
-    answer({ answers });
+    // What is undefined is not sent.
+    answer({ answers: Object.fromEntries(fields.map((field) => [field.name, field.value()])) });
   };
   return el("form", { onsubmit: send }, ...fields.map((field) => field.element), submit());
 }
@@ -188,7 +222,7 @@ function questionField({ id, header, question, options, isOther, isSecret }, req
   });
   const label = choices.length ? "Another answer" : "Your answer";
   const other = isOther || !choices.length ? el("input", { type: isSecret ? "password" : "text", autocomplete: "off", "aria-label": label, placeholder: label }) : null;
-  const legend = el("legend", {}, span("meta", header ? `${header} ` : ""), question ?? "");
+  const legend = el("legend", {}, span("meta", header ? `${header} ` : ""), question);
   return {
     name: id,
     element: el("fieldset", {}, legend, ...choices.map((choice) => choice.element), other),
@@ -199,9 +233,10 @@ function questionField({ id, header, question, options, isOther, isSecret }, req
 /** One property of an elicitation's form. */
 function schemaField(name, schema, required) {
   const label = schema.title ?? name;
+  const about = span("meta", schema.description);
   if (schema.type === "boolean") {
     const input = el("input", { type: "checkbox", checked: schema.default });
-    return { name, element: el("label.choice", {}, input, label), value: () => input.checked };
+    return { name, element: el("label.choice", {}, input, label, about), value: () => input.checked };
   }
   const values = schema.enum;
   const numeric = /^(number|integer)$/.test(schema.type);
@@ -209,5 +244,5 @@ function schemaField(name, schema, required) {
     ? el("select", {}, ...values.map((value) => el("option", { text: value, value })))
     : el("input", { type: numeric ? "number" : "text", step: numeric ? "any" : null, required, value: schema.default ?? "" });
   const value = () => (input.value === "" ? undefined : numeric ? Number(input.value) : input.value);
-  return { name, element: el("label", {}, `${label} `, input), value };
+  return { name, element: el("label", {}, `${label} `, input, about), value };
 }
