@@ -27,7 +27,7 @@ pub enum Change {
     /// A session's thread could not be loaded.
     SessionError { session_id: String, error: String },
     /// The app-server took a turn.
-    TurnAccepted { session_id: String, turn_id: String },
+    TurnAccepted { session_id: String, turn_id: String, steered: bool },
     /// A turn began.
     TurnStarted { thread_id: String, turn_id: String },
     /// A turn ended, with its status in the app-server's words.
@@ -56,6 +56,8 @@ struct Detail<'a> {
     run_id: Option<String>,
     #[serde(borrow)]
     status: Option<&'a RawValue>,
+    #[serde(default)]
+    steered: bool,
     #[serde(default)]
     will_retry: Option<bool>,
     #[serde(borrow)]
@@ -98,9 +100,13 @@ fn reader(kind: EventType) -> Option<Reader> {
         T::SessionRecoveryFailed => |detail| {
             Some(Change::SessionError { session_id: detail.session_id?, error: decode(detail.error)? })
         },
-        T::TurnAccepted => {
-            |detail| Some(Change::TurnAccepted { session_id: detail.session_id?, turn_id: detail.turn_id? })
-        }
+        T::TurnAccepted => |detail| {
+            Some(Change::TurnAccepted {
+                session_id: detail.session_id?,
+                turn_id: detail.turn_id?,
+                steered: detail.steered,
+            })
+        },
         T::TurnStarted => {
             |detail| Some(Change::TurnStarted { thread_id: detail.thread_id?, turn_id: detail.turn_id? })
         }

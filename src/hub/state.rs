@@ -252,12 +252,15 @@ impl State {
             Change::SessionError { session_id, error } => {
                 self.session(&session_id, at, |session| session.last_error = Some(error));
             }
-            Change::TurnAccepted { session_id, turn_id } => self.session(&session_id, at, |session| {
-                // A turn may be accepted after it has begun, or even ended (a steer's answer comes late).
-                if session.last_turn_id.as_deref() != Some(turn_id.as_str()) {
-                    begin_turn(session, &turn_id);
-                }
-            }),
+            Change::TurnAccepted { session_id, turn_id, steered } => {
+                self.session(&session_id, at, |session| {
+                    // A turn may be accepted after it has begun, or even ended. A steer begins none: its answer may come when
+                    // the next turn runs.
+                    if !steered && session.last_turn_id.as_deref() != Some(turn_id.as_str()) {
+                        begin_turn(session, &turn_id);
+                    }
+                })
+            }
             Change::TurnStarted { thread_id, turn_id } => {
                 self.thread(&thread_id, at, |session| begin_turn(session, &turn_id));
             }

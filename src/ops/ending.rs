@@ -7,7 +7,7 @@ use log::warn;
 use serde::Serialize;
 
 use super::body::Body;
-use super::sessions::{unknown_session, without_thread};
+use super::sessions::{closed, unknown_session, without_thread};
 use super::{OpError, Ops};
 use crate::app_server::call::CallError;
 use crate::app_server::wire::INVALID_REQUEST;
@@ -134,6 +134,16 @@ impl Ops {
         }
     }
 
+    /// A turn was on its way while its session was closed: what nobody looks after any more does not run. The answer to
+    /// who asked for it.
+    pub(super) fn end_turn_of_closed(&self, id: &str, turn: &str) -> OpError {
+        match self.interrupt(id, Some(turn), Instant::now() + TURN_END) {
+            // It has ended already, or the close has ended it.
+            Ok(_) | Err(OpError::Conflict(_)) => closed(id),
+            Err(error) => error,
+        }
+    }
+
     fn wait_for_end(&self, id: &str, turn: &str, deadline: Instant) -> Result<bool, OpError> {
         loop {
             let wanted = id.to_owned();
@@ -164,7 +174,7 @@ fn running_turn(session: &Session, wanted: Option<&str>) -> Result<String, OpErr
             model::preview(wanted)
         )),
         (Some(turn), _) => Ok(turn.clone()),
-        (None, _) if session.status == SessionStatus::Closed => conflict(format!("Session {id} is closed.")),
+        (None, _) if session.status == SessionStatus::Closed => Err(closed(id)),
         (None, _) => conflict(format!("No turn runs in session {id}.")),
     }
 }

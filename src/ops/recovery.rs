@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::fields::Params;
-use super::sessions::{ThreadAnswer, resume_params, without_thread};
+use super::sessions::{ThreadAnswer, closed, resume_params, without_thread};
 use super::{OpError, Ops, catch_up};
 use crate::app_server::call::CallError;
 use crate::app_server::connection::Connection;
@@ -126,10 +126,14 @@ impl Ops {
     /// then. Of concurrent callers one loads it.
     ///
     /// # Errors
-    /// When the app-server refuses; the session stays active, its lastError says why.
+    /// When the app-server refuses; the session stays active, its lastError says why. [`OpError::Conflict`] when the
+    /// session has been closed meanwhile.
     pub(super) fn load_thread(&self, id: &str, connection: &Connection) -> Result<Arc<Session>, OpError> {
         let _mine = self.loading.claim(id);
         let session = self.session(id)?;
+        if session.status == SessionStatus::Closed {
+            return Err(closed(id));
+        }
         if session.generation == Some(connection.generation()) {
             return Ok(session);
         }

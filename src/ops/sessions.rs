@@ -283,6 +283,10 @@ pub(super) fn unknown_session(id: &str) -> OpError {
     OpError::NotFound(format!("Unknown session {}.", model::preview(id)))
 }
 
+pub(super) fn closed(id: &str) -> OpError {
+    OpError::Conflict(format!("Session {id} is closed."))
+}
+
 pub(super) fn without_thread(id: &str) -> OpError {
     OpError::Conflict(format!("Session {id} has no app-server thread."))
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::body::{Body, check_readable, wrong};
 use super::fields::{self, Params, param};
-use super::sessions::without_thread;
+use super::sessions::{closed, without_thread};
 use super::{OpError, Ops};
 use crate::app_server::call::CallError;
 use crate::app_server::connection::Connection;
@@ -47,6 +47,9 @@ struct Turns {
     data: Vec<TurnId>,
 }
 
+/// Input for the turn that runs.
+const STEER: &str = "turn/steer";
+
 #[derive(Deserialize)]
 struct TurnId {
     id: String,
@@ -69,15 +72,13 @@ impl Ops {
         }
         let session = self.session(&session_id)?;
         if session.status == SessionStatus::Closed {
-            return Err(OpError::Conflict(format!("Session {session_id} is closed.")));
+            return Err(closed(&session_id));
         }
         if session.thread_id.is_none() {
             return Err(without_thread(&session_id));
         }
-        let (method, steer) = match &expected {
-            Some(_) => ("turn/steer", true),
-            None => ("turn/start", false),
-        };
+        let steer = expected.is_some();
+        let method = if steer { STEER } else { "turn/start" };
         if let Some(turn) = &expected {
             // A steer takes nothing but its input: what shapes a turn was settled when it began.
             params = Params::from([("expectedTurnId", param(turn)?)]);
@@ -99,7 +100,11 @@ impl Ops {
             }
             _ => error.into(),
         })?;
-        Ok(Accepted { session: self.session(&session_id)?, turn_id, steered: steer || steered })
+        let session = self.session(&session_id)?;
+        if session.status == SessionStatus::Closed && !steer {
+            return Err(self.end_turn_of_closed(&session_id, &turn_id));
+        }
+        Ok(Accepted { session, turn_id, steered: steer || steered })
     }
 
     /// Sends the turn and records what was accepted: its id, and whether it was running already.
@@ -110,7 +115,7 @@ impl Ops {
         method: &str,
         params: &mut Params,
     ) -> Result<Result<(String, bool), CallError>, OpError> {
-        let id = session.session_id.clone();
+        let (id, steer) = (session.session_id.clone(), method == STEER);
         let thread = session.thread_id.clone().ok_or_else(|| without_thread(&id))?;
         params.insert("threadId", param(&thread)?);
         let record = move |core: &mut Core, drafts: &mut Drafts, result: &RawValue| {
@@ -122,7 +127,7 @@ impl Ops {
                 .sessions
                 .get(&id)
                 .is_some_and(|session| session.current_turn_id.as_deref() == Some(turn_id.as_str()));
-            draft_accepted(drafts, &id, &thread, &turn_id);
+            draft_accepted(drafts, &id, &thread, &turn_id, steer);
             Ok((turn_id, running))
         };
         Ok(connection.call_in_order(&self.hub, method, params, self.client.timeout(), record))
@@ -152,13 +157,21 @@ fn not_running(message: &str) -> bool {
     message.starts_with("expected active turn id") || message.starts_with("no active turn")
 }
 
-fn draft_accepted(drafts: &mut Drafts, session_id: &str, thread: &str, turn_id: &str) {
+fn draft_accepted(drafts: &mut Drafts, session_id: &str, thread: &str, turn_id: &str, steered: bool) {
+    let mut detail = serde_json::json!({ "sessionId": session_id, "threadId": thread, "turnId": turn_id });
+    if steered {
+        detail["steered"] = true.into();
+    }
     drafts.push(
         EventType::TurnAccepted,
         format_args!("Accepted turn {turn_id} for session {session_id}."),
-        Some(&serde_json::json!({ "sessionId": session_id, "threadId": thread, "turnId": turn_id })),
+        Some(&detail),
         Subject::session(session_id, Some(thread)),
-        Some(Change::TurnAccepted { session_id: session_id.to_owned(), turn_id: turn_id.to_owned() }),
+        Some(Change::TurnAccepted {
+            session_id: session_id.to_owned(),
+            turn_id: turn_id.to_owned(),
+            steered,
+        }),
     );
 }
 

@@ -121,6 +121,23 @@ pub(crate) fn kill(pid: &Value) {
     send(pid, Signal::KILL);
 }
 
+/// Stops a process, which then reads nothing any more; returns when every thread of it stands (Linux).
+pub(crate) fn suspend(pid: &Value) {
+    send(pid, Signal::STOP);
+    let stands = |thread: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    };
+    let all = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(stands);
+    until("a process that is stopped", crate::DEADLINE, || all().then_some(()));
+}
+
+/// Bytes in a process's standard input that it has not read yet (Linux).
+pub(crate) fn unread_input(pid: &Value) -> u64 {
+    let input = std::fs::File::open(format!("/proc/{pid}/fd/0")).unwrap();
+    rustix::io::ioctl_fionread(input).unwrap()
+}
+
 /// A signal to a process.
 pub(crate) fn send(pid: &Value, signal: Signal) {
     let pid = pid.as_i64().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);

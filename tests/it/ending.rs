@@ -2,8 +2,12 @@
 
 use std::thread;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::DEADLINE;
+use crate::client::Answer;
+use crate::conversation::{child, kill, on_script, send, suspend, unread_input, until};
 use crate::inbox_support::{Bench, text};
 
 #[test]
@@ -98,6 +102,102 @@ fn many_closes_are_one() {
     assert_eq!(bench.ended(&turn), "interrupted");
     bench.event("session.closed", |detail| detail["sessionId"] == session);
     assert_eq!(bench.types("session.closed", &json!(session)).len(), 1);
+}
+
+/// Posts a turn beside the test, which goes on with `meanwhile`; the answer.
+fn while_posted(bench: &Bench, session: &str, meanwhile: impl FnOnce()) -> Answer {
+    thread::scope(|scope| {
+        let body = json!({"sessionId": session, "input": "hang:"});
+        let post = move || bench.client.post("/v1/codexd/turn", &body);
+        let posted = thread::Builder::new().name("post".into()).spawn_scoped(scope, post).unwrap();
+        meanwhile();
+        posted.join().unwrap()
+    })
+}
+
+fn check_closed(bench: &Bench, session: &str, posted: &Answer) {
+    assert_eq!((posted.status, &posted.json()["error"]), (409, &json!("conflict")), "{}", posted.text());
+    assert_eq!(posted.json()["message"], format!("Session {session} is closed."));
+    let record = bench.session_record(session);
+    assert_eq!((&record["status"], &record["currentTurnId"]), (&json!("closed"), &Value::Null), "{record}");
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "what a process has not read is told by Linux only")]
+fn a_turn_that_is_accepted_after_its_session_was_closed_is_ended() {
+    let bench = Bench::stub();
+    let session = bench.session(json!({}));
+    let first = bench.turn(&session, "say 1 words");
+    assert_eq!(bench.ended(&first), "completed");
+    let pid = child(&bench.client)["pid"].clone();
+    suspend(&pid);
+    let posted = while_posted(&bench, &session, || {
+        until("a request that it does not read", DEADLINE, || (unread_input(&pid) > 0).then_some(()));
+        assert_eq!(bench.act(&session, "close").status, 200);
+        send(&pid, Signal::CONT);
+    });
+    let accepted = bench.event("turn.accepted", |detail| detail["turnId"] != first);
+    assert_eq!(bench.ended(&text(&accepted["detail"]["turnId"])), "interrupted");
+    check_closed(&bench, &session, &posted);
+}
+
+#[test]
+fn a_turn_that_waits_for_the_child_is_refused_when_its_session_is_closed() {
+    let gate = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = env!("CARGO_BIN_EXE_codexd");
+    let waits = format!("while [ ! -e '{}' ]; do sleep 0.02; done", gate.path().display());
+    let bench = Bench::with(on_script(&format!("{waits}; exec '{program}' stub-app-server"), &[]));
+    let session = bench.session(json!({}));
+    let first = bench.turn(&session, "say 1 words");
+    assert_eq!(bench.ended(&first), "completed");
+    let path = gate.path().to_owned();
+    gate.close().unwrap();
+    kill(&child(&bench.client)["pid"]);
+    bench.event("child.restarted", |_| true);
+    let posted = while_posted(&bench, &session, || {
+        // Nothing tells that it waits; after as many others it does.
+        (0..50).for_each(|_| assert_eq!(bench.client.get("/v1/codexd/sessions").status, 200));
+        assert_eq!(bench.act(&session, "close").status, 200);
+        std::fs::File::create(&path).unwrap();
+    });
+    std::fs::remove_file(&path).unwrap();
+    check_closed(&bench, &session, &posted);
+    assert_eq!(bench.types("turn.accepted", &json!(session)).len(), 1);
+    assert!(bench.types("session.recovered", &json!(session)).is_empty(), "nobody needs its thread");
+}
+
+#[test]
+fn the_late_answer_to_a_steer_begins_no_turn() {
+    let script = r#"read line; echo '{"id":1,"result":{"userAgent":"sh"}}'; read line
+        told() { echo "{\"method\":\"turn/$1\",\"params\":{\"threadId\":\"t\",\"turn\":{\"id\":\"$2\",\"status\":\"$3\"}}}"; }
+        read line; echo '{"id":2,"result":{"thread":{"id":"t"}}}'
+        read line; echo '{"id":3,"result":{"turn":{"id":"one"}}}'; told started one inProgress
+        read line; told completed one completed
+        read line; echo '{"id":5,"result":{"turn":{"id":"two"}}}'; told started two inProgress
+        echo '{"id":4,"result":{"turnId":"one"}}'; told completed two completed
+        exec sleep 600"#;
+    let bench = Bench::with(on_script(script, &[]));
+    let session = bench.session(json!({}));
+    let one = bench.turn(&session, "x");
+    let steer = json!({"sessionId": session, "input": "x", "expectedTurnId": one});
+    thread::scope(|scope| {
+        let steer = || bench.client.post("/v1/codexd/turn", &steer);
+        let steered = thread::Builder::new().name("steer".into()).spawn_scoped(scope, steer).unwrap();
+        assert_eq!(bench.ended(&one), "completed");
+        let two = bench.turn(&session, "x");
+        assert_eq!(bench.ended(&two), "completed");
+        assert_eq!(steered.join().unwrap().json()["data"]["steered"], true);
+    });
+    let accepted = bench.event("turn.accepted", |detail| detail["steered"] == true);
+    assert_eq!(accepted["detail"]["turnId"], "one");
+    let record = bench.session_record(&session);
+    assert_eq!((&record["currentTurnId"], &record["lastTurnId"]), (&Value::Null, &json!("two")));
+    let mut bench = bench;
+    bench.daemon.kill();
+    bench.daemon.restart();
+    bench.reopen();
+    let replayed = bench.session_record(&session);
+    assert_eq!((&replayed["currentTurnId"], &replayed["lastTurnId"]), (&Value::Null, &json!("two")));
 }
 
 #[test]

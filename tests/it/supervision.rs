@@ -15,13 +15,12 @@ use codexd::process::ledger::Ledger;
 use codexd::supervisor::{Parts, Supervisor};
 use codexd::timer::Timer;
 use crossbeam_channel::bounded;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::client::Stream;
 use crate::conversation::{
-    child, ended, full_access, kill, look, on_script, on_stub, post_turn, rounds, send, session, talk, turn,
-    until,
+    child, ended, full_access, kill, look, on_script, on_stub, post_turn, rounds, session, suspend, talk,
+    turn, unread_input, until,
 };
 use crate::daemon::Daemon;
 use crate::model_server::ModelServer;
@@ -129,12 +128,6 @@ fn a_thread_that_cannot_be_resumed_costs_no_session() {
     daemon.stop();
 }
 
-/// Bytes in a process's standard input that it has not read yet.
-fn unread_input(pid: &Value) -> u64 {
-    let input = std::fs::File::open(format!("/proc/{pid}/fd/0")).unwrap();
-    rustix::io::ioctl_fionread(input).unwrap()
-}
-
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "what a process has not read is told by Linux only")]
 fn a_turn_on_its_way_when_the_child_dies_is_sent_again_only_if_it_was_not_taken() {
@@ -149,7 +142,7 @@ fn a_turn_on_its_way_when_the_child_dies_is_sent_again_only_if_it_was_not_taken(
     // It is stopped and reads nothing any more: what is sent to it is lost with it.
     talk(&client, &stream, &id, "say 1 words");
     let pid = child(&client)["pid"].clone();
-    send(&pid, Signal::STOP);
+    suspend(&pid);
     let lost = posted("say 1 words");
     until("a request that it does not read", DEADLINE, || (unread_input(&pid) > 0).then_some(()));
     kill(&pid);
