@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::logging;
+use super::render::readable;
 use crate::config::Config;
 use crate::model::json;
+use crate::model::printable;
 use crate::model::view::{ServiceView, Snapshot, Summary};
 use crate::smoke::Check;
 
@@ -39,13 +41,25 @@ pub fn complain(message: &str) {
 }
 
 /// Writes a line about what is going on to standard error. There is nobody left to tell when that fails.
+///
+/// What it quotes may come from outside, an error of the app-server or of whoever has the port: a terminal obeys nothing of
+/// it, and it makes no further line, for scripts read these.
 pub fn progress(line: &str) {
-    if !logging::queue(line) {
-        write_progress(line);
+    tell(&printable(line));
+}
+
+/// As [`progress`], of several lines.
+pub fn progress_lines(lines: &str) {
+    tell(&readable(lines, ""));
+}
+
+fn tell(text: &str) {
+    if !logging::queue(text) {
+        write_progress(text);
     }
 }
 
-/// As [`progress`], in this thread.
+/// Writes a line to standard error as it is, in this thread.
 pub(super) fn write_progress(line: &str) {
     // With one write(2): what somebody types meanwhile does not stand in its middle.
     let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());

@@ -142,7 +142,7 @@ impl Terminal {
         let Some(question) = self.waiting.first_mut() else { return };
         let _ = tcflush(io::stdin(), QueueSelector::IFlush);
         if let Some(whole) = question.whole.take() {
-            print::progress(&whole);
+            print::progress_lines(&whole);
         }
         match question.fields.get(question.given.len()) {
             None => print::progress(&choices(&question.answers)),

@@ -95,10 +95,11 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Control characters (C0, DEL, C1), ends of lines and paragraphs, and marks that change the direction of text.
+/// Control characters (C0, DEL, C1), ends of lines and paragraphs, and marks that change the direction of text (those that
+/// Unicode calls Bidi_Control).
 fn is_unprintable(char: char) -> bool {
-    char.is_control()
-        || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let is_mark = matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2066}'..='\u{2069}');
+    char.is_control() || is_mark || matches!(char, '\u{2028}'..='\u{202e}')
 }
 
 #[cfg(test)]
@@ -110,6 +111,10 @@ mod tests {
         assert!(matches!(printable("plain ä 😀 \"\\"), Cow::Borrowed("plain ä 😀 \"\\")));
         assert_eq!(printable("a\r\nb\t\u{1b}[2J\u{9b}31m\u{7f}"), "a\\r\\nb\\t\\u{1b}[2J\\u{9b}31m\\u{7f}");
         assert_eq!(printable("x\u{202e}y\u{2028}z\0"), "x\\u{202e}y\\u{2028}z\\u{0}");
+        let bidi_controls = ['\u{61c}', '\u{200e}', '\u{200f}'].into_iter();
+        for char in bidi_controls.chain('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
+            assert_eq!(printable(&char.to_string()), char.escape_default().to_string());
+        }
     }
 
     #[test]
