@@ -106,13 +106,13 @@ pub fn config_lines(config: &Config) -> String {
         ("event_cache_size", &config.event_cache_size),
         ("smoke_lifetime_ms", &config.smoke_lifetime.as_millis()),
     ];
-    lines.iter().map(|(key, value)| format!("{key}: {value}\n")).collect()
+    lines.iter().map(|(key, value)| format!("{key}: {}\n", printable(&value.to_string()))).collect()
 }
 
-/// The status line, without a newline.
+/// The status line, without a newline. The names of the identity stand in a file, and folders may be called anything.
 pub fn status_line(config: &Config, summary: &Summary) -> String {
     let Summary { identity, daemon, sessions, runs, recent_events } = summary;
-    format!(
+    let line = format!(
         "identity={} node={} daemon={} child={} strategy={} mode={} endpoint={} local_api_base={} \
          event_stream_path={} sessions={sessions} runs={runs} recent_events={recent_events} logs_dir={} state_dir={}",
         identity.daemon_id.as_deref().unwrap_or("none"),
@@ -126,7 +126,8 @@ pub fn status_line(config: &Config, summary: &Summary) -> String {
         config.service.event_stream_path,
         config.paths.logs_dir.display(),
         config.paths.state_dir.display(),
-    )
+    );
+    printable(&line).into_owned()
 }
 
 /// The line of `start`: the status line and where the service listens.
@@ -160,9 +161,10 @@ pub struct SmokeReport<'a> {
 
 /// What `smoke` prints.
 pub fn smoke_lines(config: &Config, checks: &[Check], snapshot: &Snapshot) -> String {
-    let mut text = format!("smoke daemon={}\n", snapshot.identity.daemon_id.as_deref().unwrap_or("none"));
+    let daemon = snapshot.identity.daemon_id.as_deref().unwrap_or("none");
+    let mut text = format!("smoke daemon={}\n", printable(daemon));
     for Check { name, ok, detail } in checks {
-        text.push_str(&format!("- {} {name}: {detail}\n", outcome(*ok)));
+        text.push_str(&format!("- {} {name}: {}\n", outcome(*ok), printable(detail)));
     }
     text.push_str(&status_line(config, &Summary::from(snapshot)));
     text.push('\n');

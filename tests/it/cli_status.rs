@@ -138,6 +138,29 @@ fn a_damaged_file_is_named_and_counts_as_missing() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a file of the test, not live state")]
+fn names_that_somebody_planted_are_shown_as_text() {
+    let root = recorded_state();
+    let path = root.path().join("codexd/identity.json");
+    let mut identity: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    identity["daemonId"] = "d\u{1b}]0;owned\u{7}\nforged".into();
+    identity["nodeId"] = "n\u{9b}31m\u{202e}\u{61c}".into();
+    std::fs::write(&path, identity.to_string()).unwrap();
+    let ran = status(root.path(), &[]);
+    let begins = "identity=d\\u{1b}]0;owned\\u{7}\\nforged node=n\\u{9b}31m\\u{202e}\\u{61c} daemon=stopped ";
+    assert!(ran.stdout.starts_with(begins) && ran.stdout.lines().count() == 1, "{ran:?}");
+    // What a program reads is the same as ever.
+    let ran = status(root.path(), &["--json"]);
+    assert!(ran.stdout.contains("n\u{9b}31m\u{202e}\u{61c}"), "{ran:?}");
+    let daemon = Daemon::builder();
+    let folder = daemon.state().join("codexd");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(&path, folder.join("identity.json")).unwrap();
+    let line = daemon.start().first_line().to_owned();
+    assert!(line.starts_with(&begins[..begins.len() - "stopped ".len()]), "{line}");
+}
+
+#[test]
 fn where_nobody_can_tell_whether_a_daemon_runs_the_exit_code_says_so() {
     let root = recorded_state();
     let path = root.path().join("codexd/lock");
