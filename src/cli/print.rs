@@ -1,6 +1,7 @@
 //! The texts for standard output, and the one way to get them there.
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -9,8 +10,8 @@ use super::logging;
 use super::render::readable;
 use crate::config::Config;
 use crate::model::json;
-use crate::model::printable;
 use crate::model::view::{ServiceView, Snapshot, Summary};
+use crate::model::{printable, printable_json};
 use crate::smoke::Check;
 
 /// Writes text to standard output at once. A reader that has gone away (`codexd help | head -1`) has seen what it
@@ -75,10 +76,15 @@ pub fn json_text(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(text)
 }
 
+/// JSON text as standard output gets it: a program byte for byte, a terminal without what it would obey.
+pub fn json_to_show(json: &str) -> Cow<'_, str> {
+    if io::stdout().is_terminal() { printable_json(json) } else { Cow::Borrowed(json) }
+}
+
 /// Prints a value with [`json_text`].
 pub fn out_json(value: &impl Serialize) -> ExitCode {
     match json_text(value) {
-        Ok(text) => out(&text),
+        Ok(text) => out(&json_to_show(&text)),
         Err(error) => {
             complain(&format!("cannot print JSON: {error}"));
             ExitCode::FAILURE

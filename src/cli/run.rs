@@ -1,6 +1,7 @@
 //! `codexd run`: a one-shot run of the daemon that is running, followed to its end.
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::interrupt::OnInterrupt;
 use super::low::{LowArgs, RunArgs};
 use super::question::fold;
 use super::reach::{self, Problem};
+use super::render::readable;
 use super::{UsageError, print};
 use crate::api_client::ApiClient;
 use crate::config::Config;
@@ -57,7 +59,11 @@ pub fn run(config: &Config, low: &LowArgs, words: &[OsString]) -> ExitCode {
                     if last_message_truncated {
                         print::progress("the message is longer than what codexd keeps: this is its end");
                     }
-                    print::out(&format!("{}\n", message.trim_end_matches('\n')))
+                    let message = message.trim_end_matches('\n');
+                    // As it is to a program, and harmless to a terminal.
+                    let shown =
+                        if io::stdout().is_terminal() { readable(message, "") } else { message.to_owned() };
+                    print::out(&format!("{shown}\n"))
                 }
                 _ => ExitCode::SUCCESS,
             }
@@ -214,7 +220,7 @@ fn seen(event: &RawValue, id: &str, json: bool) -> Result<Option<Record>, Proble
         return Ok(None);
     }
     if let Some(line) = detail.event.filter(|_| json && kind == "run.output") {
-        print::write(&format!("{line}\n")).map_err(Problem::Output)?;
+        print::write(&format!("{}\n", print::json_to_show(line.get()))).map_err(Problem::Output)?;
     }
     Ok(detail.record.filter(Record::has_ended))
 }

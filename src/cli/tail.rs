@@ -116,7 +116,7 @@ enum Output {
 impl Output {
     fn event(&mut self, event: &RawValue) -> Result<(), End> {
         match self {
-            Self::Raw(stdout) => Ok(writeln!(stdout, "{event}")?),
+            Self::Raw(stdout) => Ok(writeln!(stdout, "{}", print::json_to_show(event.get()))?),
             Self::Lines(renderer) => match serde_json::from_str::<Event>(event.get()) {
                 Ok(event) => Ok(renderer.event(&event)?),
                 Err(error) => Err(End::Failed(format!("an event that is none: {error}"))),

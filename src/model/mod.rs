@@ -95,6 +95,25 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// JSON text for a terminal: as [`printable`], and it still stands for the same value. Of what is meant here JSON itself
+/// escapes only what is below U+0020; that stands raw between tokens only, where a carriage return is as good as a blank.
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    let is_odd = |char| is_unprintable(char) && !matches!(char, '\n' | '\t');
+    if !json.chars().any(is_odd) {
+        return Cow::Borrowed(json);
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for char in json.chars() {
+        match char {
+            '\r' => out.push(' '),
+            // All of them have four digits.
+            _ if is_odd(char) => out.push_str(&format!("\\u{:04x}", u32::from(char))),
+            _ => out.push(char),
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// Control characters (C0, DEL, C1), ends of lines and paragraphs, and marks that change the direction of text (those that
 /// Unicode calls Bidi_Control).
 fn is_unprintable(char: char) -> bool {
@@ -115,6 +134,18 @@ mod tests {
         for char in bidi_controls.chain('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
             assert_eq!(printable(&char.to_string()), char.escape_default().to_string());
         }
+    }
+
+    #[test]
+    fn printable_json_is_the_same_value() {
+        let plain = "{\n  \"a\": [1e400, \"ä 😀\\u001b\"]\n}\n";
+        assert!(matches!(printable_json(plain), Cow::Borrowed(text) if text == plain));
+        let hostile = "{\"a\u{9b}31m\":\r\n\t\"\u{7f}\u{80}\u{9f}\u{61c}\u{202e}\u{2028} \u{a0}\"}";
+        let shown = printable_json(hostile);
+        let expected = "{\"a\\u009b31m\": \n\t\"\\u007f\\u0080\\u009f\\u061c\\u202e\\u2028 \u{a0}\"}";
+        assert_eq!(shown, expected);
+        let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
+        assert_eq!(value(&shown), value(hostile));
     }
 
     #[test]

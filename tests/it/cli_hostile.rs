@@ -6,12 +6,15 @@ use std::process::Stdio;
 use std::thread;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tungstenite::protocol::CloseFrame;
 
 use crate::DEADLINE;
 use crate::cli_support::{Ran, command};
+use crate::conversation;
 use crate::processes::Process;
+use crate::pty::{AtTerminal, can_or_skip};
+use crate::run_bench::Bench;
 
 /// A title, a colour, text from right to left (two ways), and a line of its own.
 const NASTY: &str = "\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}\u{61c}\u{7f}\nforged";
@@ -72,5 +75,83 @@ fn the_reason_of_a_stream_that_is_closed_is_text() {
         tail.wait(DEADLINE).expect("it ends");
         assert!(told.contains("1011 \\u{1b}]0;owned\\u{7}\\u{9b}31m") && !is_obeyed(&told), "{told:?}");
         assert!(!told.lines().any(|line| line.starts_with("forged")), "{told:?}");
+    }
+}
+
+/// What is shown to a person who runs that, to its end or to Ctrl-C once `last` is there.
+fn at_terminal(words: &[&str], last: Option<&str>) -> String {
+    let mut terminal = AtTerminal::start(&command(words));
+    if let Some(last) = last {
+        terminal.until(last);
+        terminal.types("\x03");
+    }
+    terminal.end().1.replace("\r\n", "\n").replace("^C", "")
+}
+
+/// All JSON values that stand there.
+fn values(text: &str) -> Vec<Value> {
+    serde_json::Deserializer::from_str(text).into_iter().map_while(Result::ok).collect()
+}
+
+/// The same values for a person as for a program, but no character that does something.
+#[test]
+fn json_does_nothing_at_a_terminal_and_means_the_same() {
+    const RAW: &str = "\u{9b}31m\u{202e}\u{61c}\u{7f}";
+    let mut bench = Bench::stub(&[]);
+    let client = bench.daemon.client();
+    let session = conversation::session(&client, &json!({ "metadata": { "a": NASTY } }));
+    conversation::talk(&client, &bench.stream, &session, NASTY);
+    let base = bench.daemon.base().to_owned();
+    let of_daemon = ["--local-api-base", &base];
+    let piped = |words: &[&str]| {
+        let ran: Ran = command(words).output().unwrap().into();
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{words:?}");
+        assert!(ran.stdout.contains(RAW), "{words:?} in a pipe: {:?}", ran.stdout);
+        ran.stdout
+    };
+    let ran = piped(&[&["run", NASTY, "--json"], &of_daemon[..]].concat());
+    let has_terminals = can_or_skip("json_does_nothing_at_a_terminal_and_means_the_same");
+    let compare = |words: &[&str], expected: &str, shown: &str| {
+        assert!(!is_obeyed(shown), "{words:?}: {shown:?}");
+        assert!(shown.contains("\\u009b31m\\u202e\\u061c\\u007f"), "{words:?}: {shown:?}");
+        let (expected, shown) = (values(expected), values(shown));
+        assert!(!shown.is_empty() && expected.starts_with(&shown), "{words:?}: {shown:?}, not {expected:?}");
+    };
+    for list in ["sessions", "runs"] {
+        let words = [&[list, "--json"], &of_daemon[..]].concat();
+        let expected = piped(&words);
+        if has_terminals {
+            compare(&words, &expected, &at_terminal(&words, None));
+        }
+    }
+    if has_terminals {
+        let words = [&["tail", "--json", "--after", "0"], &of_daemon[..]].concat();
+        let shown = at_terminal(&words, Some("\"run.completed\""));
+        compare(&words, &std::fs::read_to_string(bench.daemon.log("events.jsonl")).unwrap(), &shown);
+        let shown = at_terminal(&[&["run", NASTY, "--json"], &of_daemon[..]].concat(), None);
+        assert!(!is_obeyed(&shown) && values(&shown).len() == values(&ran).len(), "{shown:?}");
+    }
+    bench.daemon.stop();
+    let state = bench.daemon.state("");
+    let words = ["status", "--json", "--state-dir", state.parent().unwrap().to_str().unwrap()];
+    let expected = piped(&words);
+    if has_terminals {
+        compare(&words, &expected, &at_terminal(&words, None));
+    }
+}
+
+#[test]
+fn the_last_message_of_a_run_is_text_at_a_terminal_and_itself_in_a_pipe() {
+    let bench = Bench::stub(&[]);
+    let words = ["run", NASTY, "--local-api-base", bench.daemon.base()];
+    let ran: Ran = command(words).output().unwrap().into();
+    assert_eq!((ran.code, ran.stdout), (0, format!("done: {NASTY}\n")), "{}", ran.stderr);
+    if can_or_skip("the_last_message_of_a_run_is_text_at_a_terminal_and_itself_in_a_pipe") {
+        let shown = at_terminal(&words, None);
+        assert!(!is_obeyed(&shown), "{shown:?}");
+        assert!(
+            shown.ends_with("done: \\u{1b}]0;owned\\u{7}\\u{9b}31m\\u{202e}\\u{61c}\\u{7f}\nforged\n"),
+            "{shown:?}"
+        );
     }
 }
