@@ -64,9 +64,10 @@ pub fn init_daemon(level: LevelFilter) -> std::io::Result<()> {
 
 fn simple(level: LevelFilter) -> SimpleLogger {
     SimpleLogger::new()
-        .with_level(level)
-        // It calls the end of its socket at every stop an error; faults of handlers are told by our own lines.
-        .with_module_level("tiny_http", LevelFilter::Off)
+        // Our own lines only: tungstenite's trace has the whole request of a handshake, the token included, and tiny_http
+        // calls the end of its socket at every stop an error.
+        .with_level(LevelFilter::Off)
+        .with_module_level("codexd", level)
         .with_utc_timestamps()
 }
 

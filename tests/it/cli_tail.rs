@@ -254,6 +254,28 @@ fn a_daemon_with_a_token_wants_it_from_a_tail_too() {
     tail.end();
 }
 
+/// The log of the program's own libraries would have the request that opens the stream.
+#[test]
+fn the_token_is_in_no_trace() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = folder.path().join("token");
+    let token_file = ["--token-file", file.to_str().unwrap()];
+    let mut daemon = Daemon::builder().flags(&[&token_file[..], &["--log-level", "trace"]].concat()).start();
+    let token = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+    let trace = ["--json", "--after", "0", "--log-level", "trace"];
+    let tail = Tail::start(daemon.base(), &[&token_file[..], &trace].concat());
+    tail.until(|line| line.contains("\"child.started\""));
+    let words = ["ask", "say 2 words", "--local-api-base", daemon.base()];
+    let asked = command([&words[..], &token_file].concat()).env("BAA_CODEXD_LOG", "trace").output().unwrap();
+    assert!(asked.status.success(), "{asked:?}");
+    let told = [tail.end(), String::from_utf8_lossy(&asked.stderr).into_owned(), daemon.stop().stderr];
+    for told in told {
+        assert!(!told.contains(&token), "{told}");
+        assert!(!told.to_ascii_lowercase().contains("authorization"), "{told}");
+        assert!(!told.contains("tungstenite"), "{told}");
+    }
+}
+
 #[test]
 fn a_session_that_there_is_not_is_not_waited_for() {
     let daemon = Daemon::builder().start();
