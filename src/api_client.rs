@@ -20,6 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// And after one that only reads: longer than the daemon has it wait for a free handler.
 const READ_TIMEOUT: Duration = Duration::from_secs(35);
 
+/// Whose the other end of a connection (its address, ours) is, if it is known to be nobody's who may be told anything.
+pub type PeerCheck = fn(SocketAddr, SocketAddr) -> Option<u32>;
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -30,6 +33,17 @@ pub enum ClientError {
         address: SocketAddr,
         /// What the system said.
         source: io::Error,
+    },
+    /// Who listens there did not pass the check.
+    #[error(
+        "what listens at {address} belongs to another user (uid {uid}), and nothing was sent to it: name the port of your \
+         own daemon with --local-api-base, or give --allow-other-users if theirs is meant"
+    )]
+    OtherUser {
+        /// Where.
+        address: SocketAddr,
+        /// Whose it is.
+        uid: u32,
     },
     /// What came is no answer of codexd.
     #[error("what answers at {address} is not codexd: {problem}")]
@@ -68,6 +82,7 @@ pub struct ApiClient {
     address: SocketAddr,
     token: Option<String>,
     timeout: Duration,
+    peer: Option<PeerCheck>,
 }
 
 impl std::fmt::Debug for ApiClient {
@@ -79,7 +94,7 @@ impl std::fmt::Debug for ApiClient {
 impl ApiClient {
     /// A client of the codexd at this address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, token: None, timeout: TIMEOUT }
+        Self { address, token: None, timeout: TIMEOUT, peer: None }
     }
 
     /// With this bearer token in every request.
@@ -93,6 +108,13 @@ impl ApiClient {
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sends nothing over a connection that does not pass this check.
+    #[must_use]
+    pub fn with_peer_check(mut self, check: PeerCheck) -> Self {
+        self.peer = Some(check);
         self
     }
 
@@ -145,7 +167,7 @@ impl ApiClient {
         );
         let timeout = if method == "GET" { self.timeout.min(READ_TIMEOUT) } else { self.timeout };
         let broken = |source| ClientError::Io { address: self.address, source };
-        let mut stream = self.connect(timeout).map_err(broken)?;
+        let mut stream = self.connect(timeout)?;
         let mut answer = Vec::new();
         stream
             .write_all(request.as_bytes())
@@ -171,12 +193,21 @@ impl ApiClient {
         }
     }
 
-    fn connect(&self, timeout: Duration) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    /// Connects, and looks at who is there before anything is sent.
+    fn connect(&self, timeout: Duration) -> Result<TcpStream, ClientError> {
+        let connect = || {
+            let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
+            stream.set_read_timeout(Some(timeout))?;
+            stream.set_write_timeout(Some(timeout))?;
+            stream.set_nodelay(true)?;
+            let ours = stream.local_addr()?;
+            Ok((stream, ours))
+        };
+        let (stream, ours) = connect().map_err(|source| ClientError::Io { address: self.address, source })?;
+        match self.peer.and_then(|check| check(self.address, ours)) {
+            Some(uid) => Err(ClientError::OtherUser { address: self.address, uid }),
+            None => Ok(stream),
+        }
     }
 
     fn split<'a>(&self, answer: &'a [u8]) -> Result<(u16, &'a [u8]), ClientError> {
@@ -200,8 +231,7 @@ impl ApiClient {
     /// # Errors
     /// See [`ClientError`].
     pub fn stream(&self, path: &str) -> Result<EventStream, ClientError> {
-        let stream =
-            self.connect(self.timeout).map_err(|source| ClientError::Io { address: self.address, source })?;
+        let stream = self.connect(self.timeout)?;
         let url = format!("ws://{}{path}", self.address);
         let mut request = url.into_client_request().map_err(|error| self.not_codexd(&error))?;
         if let Some(token) = &self.token {
@@ -306,15 +336,41 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
     fn who_does_not_answer_is_told_in_words() {
         // Connections are taken by the system; nobody ever reads them.
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = ApiClient::new(silent.local_addr().unwrap()).with_timeout(Duration::from_millis(500));
         let error = client.get("/healthz").unwrap_err();
         assert!(error.to_string().ends_with(": no answer within 0.5 s"), "{error}");
         assert!(error.is_timeout());
+    }
+
+    #[test]
+    fn who_does_not_pass_the_check_is_told_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = ApiClient::new(listener.local_addr().unwrap())
+            .with_token(Some("secret".to_owned()))
+            .with_timeout(Duration::from_millis(500));
+        let client = open.clone().with_peer_check(|_, ours| ours.ip().is_loopback().then_some(7));
+        let tries: [&dyn Fn() -> ClientError; 3] =
+            [&|| client.get("/x").unwrap_err(), &|| client.post("/x", &Value::Null).unwrap_err(), &|| {
+                client.stream("/x").err().unwrap()
+            }];
+        for attempt in tries {
+            let error = attempt();
+            assert!(matches!(error, ClientError::OtherUser { uid: 7, .. }), "{error}");
+            let mut heard = Vec::new();
+            listener.accept().unwrap().0.read_to_end(&mut heard).unwrap();
+            assert_eq!(heard, b"", "{error}");
+        }
+        assert!(open.get("/x").unwrap_err().is_timeout());
+        let mut heard = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut heard).unwrap();
+        assert!(String::from_utf8(heard).unwrap().contains("\r\nAuthorization: Bearer secret\r\n"));
     }
 }

@@ -174,7 +174,10 @@ fn latest(config: &Config) -> Result<u64, Problem> {
 
 /// Whether it would be refused the next time too.
 fn is_final(problem: &Problem) -> bool {
-    matches!(problem, Problem::Client(ClientError::Refused { status: 400..=499, .. }))
+    let is_final = |error: &_| {
+        matches!(error, ClientError::Refused { status: 400..=499, .. } | ClientError::OtherUser { .. })
+    };
+    matches!(problem, Problem::Client(error) if is_final(error))
 }
 
 /// What a message means, and the cursor moved by it; `None` if it means nothing here.

@@ -277,7 +277,8 @@ pub const FLAGS: &[Flag] = &[
     flag!(Service, "require-token", ["BAA_CODEXD_REQUIRE_TOKEN"], "off",
         "Refuse to start without --token-file", switch!(require_token)),
     flag!(Service, "allow-other-users", ["BAA_CODEXD_ALLOW_OTHER_USERS"], "off",
-        "Serve connections of other users of this host too", switch!(allow_other_users)),
+        "Serve connections of other users of this host too; as a client, talk to their daemons",
+        switch!(allow_other_users)),
 
     flag!(Server, "mode", ["BAA_CODEXD_MODE"], "app-server",
         "The child speaks the app-server protocol, or is a plain process whose output becomes events",

@@ -33,7 +33,8 @@ pub struct Command {
 }
 
 /// What an action that only talks to the running daemon uses of the flags that every action takes.
-const OF_CLIENTS: &[&str] = &["local-api-base", "event-stream-path", "token-file", "json", "log-level"];
+const OF_CLIENTS: &[&str] =
+    &["local-api-base", "event-stream-path", "token-file", "allow-other-users", "json", "log-level"];
 
 impl Command {
     /// Whether a flag was typed; a blank value counts as not.

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use super::{UsageError, folder, print, resolve};
 use crate::api_client::{ApiClient, ClientError};
 use crate::config::Config;
+use crate::os::peer;
 use crate::store::token;
 
 /// Why an action that talks to the daemon fails.
@@ -58,12 +59,18 @@ pub fn client(config: &Config) -> Result<ApiClient, Problem> {
             base.text
         )));
     }
-    let client = ApiClient::new(base.address);
+    let client = without_token(config);
     let Some(file) = &config.service.token_file else { return Ok(client) };
     match token::read(file) {
         Ok(token) => Ok(client.with_token(Some(token.expose().to_owned()))),
         Err(error) => Err(Problem::here(error.to_string())),
     }
+}
+
+/// The same without a token. It says nothing to who is known to be another user, unless that is meant.
+pub fn without_token(config: &Config) -> ApiClient {
+    let client = ApiClient::new(config.service.local_api_base.address);
+    if config.service.allow_other_users { client } else { client.with_peer_check(peer::stranger) }
 }
 
 /// The problem, with what can be done about the usual ones.

@@ -7,6 +7,8 @@
 use std::io;
 use std::net::SocketAddr;
 
+const ROOT: u32 = 0;
+
 /// What is known of the socket at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
@@ -38,11 +40,61 @@ pub fn owner(theirs: SocketAddr, ours: SocketAddr) -> io::Result<Option<Owner>> 
     }
 }
 
+/// Which user reads what `ours` sends to `theirs`, or will: a connection that nobody has accepted yet is its listener's.
+/// `None` when no socket of this host is known to get it, or only one of a user that has no number here.
+fn reader(theirs: SocketAddr, ours: SocketAddr) -> io::Result<Option<u32>> {
+    let accepted = || {
+        let held = owner(theirs, ours)?.filter(|owner| owner.held);
+        Ok::<_, io::Error>(held.map(|owner| owner.uid))
+    };
+    let mut known = accepted()?;
+    if known.is_none() {
+        let listens = listener(theirs)?;
+        // Whoever accepts it meanwhile, and may not even listen any more, has it.
+        known = accepted()?.or(listens);
+    }
+    Ok(known.filter(|uid| !is_nameless(*uid)))
+}
+
+/// Whose it is what `ours` sends to `theirs`, if that is known to be neither this user nor root: as long as no daemon runs,
+/// every user of this host may take its port.
+///
+/// Where the system does not tell, or where what listens is no process of this host (a forwarder's other end), nothing is
+/// known.
+pub fn stranger(theirs: SocketAddr, ours: SocketAddr) -> Option<u32> {
+    match reader(theirs, ours) {
+        Ok(uid) => uid.filter(|&uid| uid != ROOT && uid != rustix::process::geteuid().as_raw()),
+        Err(error) => {
+            log::debug!("whose {theirs} is cannot be told: {error}");
+            None
+        }
+    }
+}
+
+/// Who listens at that address, if anybody does.
+fn listener(address: SocketAddr) -> io::Result<Option<u32>> {
+    #[cfg(target_os = "linux")]
+    return linux::listener(address);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = address;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Whether this number may stand for any user that the namespace of this process has none for (user_namespaces(7)): seen
+/// from a container, root outside has it too.
+fn is_nameless(uid: u32) -> bool {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let all = |map: &str| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+    read("/proc/sys/kernel/overflowuid").trim().parse() == Ok(uid) && !all(&read("/proc/self/uid_map"))
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fs;
     use std::io;
-    use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
     use std::os::fd::OwnedFd;
 
     use rustix::net::netlink::{self, SocketAddrNetlink};
@@ -80,6 +132,13 @@ mod linux {
         }
     }
 
+    pub(super) fn listener(address: SocketAddr) -> io::Result<Option<u32>> {
+        match listener_by_sock_diag(address) {
+            Err(error) if !is_shortage(&error) => listener_by_table(address),
+            known => known,
+        }
+    }
+
     /// Reading the table would meet it as well.
     fn is_shortage(error: &io::Error) -> bool {
         use rustix::io::Errno;
@@ -95,6 +154,35 @@ mod linux {
     }
 
     pub(super) fn by_sock_diag(theirs: SocketAddr, ours: SocketAddr) -> io::Result<Option<Owner>> {
+        let found = ask(theirs, ours)?;
+        // Without a connected socket the kernel offers one that listens at their port.
+        let is_theirs =
+            |found: &Found| !found.listens && found.port == theirs.port() && found.peer == ours.port();
+        Ok(found.filter(is_theirs).map(|found| found.owner))
+    }
+
+    pub(super) fn listener_by_sock_diag(address: SocketAddr) -> io::Result<Option<u32>> {
+        // None is connected to port 0, so this asks for the one that listens, at any address too.
+        let found = ask(address, SocketAddr::new(any_of(address), 0))?;
+        let listens = |found: &Found| found.listens && found.port == address.port();
+        Ok(found.filter(listens).map(|found| found.owner.uid))
+    }
+
+    /// No address, of the family of that one.
+    fn any_of(address: SocketAddr) -> IpAddr {
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+    }
+
+    /// The socket that the kernel finds for a pair of addresses.
+    struct Found {
+        listens: bool,
+        port: u16,
+        /// The port of its other end.
+        peer: u16,
+        owner: Owner,
+    }
+
+    fn ask(theirs: SocketAddr, ours: SocketAddr) -> io::Result<Option<Found>> {
         let socket = open()?;
         // The kernel answers within the call that asks; this is only so that nothing can ever hang here.
         set_socket_timeout(&socket, Timeout::Recv, Some(std::time::Duration::from_secs(1)))?;
@@ -102,7 +190,7 @@ mod linux {
         sendto(&socket, &question, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         let mut answer = [0; 512];
         let (length, _) = recv(&socket, &mut answer, RecvFlags::empty())?;
-        parse(answer.get(..length).unwrap_or_default(), theirs.port(), ours.port())
+        parse(answer.get(..length).unwrap_or_default())
     }
 
     /// "The socket whose own address is theirs and whose peer is ours", as one datagram.
@@ -136,7 +224,7 @@ mod linux {
         out
     }
 
-    fn parse(answer: &[u8], theirs: u16, ours: u16) -> io::Result<Option<Owner>> {
+    fn parse(answer: &[u8]) -> io::Result<Option<Found>> {
         let bad = || io::Error::other("sock_diag gave an answer that cannot be read");
         let u16_at = |at: usize| Some(u16::from_ne_bytes(answer.get(at..at + 2)?.try_into().ok()?));
         let u32_at = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
@@ -147,28 +235,42 @@ mod linux {
                 if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) }
             }
             SOCK_DIAG_BY_FAMILY if answer.len() >= HEADER + ANSWER => {
-                let port = |at: usize| Some(u16::from_be_bytes(answer.get(at..at + 2)?.try_into().ok()?));
+                let port_at = |at: usize| u16_at(at).map(u16::from_be).ok_or_else(bad);
                 let state = answer[HEADER + 1];
-                // Without a connected socket the kernel offers one that listens at their port.
-                if state == LISTEN || port(HEADER + 4) != Some(theirs) || port(HEADER + 6) != Some(ours) {
-                    return Ok(None);
-                }
                 let uid = u32_at(HEADER + 64).ok_or_else(bad)?;
                 let inode = u32_at(HEADER + 68).ok_or_else(bad)?;
-                Ok(Some(Owner { uid, held: inode != 0 && state != TIME_WAIT }))
+                Ok(Some(Found {
+                    listens: state == LISTEN,
+                    port: port_at(HEADER + 4)?,
+                    peer: port_at(HEADER + 6)?,
+                    owner: Owner { uid, held: inode != 0 && state != TIME_WAIT },
+                }))
             }
             _ => Err(bad()),
         }
     }
 
     pub(super) fn by_table(theirs: SocketAddr, ours: SocketAddr) -> io::Result<Option<Owner>> {
-        // A client may speak IPv4 over an IPv6 socket (Java does): that one is in the second table.
-        let mut tables = TABLES.iter().skip(usize::from(theirs.is_ipv6()));
+        in_tables(theirs, |table, in_family| in_table(table, in_family(theirs), in_family(ours)))
+    }
+
+    pub(super) fn listener_by_table(address: SocketAddr) -> io::Result<Option<u32>> {
+        in_tables(address, |table, in_family| listener_in_table(table, in_family(address)))
+    }
+
+    /// What `find` finds first in the tables that a socket of this address may stand in; it is given what makes of an
+    /// address one of the table's family.
+    fn in_tables<T>(
+        address: SocketAddr,
+        find: impl Fn(&str, fn(SocketAddr) -> SocketAddr) -> Option<T>,
+    ) -> io::Result<Option<T>> {
+        // IPv4 may be spoken over an IPv6 socket (Java does): that one is in the second table.
+        let mut tables = TABLES.iter().skip(usize::from(address.is_ipv6()));
         let mapped = |address: SocketAddr| match address.ip() {
             IpAddr::V4(ip) => SocketAddr::new(IpAddr::V6(ip.to_ipv6_mapped()), address.port()),
             IpAddr::V6(_) => address,
         };
-        tables.try_fold(None, |found: Option<Owner>, path| {
+        tables.try_fold(None, |found: Option<T>, path| {
             if found.is_some() {
                 return Ok(found);
             }
@@ -179,9 +281,22 @@ mod linux {
                 }
                 read => read?,
             };
-            let (theirs, ours) =
-                if *path == TABLES[1] { (mapped(theirs), mapped(ours)) } else { (theirs, ours) };
-            Ok(in_table(&table, theirs, ours))
+            Ok(find(&table, if *path == TABLES[1] { mapped } else { |address| address }))
+        })
+    }
+
+    /// Who listens at this address, or at any.
+    fn listener_in_table(table: &str, address: SocketAddr) -> Option<u32> {
+        let (address, any) = (in_hex(address), in_hex(SocketAddr::new(any_of(address), address.port())));
+        table.lines().skip(1).find_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let local = fields.nth(1)?;
+            if local != address && local != any {
+                return None;
+            }
+            let state = u8::from_str_radix(fields.nth(1)?, 16).ok()?;
+            let uid = fields.nth(3)?.parse().ok()?;
+            (state == LISTEN).then_some(uid)
         })
     }
 
@@ -214,84 +329,4 @@ mod linux {
 }
 
 #[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use std::net::{TcpListener, TcpStream};
-    use std::time::{Duration, Instant};
-
-    use rustix::net::{AddressFamily, SocketAddrV6, SocketType, connect, socket};
-    use rustix::process::geteuid;
-
-    use super::*;
-    use crate::threads;
-
-    /// Both ways to tell.
-    fn both(theirs: SocketAddr, ours: SocketAddr) -> [Option<Owner>; 2] {
-        [linux::by_sock_diag(theirs, ours).unwrap(), linux::by_table(theirs, ours).unwrap()]
-    }
-
-    #[test]
-    fn our_own_connections_are_ours() {
-        for address in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(listener) = TcpListener::bind(address) else { continue };
-            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let (server, theirs) = listener.accept().unwrap();
-            let ours = server.local_addr().unwrap();
-            let me = Some(Owner { uid: geteuid().as_raw(), held: true });
-            assert_eq!(both(theirs, ours), [me, me], "{address}");
-            assert!(can_tell());
-            drop(client);
-            // A process that another test is just starting has a copy of it until it runs its command.
-            let closed = (0..1000).any(|_| {
-                let held = both(theirs, ours).into_iter().flatten().any(|owner| owner.held);
-                if held {
-                    threads::pause(Duration::from_millis(5));
-                }
-                !held
-            });
-            assert!(closed, "{address}: {:?}", both(theirs, ours));
-        }
-    }
-
-    #[test]
-    fn an_ipv4_client_on_an_ipv6_socket_is_found() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let Ok(client) = socket(AddressFamily::INET6, SocketType::STREAM, None) else { return };
-        let mapped = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped();
-        connect(&client, &SocketAddrV6::new(mapped, port, 0, 0)).unwrap();
-        let (server, theirs) = listener.accept().unwrap();
-        let me = Some(Owner { uid: geteuid().as_raw(), held: true });
-        assert_eq!(both(theirs, server.local_addr().unwrap()), [me, me]);
-    }
-
-    #[test]
-    fn a_listener_at_their_port_is_not_taken_for_them() {
-        let [one, other] = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
-        let listening = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert_eq!(both(one, other), [None, None]);
-        assert_eq!(both(listening, other), [None, None]);
-        assert_eq!(both("[::1]:1".parse().unwrap(), "[::1]:2".parse().unwrap()), [None, None]);
-    }
-
-    #[test]
-    #[ignore = "measures"]
-    fn what_it_costs() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let many: Vec<_> = (0..2000)
-            .map(|_| {
-                let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-                (client, listener.accept().unwrap())
-            })
-            .collect();
-        let (_, (server, theirs)) = &many[1000];
-        let ours = server.local_addr().unwrap();
-        for (name, ask) in [
-            ("sock_diag", linux::by_sock_diag as fn(SocketAddr, SocketAddr) -> _),
-            ("/proc/net/tcp", linux::by_table),
-        ] {
-            let began = Instant::now();
-            (0..200).for_each(|_| assert!(ask(*theirs, ours).unwrap().is_some()));
-            println!("{name}: {:?} a question among {} sockets", began.elapsed() / 200, 2 * many.len());
-        }
-    }
-}
+mod tests;

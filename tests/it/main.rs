@@ -98,6 +98,9 @@ mod service;
 mod skipped;
 mod sse;
 mod status_now;
+#[cfg(target_os = "linux")] // Elsewhere nobody tells whose a port is.
+mod strange_daemons;
+mod strange_servers;
 mod strangers;
 mod stuck_stderr;
 mod supervision;

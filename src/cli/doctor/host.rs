@@ -8,11 +8,11 @@ use rustix::process::Pid;
 use serde_json::Value;
 
 use super::ask::{self, Asked};
-use crate::api_client::{ApiClient, ClientError};
+use crate::api_client::ClientError;
 use crate::cli::UsageError;
 use crate::cli::low::{Given, LowArgs};
 use crate::cli::service::{self, Installed, Manager};
-use crate::cli::{config_with, resolve};
+use crate::cli::{config_with, reach, resolve};
 use crate::config::Config;
 use crate::process::{self, Spec};
 use crate::store::{lock, token};
@@ -114,20 +114,23 @@ impl Host {
     /// What answers at the port.
     fn knock(&self) -> Answers {
         let service = &self.config.service;
-        let address = service.local_api_base.address;
-        if address.port() == 0 {
+        if service.local_api_base.address.port() == 0 {
             return Answers::AnyPort;
         }
         // One that cannot be read is told by a check of its own; the daemon says then that it wants one.
         let secret = service.token_file.as_ref().and_then(|file| token::read(file).ok());
         let token = secret.map(|secret| secret.expose().to_owned());
-        let api = ApiClient::new(address).with_token(token).with_timeout(ANSWER);
+        let api = reach::without_token(&self.config).with_token(token).with_timeout(ANSWER);
         let judge = |error: ClientError| match error {
             ClientError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::ConnectionRefused => {
                 Answers::Nobody
             }
             ClientError::Refused { status: status @ (401 | 403), message, .. } => {
                 Answers::Closed(status, message)
+            }
+            // What to do about it is said there.
+            ClientError::OtherUser { uid, .. } => {
+                Answers::Stranger(format!("what listens there belongs to another user (uid {uid})"))
             }
             other => Answers::Stranger(other.to_string()),
         };
