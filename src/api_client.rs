@@ -20,6 +20,10 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// And after one that only reads: longer than the daemon has it wait for a free handler.
 const READ_TIMEOUT: Duration = Duration::from_secs(35);
 
+/// The longest answer that is taken. A page of the log is 8 MiB, or one event of up to `--max-line-bytes` (64 MiB); a list
+/// has no end of its own: ten thousand usual runs are 20 MB, a hundred of the longest 0.9 GB.
+const MAX_ANSWER: u64 = 1024 * 1024 * 1024;
+
 /// Whose the other end of a connection (its address, ours) is, if it is known to be nobody's who may be told anything.
 pub type PeerCheck = fn(SocketAddr, SocketAddr) -> Option<u32>;
 
@@ -44,6 +48,14 @@ pub enum ClientError {
         address: SocketAddr,
         /// Whose it is.
         uid: u32,
+    },
+    /// More than is taken.
+    #[error("the answer of {address} is longer than {limit} bytes")]
+    TooLong {
+        /// Where.
+        address: SocketAddr,
+        /// How much is taken.
+        limit: u64,
     },
     /// What came is no answer of codexd.
     #[error("what answers at {address} is not codexd: {problem}")]
@@ -83,6 +95,7 @@ pub struct ApiClient {
     token: Option<String>,
     timeout: Duration,
     peer: Option<PeerCheck>,
+    max_answer: u64,
 }
 
 impl std::fmt::Debug for ApiClient {
@@ -94,7 +107,7 @@ impl std::fmt::Debug for ApiClient {
 impl ApiClient {
     /// A client of the codexd at this address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, token: None, timeout: TIMEOUT, peer: None }
+        Self { address, token: None, timeout: TIMEOUT, peer: None, max_answer: MAX_ANSWER }
     }
 
     /// With this bearer token in every request.
@@ -171,7 +184,7 @@ impl ApiClient {
         let mut answer = Vec::new();
         stream
             .write_all(request.as_bytes())
-            .and_then(|()| stream.read_to_end(&mut answer))
+            .and_then(|()| stream.take(self.max_answer.saturating_add(1)).read_to_end(&mut answer))
             .map_err(|source| match source.kind() {
                 // What a socket says of its timeout differs by system, and says nothing to people.
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
@@ -181,6 +194,9 @@ impl ApiClient {
                 _ => source,
             })
             .map_err(broken)?;
+        if answer.len() as u64 > self.max_answer {
+            return Err(ClientError::TooLong { address: self.address, limit: self.max_answer });
+        }
         let (status, body) = self.split(&answer)?;
         let envelope = serde_json::from_slice(body).map_err(|_| self.not_codexd(&"its answer is no JSON"))?;
         Ok((status, envelope))
@@ -348,6 +364,33 @@ mod tests {
         let error = client.get("/healthz").unwrap_err();
         assert!(error.to_string().ends_with(": no answer within 0.5 s"), "{error}");
         assert!(error.is_timeout());
+    }
+
+    /// What the client makes of an answer of so many bytes in all.
+    fn told(length: usize, limit: u64) -> Result<Value, ClientError> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = ApiClient { max_answer: limit, ..ApiClient::new(listener.local_addr().unwrap()) };
+        let answer = || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // Else the answer is lost when this end is closed.
+            let _ = stream.read(&mut [0; 4096]);
+            let head = "HTTP/1.1 200 OK\r\n\r\n{}";
+            let _ = stream.write_all([head, &" ".repeat(length - head.len())].concat().as_bytes());
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(answer);
+            client.get("/x")
+        })
+    }
+
+    #[test]
+    fn an_answer_has_an_end() {
+        assert_eq!(told(1000, 1000).unwrap(), serde_json::json!({}));
+        for length in [1001, 1 << 24] {
+            let error = told(length, 1000).unwrap_err();
+            assert!(matches!(error, ClientError::TooLong { limit: 1000, .. }), "{length}: {error}");
+            assert!(error.to_string().ends_with(" is longer than 1000 bytes"), "{error}");
+        }
     }
 
     #[test]
