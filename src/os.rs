@@ -3,6 +3,8 @@
 pub mod descriptors;
 pub mod notify;
 pub mod peer;
+#[cfg(not(target_os = "linux"))]
+mod ps;
 pub mod socket;
 mod waiting;
 
@@ -97,13 +99,17 @@ fn hold_at_gate(command: &mut Command, announce: Announce, refusal: Reply<io::Er
 #[expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
 fn prepare(command: &mut Command) {
     use std::os::unix::process::CommandExt;
-    // SAFETY: prctl(2), setrlimit(2) and pthread_sigmask(3) are plain system calls, and the closure only reads memory of
+    // SAFETY: prctl(2), setrlimit(2), fcntl(2) and pthread_sigmask(3) are plain system calls, and the closure only reads memory of
     // the parent that was written before, without a lock.
     unsafe {
         command.pre_exec(|| {
             #[cfg(target_os = "linux")]
             rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
             change_mask(libc::SIG_SETMASK, &[])?;
+            // macOS makes pipes and sockets that are inherited, and only the next call has them closed on exec: of one
+            // that another thread makes meanwhile this process has a copy. There are no more, see `raise_limit`.
+            #[cfg(target_vendor = "apple")]
+            (3..10_240).for_each(close_on_exec);
             descriptors::restore_limit()
         });
     }
@@ -187,12 +193,17 @@ pub fn reap_if_ended(pid: Pid) {
     let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }
 
-/// Sends a signal to every process of a group; a group that is empty is no error.
+/// Sends a signal to every process of a group; a group that is empty, or in which all have ended, is no error.
 ///
 /// # Errors
 /// `EPERM` when none of them may be signalled.
 pub fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
-    ignore_gone(rustix::process::kill_process_group(group, signal))
+    let alive = |process: &Listed| process.group == group.as_raw_pid() && !process.zombie;
+    match ignore_gone(rustix::process::kill_process_group(group, signal)) {
+        // macOS also says so where all that is left of the group waits to be reaped.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !list().iter().any(alive) => Ok(()),
+        result => result,
+    }
 }
 
 /// Sends a signal to one process; one that is gone is no error.
@@ -243,7 +254,7 @@ pub fn look_up(pid: Pid) -> Option<Listed> {
     #[cfg(target_os = "linux")]
     return listed_in_proc(pid.as_raw_nonzero().get());
     #[cfg(not(target_os = "linux"))]
-    return ps(&["-p", &pid.as_raw_nonzero().to_string()]).pop();
+    return ps::listed(&["-p", &pid.as_raw_nonzero().to_string()]).pop();
 }
 
 /// All processes this user may see.
@@ -256,7 +267,7 @@ pub fn list() -> Vec<Listed> {
         .filter_map(listed_in_proc)
         .collect();
     #[cfg(not(target_os = "linux"))]
-    return ps(&["-A"]);
+    return ps::listed(&["-A"]);
 }
 
 /// Which of two [`Listed::started`] of one boot was first; `None` where they cannot be compared.
@@ -303,31 +314,6 @@ fn read_proc(pid: i32, name: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-#[cfg(not(target_os = "linux"))]
-fn ps(which: &[&str]) -> Vec<Listed> {
-    let output = Command::new("/bin/ps")
-        .args(["-o", "pid=,ppid=,pgid=,stat=,lstart="])
-        .args(which)
-        .env("LC_ALL", "C")
-        .output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.split_ascii_whitespace();
-            let pid = fields.next()?.parse().ok()?;
-            Some(Listed {
-                pid,
-                parent: fields.next()?.parse().ok()?,
-                group: fields.next()?.parse().ok()?,
-                // What ps(1) calls a session there is an address.
-                session: session_of(pid),
-                zombie: fields.next()?.starts_with('Z'),
-                started: fields.collect::<Vec<_>>().join(" "),
-            })
-        })
-        .collect()
-}
-
 /// The session of a process, 0 where it cannot be told: so it is with one that was made outside of the pid namespace,
 /// which rustix takes for impossible.
 #[cfg(any(test, not(target_os = "linux")))]
@@ -347,21 +333,26 @@ pub fn variable(pid: i32, name: &str) -> Option<String> {
     })
 }
 
-/// The command line of a process; `None` when it cannot be seen.
-pub fn arguments(pid: i32) -> Option<Vec<String>> {
-    #[cfg(target_os = "linux")]
-    {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|line| !line.is_empty())?;
-        let line = line.strip_suffix(&[0]).unwrap_or(&line);
-        Some(line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
-    }
+/// The command lines of all processes that have not ended, as far as they can be seen, each with its process id.
+pub fn command_lines() -> Vec<(i32, Vec<String>)> {
     #[cfg(not(target_os = "linux"))]
-    {
-        // Words with blanks in them fall apart, which does no harm to what they are looked at for.
-        let output = Command::new("ps").args(["-o", "args=", "-p", &pid.to_string()]).output().ok()?;
-        let line = String::from_utf8_lossy(&output.stdout);
-        Some(line.split_whitespace().map(str::to_owned).collect())
-    }
+    return ps::command_lines();
+    #[cfg(target_os = "linux")]
+    list()
+        .iter()
+        .filter(|process| !process.zombie)
+        .filter_map(|process| Some((process.pid, read_proc(process.pid, "cmdline").ok()?)))
+        .filter(|(_, line)| !line.is_empty())
+        .map(|(pid, line)| {
+            let line = line.strip_suffix(&[0]).unwrap_or(&line);
+            (
+                pid,
+                line.split(|&byte| byte == 0)
+                    .map(|word| String::from_utf8_lossy(word).into_owned())
+                    .collect(),
+            )
+        })
+        .collect()
 }
 
 /// Names the time since the system was last started; [`Listed::started`] of two processes can be compared only within

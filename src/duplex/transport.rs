@@ -5,10 +5,10 @@ use std::io::{self, Read};
 use std::net::TcpStream;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 
 use super::WRITE_TIMEOUT;
-use crate::os::socket::write_within;
+use crate::os::socket::{send_now, write_within};
 
 const WRITE_PART: usize = 64 * 1024;
 
@@ -75,7 +75,7 @@ pub fn read_socket(mut stream: &TcpStream, buffer: &mut [u8], wait: bool) -> io:
 /// # Errors
 /// What send(2) says.
 pub fn write_socket_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    match rustix::net::send(stream, bytes, SendFlags::DONTWAIT) {
+    match send_now(stream, bytes) {
         Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(0),
         sent => Ok(sent?),
     }

@@ -2,9 +2,10 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, bind, sockopt};
 
 /// One for such an address; closed on exec.
@@ -62,6 +63,41 @@ pub fn write_within(mut socket: impl Write, bytes: &[u8], part: usize, limit: Du
     Ok(())
 }
 
+/// Sends as much as goes without waiting, on a socket that waits. Of two that send at the same time one may wait.
+///
+/// # Errors
+/// What send(2) says; `EAGAIN` when nothing went.
+pub fn send_now(socket: &impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
+    #[cfg(not(target_vendor = "apple"))]
+    return rustix::net::send(socket, bytes, rustix::net::SendFlags::DONTWAIT);
+    #[cfg(target_vendor = "apple")]
+    return send_while_there_is_room(socket, bytes);
+}
+
+/// [`send_now`] where `MSG_DONTWAIT` is for receiving alone: on macOS send(2) passes over it and waits for room. That
+/// there is room for so many bytes poll(2) tells: `SO_SNDLOWAT` of XNU, which nobody here changes.
+#[cfg(any(test, target_vendor = "apple"))]
+fn send_while_there_is_room(socket: &impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    const ROOM: usize = 2048;
+    let mut sent = 0;
+    for part in bytes.chunks(ROOM) {
+        let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))?;
+        if fds[0].revents().is_empty() {
+            return if sent == 0 { Err(Errno::AGAIN) } else { Ok(sent) };
+        }
+        match rustix::net::send(socket, part, rustix::net::SendFlags::empty()) {
+            Ok(taken) if taken == part.len() => sent += taken,
+            Ok(taken) => return Ok(sent + taken),
+            // It shows again with the next one.
+            Err(_) if sent > 0 => return Ok(sent),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
@@ -86,6 +122,36 @@ mod tests {
         bind(&looking, &address).unwrap();
         could_listen(address).unwrap();
         TcpListener::bind(address).unwrap();
+    }
+
+    #[test]
+    fn what_finds_no_room_is_left_and_nobody_waits_for_it() {
+        use std::io::Read;
+        use std::net::{Shutdown, TcpStream};
+
+        for send in [send_now, send_while_there_is_room] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut writer, _) = listener.accept().unwrap();
+            // Whoever waits for room all the same is told so, or fails.
+            writer.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+            let began = Instant::now();
+            let bytes: Vec<u8> = (0..100_000_u32).map(|number| (number % 251) as u8).collect();
+            let mut sent = Vec::new();
+            loop {
+                match send(&writer, &bytes) {
+                    Ok(length) => sent.extend_from_slice(&bytes[..length]),
+                    Err(error) => break assert_eq!(error, Errno::AGAIN),
+                }
+            }
+            assert!(!sent.is_empty() && began.elapsed() < Duration::from_secs(30));
+            let mut received = vec![0; sent.len()];
+            reader.read_exact(&mut received).unwrap();
+            assert!(received == sent, "nothing is missing, nothing twice");
+            writer.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(send(&writer, &bytes), Err(Errno::PIPE));
+            assert!(writer.write(&bytes).is_err());
+        }
     }
 
     /// Takes one byte at a time, and is interrupted before each.

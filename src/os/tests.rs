@@ -17,6 +17,7 @@ fn this_process_is_listed_and_its_children_are_descendants() {
     signal_group(pid, Signal::KILL).unwrap();
     wait_ended(pid).unwrap();
     assert!(look_up(pid).unwrap().zombie);
+    signal_group(pid, Signal::KILL).unwrap();
     child.wait().unwrap();
     assert!(signal_process(pid, Signal::TERM).is_ok());
 }

@@ -73,7 +73,29 @@ pub fn readable(input: &impl AsFd) -> io::Result<bool> {
 
 /// Whether this is a pipe or a socket that nobody reads any more.
 pub fn reader_is_gone(output: &impl AsFd) -> bool {
-    let mut fds = [PollFd::new(output, PollFlags::empty())];
+    // Asked for nothing at all, macOS looks at nothing, not even whether the other end is there.
+    let mut fds = [PollFd::new(output, PollFlags::OUT)];
     rustix::io::retry_on_intr(|| poll(&mut fds, Some(&rustix::event::Timespec::default()))).is_ok()
         && fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_is_gone_shows_whether_there_is_room_or_not() {
+        for full in [false, true] {
+            let (reader, writer) = crate::os::pipe().unwrap();
+            dont_wait(&writer).unwrap();
+            while full && rustix::io::write(&writer, &[0; 4096]).is_ok() {}
+            assert!(!reader_is_gone(&writer));
+            drop(reader);
+            assert!(reader_is_gone(&writer));
+        }
+        let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(!reader_is_gone(&writer));
+        drop(reader);
+        assert!(reader_is_gone(&writer));
+    }
 }

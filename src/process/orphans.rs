@@ -178,10 +178,10 @@ fn own_line(listed: &[Listed]) -> HashSet<i32> {
 }
 
 /// Orphaned descendants become children of this process (Linux), and are reaped when they end. Lasts until dropped;
-/// the adoption itself until the process ends.
+/// the adoption itself until the process ends. Elsewhere nothing is adopted, so there is nothing to reap: what children
+/// there are belong to whoever waits for them, and to look at them by ps(1) would be the next child to end.
 pub struct Adoption {
-    handle: Handle,
-    thread: Option<Thread>,
+    reaper: Option<(Handle, Thread)>,
 }
 
 impl Adoption {
@@ -190,24 +190,27 @@ impl Adoption {
     /// # Errors
     /// When the system refuses, or has no thread.
     pub fn begin() -> io::Result<Self> {
+        if !cfg!(target_os = "linux") {
+            return Ok(Self { reaper: None });
+        }
         let mut signals = Signals::new([SIGCHLD])?;
         let handle = signals.handle();
         os::become_subreaper()?;
         STRANGERS.get_or_init(strangers);
-        ADOPTING.store(cfg!(target_os = "linux"), Ordering::Release);
+        ADOPTING.store(true, Ordering::Release);
         let thread = threads::spawn("reaper", move || {
             for _ in signals.forever() {
                 reap_adopted();
             }
         })?;
-        Ok(Self { handle, thread: Some(thread) })
+        Ok(Self { reaper: Some((handle, thread)) })
     }
 }
 
 impl Drop for Adoption {
     fn drop(&mut self) {
-        self.handle.close();
-        if let Some(thread) = self.thread.take() {
+        if let Some((handle, thread)) = self.reaper.take() {
+            handle.close();
             thread.join();
         }
     }

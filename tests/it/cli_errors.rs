@@ -165,7 +165,9 @@ fn a_flag_without_effect_is_told() {
 #[test]
 fn a_repository_that_is_no_folder_is_not_made() {
     let parent = tempfile::tempdir().unwrap();
-    let (nowhere, file) = (parent.path().join("nowhere"), parent.path().join("file"));
+    // As the program sees it, whose folder it is: /tmp and /var are links on macOS.
+    let folder = parent.path().canonicalize().unwrap();
+    let (nowhere, file) = (folder.join("nowhere"), folder.join("file"));
     std::fs::File::create(&file).unwrap();
     let missing = |name: &str| {
         format!("{name} must be a folder that exists, and there is no \"{}\"", nowhere.display())

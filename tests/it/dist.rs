@@ -39,7 +39,10 @@ fn the_tarball_holds_what_a_host_needs_and_is_the_same_each_time() {
     let binary = executable(folder.path().join("codexd"), BINARY);
     let first = pack(&binary, &folder.path().join("a"), "1700000000");
     let name = "codexd-1.2.3-some-target";
-    assert_eq!(first, folder.path().canonicalize().unwrap().join(format!("a/{name}.tar.gz")));
+    assert_eq!(
+        first.canonicalize().unwrap(),
+        folder.path().canonicalize().unwrap().join(format!("a/{name}.tar.gz"))
+    );
     // Touched, from elsewhere, and at another time: the same.
     fs::File::open(&binary).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let second = pack(&binary, &folder.path().join("b"), "1700000000");

@@ -423,6 +423,10 @@ fn a_stranger_is_never_taken_for_a_leftover() {
         |pid: u32| codexd::os::look_up(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()).unwrap().started;
     entry["pid"] = json!(stranger.pid());
     entry["group"] = json!(stranger.pid());
+    if entry["startTime"] == started(stranger.pid()) {
+        // Where it is told in whole seconds.
+        entry["startTime"] = json!("a second before");
+    }
     let mut copied = entry.clone();
     copied["startTime"] = json!(started(stranger.pid()));
     let own = std::process::id();

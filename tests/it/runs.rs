@@ -416,7 +416,11 @@ fn a_database_that_is_locked_at_the_start_is_tried_again() {
 fn exec_mode_has_runs_too() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let script = folder.path().join("codex");
-    std::os::unix::fs::symlink("/bin/true", &script).unwrap();
+    std::os::unix::fs::symlink(
+        if cfg!(target_os = "linux") { "/bin/true" } else { "/usr/bin/true" },
+        &script,
+    )
+    .unwrap();
     let flags = ["--mode", "exec", "--codex-command", script.to_str().unwrap()];
     let daemon = Daemon::builder().server("sleep", &["300"]).flags(&flags).start();
     let stream = daemon.stream();

@@ -118,6 +118,7 @@ fn what_is_refused_is_answered_with_json() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "names of threads are told by Linux only")]
 fn clients_that_leave_are_noticed() {
     let daemon = Daemon::builder().start();
     let client = daemon.client();

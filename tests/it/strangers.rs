@@ -319,6 +319,7 @@ fn as_user(uid: u32, address: &str, request: &str) -> String {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "whose a connection is, is told by Linux only")]
 fn another_user_of_the_host_is_refused() {
     if !is_root() {
         return;
@@ -356,6 +357,7 @@ fn another_user_of_the_host_is_refused() {
 
 /// A client that is gone before it is looked at belongs to root, older kernels say.
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "whose a connection is, is told by Linux only")]
 fn a_user_that_fires_and_forgets_is_not_taken_for_root() {
     if !is_root() {
         return;
@@ -382,6 +384,7 @@ fn a_user_that_fires_and_forgets_is_not_taken_for_root() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "whose a connection is, is told by Linux only")]
 fn a_daemon_of_another_user_serves_that_user_and_root() {
     if !is_root() {
         return;
@@ -489,6 +492,7 @@ fn folders_of_an_older_version_are_closed_and_those_of_others_refused() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "limits of others are told by Linux only")]
 fn the_limit_of_descriptors_is_raised_but_not_for_children() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = through(Daemon::builder(), folder.path(), "ulimit -S -n 300").start();
@@ -517,6 +521,7 @@ fn what_the_daemon_was_started_with_its_children_do_not_have() {
 /// More connections that say nothing than there are descriptors: whoever says something is served, and when they are
 /// gone everything is as before.
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "descriptors of others are told by Linux only")]
 fn running_out_of_descriptors_is_survived() {
     let folder = tempfile::tempdir().unwrap();
     // Fewer than the front door allows connections (16) beside the 25 or so that the daemon itself has open.

@@ -83,11 +83,10 @@ pub(super) fn others(host: &Host) -> Vec<Check> {
     const NAME: &str = "others";
     let own = host.holder.as_ref().ok().copied().flatten().map(|pid| pid.as_raw_pid());
     let me = rustix::process::getpid().as_raw_pid();
-    let others: Vec<String> = os::list()
+    let others: Vec<String> = os::command_lines()
         .into_iter()
-        .filter(|process| !process.zombie && process.pid != me && Some(process.pid) != own)
-        .filter(|process| os::arguments(process.pid).is_some_and(|words| is_daemon(&words)))
-        .map(|process| process.pid.to_string())
+        .filter(|(pid, words)| *pid != me && Some(*pid) != own && is_daemon(words))
+        .map(|(pid, _)| pid.to_string())
         .collect();
     vec![match others.as_slice() {
         [] => Check::ok(NAME, "no other codexd runs here"),

@@ -99,8 +99,9 @@ impl Manager {
                 "now: launchctl bootstrap gui/$(id -u) ~/Library/LaunchAgents/so.makefile.baa-codexd.plist\n"
             }
             (Self::Launchd, Change::Replaced) => {
-                "now: launchctl bootout gui/$(id -u)/so.makefile.baa-codexd; launchctl bootstrap gui/$(id -u) \
-                 ~/Library/LaunchAgents/so.makefile.baa-codexd.plist\n"
+                // launchd refuses the new one (5: Input/output error) until the old one has ended.
+                "now: launchctl bootout gui/$(id -u)/so.makefile.baa-codexd; until launchctl bootstrap gui/$(id -u) \
+                 ~/Library/LaunchAgents/so.makefile.baa-codexd.plist; do sleep 1; done\n"
             }
             (Self::Launchd, Change::Removed) => {
                 "now: launchctl bootout gui/$(id -u)/so.makefile.baa-codexd\n"
