@@ -155,4 +155,23 @@ mod tests {
         let (told, collected) = read(&[line.as_bytes(); 5]);
         assert_eq!((told.len(), collected.events.len(), collected.truncated), (5, 3, true));
     }
+
+    #[test]
+    fn the_rest_of_a_line_that_is_too_long_is_no_line_of_its_own() {
+        let piece = vec![b'x'; 1024 * 1024];
+        let mut pieces = vec![piece.as_slice(); LONGEST_LINE / piece.len() + 2];
+        pieces.extend([&b"x\n"[..], b"{\"next\":1}\n"]);
+        pieces.insert(pieces.len() - 2, b"{\"its\":\"end\"}");
+        let (told, collected) = read(&pieces);
+        assert_eq!(told, ["{\"next\":1}"]);
+        let errors: Vec<_> =
+            collected.errors.iter().map(|error| (error.line, error.message.as_str())).collect();
+        assert_eq!(errors, [(1, "longer than 67108864 bytes")]);
+    }
+
+    #[test]
+    fn no_more_complaints_are_kept_than_some() {
+        let (_, collected) = read(&[b"x\n".repeat(KEPT_ERRORS + 1).as_slice()]);
+        assert_eq!(collected.errors.len(), KEPT_ERRORS);
+    }
 }

@@ -33,7 +33,7 @@ impl Api for Echo {
         match (method, path) {
             ("GET", "/v1/echo" | "/v1/panic" | "/v1/big") => Ok(Kind::Read),
             ("GET", "/v1/local") => Ok(Kind::Local),
-            ("POST", "/v1/echo") | ("GET", "/v1/hold") => Ok(Kind::Call),
+            ("POST", "/v1/echo" | "/v1/hold") | ("GET", "/v1/hold") => Ok(Kind::Call),
             (_, "/v1/echo") => Err(ApiError::method_not_allowed("No.").with_allow("GET, HEAD, POST")),
             _ => Err(ApiError::not_found("No such route.")),
         }

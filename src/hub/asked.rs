@@ -39,3 +39,29 @@ impl Asked {
         self.last.get(thread)?.get(id).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_names_the_last_that_was_asked_under_it_whenever_an_older_one_is_settled() {
+        let request = |status: &str| -> Request {
+            let record = serde_json::json!({
+                "requestId": "r", "method": "m", "kind": "command", "sessionId": null, "threadId": "t", "turnId": null,
+                "itemId": null, "params": {}, "status": status, "createdAt": "", "updatedAt": "", "deadline": null,
+                "answer": null, "appServerRequestId": 0, "generation": 1,
+            });
+            serde_json::from_value(record).unwrap()
+        };
+        let mut asked = Asked::default();
+        for at in 0..2 {
+            asked.note(at, &request("pending"));
+            assert_eq!(asked.last("t", "0"), Some(at));
+        }
+        asked.note(0, &request("answered"));
+        assert_eq!(asked.last("t", "0"), Some(1));
+        assert_eq!(asked.pending().collect::<Vec<_>>(), [1]);
+        assert_eq!(asked.last("", "0"), None);
+    }
+}

@@ -254,17 +254,47 @@ mod tests {
         assert_eq!(Job { applied_seq: 9, ..Job::default() }.or(Job::default()).applied_seq, 9);
     }
 
+    fn paths(root: &std::path::Path) -> Paths {
+        Paths {
+            repo_root: root.to_owned(),
+            logs_root: root.to_owned(),
+            state_root: root.to_owned(),
+            logs_dir: root.join("logs"),
+            state_dir: root.join("state"),
+        }
+    }
+
+    #[test]
+    fn an_urgent_job_says_nothing_of_how_far_the_other_files_have_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = paths(folder.path());
+        std::fs::create_dir(&paths.state_dir).unwrap();
+        let (jobs, inbox) = bounded(1);
+        let (to_hub, hub) = bounded(1);
+        let daemon =
+            serde_json::from_str(include_str!("../../tests/fixtures/file-daemon-state.json")).unwrap();
+        let recent =
+            Recent { max_entries: 1, updated_at: None, latest_seq: 9, events: EventList::new(Vec::new()) };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| run(&paths, &FileExtras::default(), &inbox, &to_hub));
+            let covered = |job: Job| {
+                jobs.send(job).unwrap();
+                match hub.recv_timeout(Duration::from_secs(20)) {
+                    Ok(Message::PersisterIdle(Ok(covered))) => covered,
+                    _ => panic!("it was not written"),
+                }
+            };
+            assert_eq!(covered(Job { applied_seq: 9, daemon: Some(daemon), ..Job::default() }), None);
+            assert_eq!(covered(Job { applied_seq: 9, recent: Some(recent), ..Job::default() }), Some(9));
+            drop(jobs);
+            thread.join().unwrap();
+        });
+    }
+
     #[test]
     fn what_could_not_be_written_is_written_at_the_end_though_the_hub_has_not_asked_again() {
         let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().to_owned();
-        let paths = Paths {
-            repo_root: root.clone(),
-            logs_root: root.clone(),
-            state_root: root.clone(),
-            logs_dir: root.join("logs"),
-            state_dir: root.join("state"),
-        };
+        let paths = paths(folder.path());
         for last in [true, false] {
             let (jobs, inbox) = bounded(1);
             let (to_hub, hub) = bounded(1);

@@ -241,4 +241,17 @@ mod tests {
         assert_eq!(query.after, Some(7));
         assert!(query.resume_from(Some("x")).is_err());
     }
+
+    #[test]
+    fn a_page_ends_before_it_is_too_long_and_has_one_event_at_least() {
+        let event = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
+        let mut draft = Draft::new(10);
+        assert!(draft.event(&event(2 * PAGE_BYTES)));
+        assert!(!draft.event(&event(1)));
+        let mut draft = Draft::new(10);
+        assert!(draft.event(&event(PAGE_BYTES / 2)) && draft.event(&event(PAGE_BYTES / 4)));
+        assert!(!draft.event(&event(PAGE_BYTES / 2)));
+        let page = draft.finish(1, 3);
+        assert!(page.about.more);
+    }
 }

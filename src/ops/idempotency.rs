@@ -73,3 +73,32 @@ impl Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::record::Run;
+
+    #[test]
+    fn a_key_is_remembered_for_a_day() {
+        let key = Key::new(" k ", b"{}").unwrap();
+        let seen = |age: u64, body: &Key| {
+            let record = serde_json::json!({
+                "runId": "r", "status": "completed", "adapter": "a", "prompt": "p", "updatedAt": "",
+                "createdAt": clock::iso(clock::unix_millis() - age), "metadata": {},
+                "idempotency": body.clone().record(),
+            });
+            let record: Arc<Run> = Arc::new(serde_json::from_value(record).unwrap());
+            match key.seen(Some(&record)) {
+                Seen::Never => "never",
+                Seen::Same(_) => "same",
+                Seen::Other => "other",
+            }
+        };
+        let other = Key::new("k", b"{ }").unwrap();
+        let minute = 60_000;
+        assert_eq!([seen(0, &key), seen(0, &other)], ["same", "other"]);
+        assert_eq!(seen(LIFETIME - minute, &key), "same");
+        assert_eq!([seen(LIFETIME + minute, &key), seen(LIFETIME + minute, &other)], ["never"; 2]);
+    }
+}

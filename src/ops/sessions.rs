@@ -290,3 +290,15 @@ pub(super) fn closed(id: &str) -> OpError {
 pub(super) fn without_thread(id: &str) -> OpError {
     OpError::Conflict(format!("Session {id} has no app-server thread."))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resume_asks_for_no_turns_and_for_nothing_that_only_a_new_thread_takes() {
+        let params = Params::from([("ephemeral", param(&true).unwrap()), ("model", param(&"m").unwrap())]);
+        let resumed = serde_json::to_value(resume_params("t", &params).unwrap()).unwrap();
+        assert_eq!(resumed, serde_json::json!({"excludeTurns": true, "model": "m", "threadId": "t"}));
+    }
+}

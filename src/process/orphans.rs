@@ -338,6 +338,7 @@ pub fn kill_everything() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::{Exit, Input, Process, Spec};
 
     const OWN: i32 = 100;
 
@@ -379,5 +380,24 @@ mod tests {
     fn process_1_takes_only_what_is_marked_for_its_own() {
         assert_eq!(adopted_by(1, &[], &[]), [] as [i32; 0]);
         assert_eq!(adopted_by(1, &[], &[301]), [301, 302]);
+    }
+
+    #[test]
+    fn what_has_inherited_a_number_is_not_killed() {
+        let spec = Spec {
+            command: "sh".into(),
+            args: vec!["-c".into(), "read line; exit 3".into()],
+            cwd: "/".into(),
+            stdin: Input::Pipe,
+            ..Spec::default()
+        };
+        let mut process = Process::spawn(&spec, crate::ids::daemon_id()).unwrap();
+        let pid = os::process_id(i32::try_from(process.id()).unwrap()).unwrap();
+        let listed = os::look_up(pid).unwrap();
+        kill_verified(&[Listed { started: "another time".to_owned(), ..listed }]);
+        // Left alone it ends by itself, when its input does.
+        drop(process.take_stdin());
+        process.ended().recv().unwrap_err();
+        assert_eq!(process.finish(), Exit { code: Some(3), signal: None });
     }
 }

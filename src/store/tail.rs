@@ -157,6 +157,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_torn_at_one_seq_is_kept_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(segments::CURRENT);
+        for (torn, name) in
+            [("one", "events.1.broken"), ("two", "events.1.2.broken"), ("three", "events.1.3.broken")]
+        {
+            File::create(&path).unwrap().write_all(torn.as_bytes()).unwrap();
+            let opened = Journal::open(folder.path(), LIMITS).unwrap();
+            assert_eq!(opened.repairs[0].kept_as.as_deref(), Some(folder.path().join(name).as_path()));
+            assert_eq!(fs::read_to_string(folder.path().join(name)).unwrap(), torn);
+        }
+        assert_eq!(fs::read_to_string(folder.path().join("events.1.broken")).unwrap(), "one");
+    }
+
+    #[test]
     fn damaged_whole_lines_stay_and_use_up_a_seq() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(segments::CURRENT);

@@ -363,3 +363,16 @@ fn while_work_drains_its_requests_can_be_answered() {
     let fate = logged.iter().rfind(|event| event["detail"]["requestId"] == request["requestId"]).unwrap();
     assert_eq!(fate["type"], "request.answered");
 }
+
+#[test]
+fn what_nobody_has_answered_at_an_ordered_stop_is_orphaned_and_not_withdrawn() {
+    let mut bench = Bench::stub();
+    let (_, turn, request) = bench.asked(json!({}), "run: one");
+    bench.daemon.stop();
+    let events = bench.daemon.log_events();
+    let kinds = |key: &str, id: &Value| -> Vec<String> {
+        let about = events.iter().filter(|event| event["detail"][key] == *id);
+        about.map(|event| text(&event["type"])).filter(|kind| kind.starts_with("request.")).collect()
+    };
+    assert_eq!(kinds("requestId", &request["requestId"]), ["request.opened", "request.orphaned"], "{turn}");
+}

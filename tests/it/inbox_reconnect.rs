@@ -3,7 +3,6 @@
 
 use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -17,7 +16,11 @@ use codexd::app_server::reader::Reader;
 use codexd::cli::low::LowArgs;
 use codexd::cli::resolve::resolve;
 use codexd::config::{Config, Strategy};
-use codexd::hub::{Hub, HubThreads};
+use codexd::hub::batch::Subject;
+use codexd::hub::change::Change;
+use codexd::hub::drafts::Drafts;
+use codexd::hub::{Core, Hub, HubThreads};
+use codexd::model::event::EventType;
 use codexd::model::record::{Request, RequestStatus};
 use codexd::store::raw_log::RawLog;
 use codexd::timer::{Timer, TimerThread};
@@ -90,7 +93,7 @@ impl Parts {
             }
             Strategy::External => Reader::external(hub, Arc::clone(&connection), inbox),
         };
-        let log = RawLog::open(Path::new("/dev/null"), None, None).unwrap();
+        let log = RawLog::open(&self.config.paths.logs_dir.join("stdout.log"), None, None).unwrap();
         let reader = thread::Builder::new().name("test-rx".into()).spawn(move || {
             reader.run(input, &cancelled, log);
         });
@@ -343,4 +346,55 @@ fn an_app_server_that_asks_and_never_reads_is_given_up() {
     }
     let reason = wire.connection.hopeless().recv_timeout(DEADLINE).expect("it is given up");
     assert!(reason.contains("does not read"), "{reason}");
+}
+
+#[test]
+fn an_id_that_is_used_again_for_another_item_is_another_request() {
+    let parts = Parts::start(Strategy::External, Duration::ZERO);
+    let mut first = parts.connect(1);
+    first.ask(0, "a");
+    first.wait_until_read();
+    let before = parts.requests().remove(0);
+    assert!(matches!(parts.decide(&before, "accept"), Settled::Answered(_)));
+    assert_eq!(first.heard(), json!({"id": 0, "result": {"decision": "accept"}}));
+    first.cut(&parts);
+    // An app-server that was started anew counts from 0 again: what was accepted was something else.
+    let mut second = parts.connect(2);
+    second.ask(0, "b");
+    second.wait_until_read();
+    let requests = parts.requests();
+    assert_eq!(requests.len(), 2);
+    assert_eq!((requests[0].status, requests[1].status), (RequestStatus::Answered, RequestStatus::Pending));
+    second.cut(&parts);
+}
+
+#[test]
+fn what_another_app_server_has_asked_is_given_up_at_the_start() {
+    let parts = Parts::start(Strategy::External, Duration::ZERO);
+    let mut wire = parts.connect(1);
+    for (thread, endpoint) in [("here", parts.config.server.endpoint.as_str()), ("there", "ws://127.0.0.1:2")]
+    {
+        let session = json!({
+            "sessionId": thread, "purpose": "duplex", "threadId": thread, "status": "active", "endpoint": endpoint,
+            "childPid": null, "createdAt": "", "updatedAt": "", "metadata": {},
+        });
+        let session = Arc::new(serde_json::from_value(session).unwrap());
+        let register = move |_: &mut Core, drafts: &mut Drafts| {
+            let change = Some(Change::Session(session));
+            let subject = Subject::session(thread, Some(thread));
+            drafts.push(EventType::SessionRegistered, format_args!("x"), None::<&()>, subject, change);
+        };
+        parts.hub.transact(register).unwrap();
+        let params = json!({"threadId": thread, "turnId": "u", "itemId": "i", "command": "echo"});
+        let method = "item/commandExecution/requestApproval";
+        wire.say(json!({"id": 0, "method": method, "params": params}));
+    }
+    wire.cut(&parts);
+    let config = parts.config.clone();
+    parts.hub.transact(move |core, drafts| inbox::orphan_left_over(core, drafts, &config)).unwrap();
+    let left: Vec<_> =
+        parts.requests().iter().map(|request| (request.thread_id.clone().unwrap(), request.status)).collect();
+    let expected =
+        [("here".to_owned(), RequestStatus::Pending), ("there".to_owned(), RequestStatus::Orphaned)];
+    assert_eq!(left, expected);
 }

@@ -1,4 +1,5 @@
-//! How long a line of the app-server may be does not depend on where the reads of it end.
+//! How long a line of the app-server may be does not depend on where the reads of it end, and nobody waits for what was in
+//! a longer one.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,7 +16,9 @@ use crossbeam_channel::bounded;
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
+use crate::conversation::{ended, look, on_script, on_stub, session, talk, turn};
 use crate::inbox_reconnect::Parts;
+use crate::misbehaviour::SHAKES_HANDS;
 
 const MOST: usize = 100;
 
@@ -94,4 +97,56 @@ fn the_longest_line_is_as_long_wherever_the_reads_end() {
             }
         }
     }
+}
+
+#[test]
+fn nobody_waits_for_what_was_in_a_line_too_long() {
+    let (builder, _threads) = on_stub(&["--max-line-bytes", "100000"]);
+    let mut daemon = builder.start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let id = session(&client, &json!({}));
+    let running = turn(&client, &id, "big: 200000");
+    assert_eq!(ended(&stream, &running), "completed");
+    let shown = look(&client, &id);
+    assert_eq!((&shown["currentTurnId"], &shown["lastTurnStatus"]), (&Value::Null, &json!("completed")));
+    let too_long = |event: &Value| event["type"] == "app-server.message.unreadable";
+    let unreadable = stream.events().into_iter().filter(too_long).count();
+    assert_eq!(unreadable, 3, "the delta, the item and the end of the turn");
+    talk(&client, &stream, &id, "say 1 words");
+    daemon.stop();
+}
+
+#[test]
+fn an_answer_and_a_question_too_long_are_refused_at_once() {
+    let long = "head -c 3000 /dev/zero | tr '\\0' 'x'";
+    let script = format!(
+        r#"{SHAKES_HANDS} read line
+        printf '{{"method":"item/tool/requestUserInput","id":"q","params":{{"x":"'; {long}; echo '"}}}}'
+        read answer; echo "$answer" >&2
+        printf '{{"id":2,"result":{{"x":"'; {long}; echo '"}}}}'
+        exec sleep 600"#
+    );
+    let flags = ["--max-line-bytes", "2000", "--app-server-timeout-ms", "60000"];
+    let mut daemon = on_script(&script, &flags).start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let answer = client.post("/v1/codexd/sessions", &json!({}));
+    assert_eq!(
+        (answer.status, answer.json()["error"].as_str()),
+        (502, Some("app_server_error")),
+        "{}",
+        answer.text()
+    );
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains("thread/start") && message.contains("the 2000 bytes of --max-line-bytes"),
+        "{message}"
+    );
+    let said = stream.wait_for_type("child.stderr")["message"].as_str().unwrap().to_owned();
+    assert!(
+        said.contains(
+            r#"{"id":"q","error":{"code":-32600,"message":"codexd cannot read this: it is longer than "#
+        ),
+        "{said}"
+    );
+    daemon.stop();
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "tables, and why a test was skipped")]
 #![allow(unreachable_pub, reason = "nothing of this crate is reached from outside")]
 
+mod answers;
 mod app_server;
 mod app_server_facts;
 mod backbone;
@@ -44,13 +45,15 @@ mod failed_start;
 mod fake_app_server;
 #[cfg(target_os = "linux")] // Elsewhere nobody can change another process's limits.
 mod file_limit;
+mod forced;
 mod fuzz;
 mod golden_shapes;
 mod hostile;
-mod hub_end;
+mod hub;
 mod inbox;
 mod inbox_reconnect;
 mod inbox_support;
+mod large_bodies;
 mod lines;
 mod listener;
 mod log;
@@ -63,6 +66,7 @@ mod model_server;
 #[path = "../mutate/mod.rs"]
 mod mutate;
 
+mod not_logged;
 mod notify;
 mod older_state;
 mod openapi;
@@ -106,6 +110,7 @@ mod stuck_stderr;
 mod supervision;
 mod talk;
 mod tidy;
+mod unsaved;
 mod watch;
 
 /// How long a test waits for what must happen. Long, because the machine may be busy.

@@ -3,21 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use codexd::hub::batch::Subject;
-use codexd::hub::drafts::Drafts;
-use codexd::model::event::EventType;
-use crossbeam_channel::bounded;
 use serde_json::{Value, json};
 
+use crate::DEADLINE;
 use crate::client::Client;
 use crate::conversation::{
     child, ended, look, on_script, on_stub, peak_memory, post_turn, rounds, session, talk, turn, until,
 };
 use crate::daemon::Daemon;
-use crate::{DEADLINE, lone_hub};
 
 /// Answers `initialize`, reads `initialized`, and goes on with `$1`.
-const SHAKES_HANDS: &str = r#"read line; echo '{"id":1,"result":{"userAgent":"sh"}}'; read line; "#;
+pub(crate) const SHAKES_HANDS: &str =
+    r#"read line; echo '{"id":1,"result":{"userAgent":"sh"}}'; read line; "#;
 
 /// The child runs in a later life than `generation`.
 fn next_life(client: &Client, generation: u64) -> Value {
@@ -185,106 +182,10 @@ fn a_line_of_20_mb_is_an_event_like_any_other() {
     daemon.stop();
 }
 
-#[test]
-fn nobody_waits_for_what_was_in_a_line_too_long() {
-    let (builder, _threads) = on_stub(&["--max-line-bytes", "100000"]);
-    let mut daemon = builder.start();
-    let (client, stream) = (daemon.client(), daemon.stream());
-    let id = session(&client, &json!({}));
-    let running = turn(&client, &id, "big: 200000");
-    assert_eq!(ended(&stream, &running), "completed");
-    let shown = look(&client, &id);
-    assert_eq!((&shown["currentTurnId"], &shown["lastTurnStatus"]), (&Value::Null, &json!("completed")));
-    let too_long = |event: &Value| event["type"] == "app-server.message.unreadable";
-    let unreadable = stream.events().into_iter().filter(too_long).count();
-    assert_eq!(unreadable, 3, "the delta, the item and the end of the turn");
-    talk(&client, &stream, &id, "say 1 words");
-    daemon.stop();
-}
-
-#[test]
-fn an_answer_and_a_question_too_long_are_refused_at_once() {
-    let long = "head -c 3000 /dev/zero | tr '\\0' 'x'";
-    let script = format!(
-        r#"{SHAKES_HANDS} read line
-        printf '{{"method":"item/tool/requestUserInput","id":"q","params":{{"x":"'; {long}; echo '"}}}}'
-        read answer; echo "$answer" >&2
-        printf '{{"id":2,"result":{{"x":"'; {long}; echo '"}}}}'
-        exec sleep 600"#
-    );
-    let flags = ["--max-line-bytes", "2000", "--app-server-timeout-ms", "60000"];
-    let mut daemon = on_script(&script, &flags).start();
-    let (client, stream) = (daemon.client(), daemon.stream());
-    let answer = client.post("/v1/codexd/sessions", &json!({}));
-    assert_eq!(
-        (answer.status, answer.json()["error"].as_str()),
-        (502, Some("app_server_error")),
-        "{}",
-        answer.text()
-    );
-    let message = answer.json()["message"].as_str().unwrap().to_owned();
-    assert!(
-        message.contains("thread/start") && message.contains("the 2000 bytes of --max-line-bytes"),
-        "{message}"
-    );
-    let said = stream.wait_for_type("child.stderr")["message"].as_str().unwrap().to_owned();
-    assert!(
-        said.contains(
-            r#"{"id":"q","error":{"code":-32600,"message":"codexd cannot read this: it is longer than "#
-        ),
-        "{said}"
-    );
-    daemon.stop();
-}
-
 /// A figure for whoever runs this.
 fn report(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "MEASURED {line}");
-}
-
-#[test]
-fn what_waits_for_the_hub_is_bounded_in_bytes() {
-    let folder = tempfile::tempdir().unwrap();
-    let words = ["start", "--repo-root", folder.path().to_str().unwrap()];
-    let config = codexd::cli::config_of(&words, &|_| None, folder.path()).unwrap().unwrap();
-    let (hub, threads) = lone_hub::start(&config);
-    // The hub is busy with a question until the test lets it go.
-    let (let_go, held) = bounded::<()>(0);
-    let (asked, busy) = bounded(1);
-    let asking = hub.clone();
-    let question = move || {
-        let held_up = move |_: &mut codexd::hub::Core| {
-            asked.send(()).unwrap();
-            let _ = held.recv();
-        };
-        asking.ask(held_up).unwrap();
-    };
-    let question = std::thread::Builder::new().name("question".into()).spawn(question).unwrap();
-    busy.recv_timeout(DEADLINE).unwrap();
-    let (sent, passed) = bounded(100);
-    let sending = hub.clone();
-    let send = move || {
-        let long = json!({"text": "x".repeat(10_000_000)});
-        for _ in 0..20 {
-            let mut drafts = Drafts::new();
-            let kind = EventType::from_name("app-server.notification").unwrap();
-            drafts.push(kind, format_args!("long"), Some(&long), Subject::default(), None);
-            sending.send(drafts).unwrap();
-            sent.send(()).unwrap();
-        }
-    };
-    let sender = std::thread::Builder::new().name("sender".into()).spawn(send).unwrap();
-    passed.recv_timeout(DEADLINE).unwrap();
-    // Of the 8 messages that may wait, two of this size are too many.
-    assert!(passed.recv_timeout(Duration::from_secs(1)).is_err());
-    drop(let_go);
-    question.join().unwrap();
-    for _ in 1..20 {
-        passed.recv_timeout(DEADLINE).unwrap();
-    }
-    sender.join().unwrap();
-    threads.stop();
 }
 
 /// The seqs of the events that are to be at hand: the end of the log, of 50 events and 16 MiB at most.

@@ -495,6 +495,70 @@ fn a_run_of_a_killed_daemon_is_ended_and_recorded() {
     daemon.stop();
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn a_daemon_that_was_started_by_what_an_earlier_life_has_left_spares_itself() {
+    let mut daemon = on_script("trap '' TERM; echo ready >&2; while :; do sleep 1; done", &[]).start();
+    ready(&daemon);
+    let mark = on_record(&daemon)[0]["mark"].as_str().unwrap().to_owned();
+    let crashed = daemon.crash();
+    // Codex was told to start it anew: it carries the same mark as everything else that Codex has started.
+    let mut next = daemon.again().env(codexd::process::MARK, &mark).start();
+    assert!(crashed.left(GONE_WITHIN).is_empty());
+    assert_eq!(next.client().get("/healthz").status, 200);
+    assert_eq!(next.stop().status.code(), Some(0));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_copy_of_a_running_daemons_folders_ends_nothing_of_it() {
+    let mut daemon = Daemon::builder().start();
+    let before = child(&daemon.client())["pid"].clone();
+    let copy = Daemon::builder();
+    for (from, to) in [(daemon.state("x"), copy.state()), (daemon.log("x"), copy.logs())] {
+        let to = to.join("codexd");
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(from.parent().unwrap()).unwrap().map(Result::unwrap) {
+            // Without the ledger everything that carries a mark of this daemon's id is looked at.
+            if file.file_type().unwrap().is_file() && file.file_name() != "processes.json" {
+                std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
+        }
+    }
+    let mut copy = copy.start();
+    let id = |daemon: &Daemon| daemon.state_json("identity.json")["daemonId"].clone();
+    assert_eq!(id(&copy), id(&daemon), "that is what makes its processes look like the copy's own");
+    assert!(copy.log_events().iter().all(|event| event["type"] != "child.orphan.reaped"));
+    copy.stop();
+    assert_eq!(child(&daemon.client())["pid"], before);
+    assert_eq!(child(&daemon.client())["restarts"], 0);
+    daemon.stop();
+    assert!(daemon.log_events().iter().all(|event| event["type"] != "child.restarting"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_stranger_that_holds_the_output_of_a_run_is_not_waited_for() {
+    let go = tempfile::tempdir().unwrap();
+    let codex =
+        fake_codex(&format!("while [ ! -e {}/now ]; do sleep 0.02; done; echo done", go.path().display()));
+    let mut daemon = Daemon::builder().flags(&["--codex-command", codex.to_str().unwrap()]).start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let id = run(&client, &stream, &json!({"prompt": "x"}));
+    let process = until("its process", DEADLINE, || {
+        on_record(&daemon).into_iter().find(|entry| entry["owner"] == *id).map(|entry| pid(&entry["pid"]))
+    });
+    // On record it is before it has become the program; its output it has by then.
+    let output = format!("/proc/{}/fd/1", process.as_raw_nonzero());
+    let held = std::fs::OpenOptions::new().write(true).open(output).unwrap();
+    std::fs::File::create(go.path().join("now")).unwrap();
+    stream.wait_for(|event| event["type"] == "run.completed" && event["detail"]["runId"] == *id, DEADLINE);
+    let shown = client.get(&format!("/v1/codexd/runs/{id}")).json()["data"]["run"].take();
+    assert_eq!(shown["result"]["result"]["stdout"], "done\n");
+    drop(held);
+    daemon.stop();
+}
+
 /// A turn of the real Codex whose command has left a grandchild and a session of its own, and still runs.
 fn litter(codex: &RealCodex, home: &CodexHome) -> Builder {
     Daemon::builder().codex(codex.wrapper(), home)

@@ -465,3 +465,52 @@ fn a_log_taken_away_while_it_is_written_is_begun_anew_and_told() {
     }
     daemon.stop();
 }
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a damaged file is what the test makes")]
+fn a_number_that_no_event_can_have_is_not_believed() {
+    let mut daemon = Daemon::builder().start();
+    let session = new_session(&daemon.client());
+    daemon.stop();
+    for name in ["session-registry.json", "recent-events.json"] {
+        let mut file = daemon.state_json(name);
+        file["appliedSeq"] = json!(u64::MAX);
+        if name == "session-registry.json" {
+            file["sessions"] = json!([]);
+        }
+        std::fs::write(daemon.state(name), file.to_string()).unwrap();
+    }
+    daemon.restart();
+    let listed = daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"].take();
+    assert_eq!(listed[0]["sessionId"], session["sessionId"], "the log has it");
+    daemon.stop();
+    check_contiguous(&daemon.log_events());
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a file that is behind is what the test makes")]
+fn each_registry_is_brought_forward_from_where_it_stands_itself() {
+    let mut daemon = Daemon::builder().start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let session = new_session(&client);
+    let body = json!({ "prompt": "x" });
+    assert_eq!(client.post("/v1/codexd/runs", &body).status, 202);
+    let ended = |event: &Value| event["type"] == "run.completed" || event["type"] == "run.failed";
+    let run = stream.wait_for(ended, DEADLINE)["detail"]["record"].take();
+    for (name, list) in [("session-registry.json", "sessions"), ("run-registry.json", "runs")] {
+        daemon.stop();
+        // As after a save that was cut off before it came to this one.
+        let mut file = daemon.state_json(name);
+        (file[list], file["appliedSeq"]) = (json!([]), json!(1));
+        std::fs::write(daemon.state(name), file.to_string()).unwrap();
+        let mut recent = daemon.state_json("recent-events.json");
+        recent["appliedSeq"] = json!(1);
+        std::fs::write(daemon.state("recent-events.json"), recent.to_string()).unwrap();
+        daemon.restart();
+        let listed =
+            |path: &str| daemon.client().get(&format!("/v1/codexd/{path}")).json()["data"][path].take();
+        assert_eq!(listed("sessions")[0]["sessionId"], session["sessionId"], "{name}");
+        assert_eq!(listed("runs"), json!([run]), "{name}");
+    }
+    daemon.stop();
+}

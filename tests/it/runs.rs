@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
+use crate::conversation::{fake_codex, run};
 use crate::daemon::Daemon;
 use crate::run_bench::{Bench, RUNS, assert_failed, assert_golden, assert_golden_file, id, scripted, tagged};
 
@@ -429,4 +430,23 @@ fn exec_mode_has_runs_too() {
     let event = stream
         .wait_for(|event| event["detail"]["runId"] == run && event["type"] == "run.completed", DEADLINE);
     assert_eq!(event["detail"]["record"]["summary"], "exit_code:0");
+}
+
+#[test]
+fn a_run_that_has_ended_takes_no_place() {
+    let bench = Bench::stub(&["--max-concurrent-runs", "1", "--max-queued-runs", "1"]);
+    for _ in 0..5 {
+        bench.run(&json!({ "prompt": "say 1 words" }));
+    }
+}
+
+#[test]
+fn what_has_ended_well_is_not_started_again_whatever_it_complained_of() {
+    let codex = fake_codex("echo begun >>begun; echo 'database is locked' >&2");
+    let mut daemon = Daemon::builder().flags(&["--codex-command", codex.to_str().unwrap()]).start();
+    let stream = daemon.stream();
+    run(&daemon.client(), &stream, &json!({ "prompt": "x" }));
+    stream.wait_for_type("run.completed");
+    assert_eq!(std::fs::read_to_string(daemon.repo().join("begun")).unwrap(), "begun\n");
+    daemon.stop();
 }

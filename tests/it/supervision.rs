@@ -460,3 +460,83 @@ fn real_codex_killed_in_a_turn_serves_the_next_within_seconds() {
     ));
     daemon.stop();
 }
+
+#[test]
+fn while_the_next_life_runs_the_status_says_why_the_last_one_ended_and_nothing_else_of_it() {
+    let script = "if [ -e once ]; then exec sleep 600; fi; touch once; exit 3";
+    let mut daemon = on_script(script, &[]).start();
+    let client = daemon.client();
+    let next = until("the next life", DEADLINE, || {
+        let child = child(&client);
+        (child["generation"] == 2 && child["status"] == "running").then_some(child)
+    });
+    assert!(next["lastError"].as_str().unwrap().contains("exited with code 3"), "{next}");
+    assert_eq!(
+        (&next["exitedAt"], &next["exitCode"], &next["signal"]),
+        (&Value::Null, &Value::Null, &Value::Null)
+    );
+    // Lives are counted on, so that nothing of an earlier one is taken for one of a later.
+    daemon.restart();
+    assert_eq!(child(&daemon.client())["generation"], 3);
+    daemon.stop();
+}
+
+#[test]
+fn a_child_gets_the_time_of_a_stop_to_end_by_itself() {
+    let script = "trap 'sleep 0.3; exit 0' TERM; echo ready >&2; while :; do sleep 0.02; done";
+    let mut daemon = on_script(script, &["--stop-timeout-ms", "30000"]).start();
+    Stream::open(&format!("{}?after=0", daemon.ws_url())).wait_for_type("child.stderr");
+    daemon.stop();
+    let events = daemon.log_events();
+    let exited = events.iter().find(|event| event["type"] == "child.exited").expect("told");
+    assert_eq!(exited["detail"], json!({"code": 0, "signal": null}));
+}
+
+#[test]
+fn a_plain_child_that_has_done_its_work_is_not_started_again() {
+    let flags = ["--mode", "exec", "--restart", "always"];
+    for (code, again) in [(0, false), (3, true)] {
+        let script = format!("read go < gate; exit {code}");
+        let builder = on_script(&script, &flags);
+        std::process::Command::new("mkfifo").arg(builder.repo().join("gate")).status().unwrap();
+        let mut daemon = builder.start();
+        let stream = daemon.stream();
+        stream.hello();
+        drop(std::fs::OpenOptions::new().write(true).open(daemon.repo().join("gate")).unwrap());
+        stream.wait_for_type("child.exited");
+        // Whether it is, is decided before the stop is heard.
+        daemon.stop();
+        let restarting = daemon.log_events().iter().any(|event| event["type"] == "child.restarting");
+        assert_eq!(restarting, again, "{code}");
+    }
+}
+
+#[test]
+fn of_many_turns_at_once_after_a_restart_one_loads_the_thread() {
+    let (builder, _threads) = on_stub(&[]);
+    let mut daemon = builder.start();
+    // A thread that never ran a turn would be replaced by each that loads it.
+    let id = session(&daemon.client(), &json!({}));
+    daemon.restart();
+    thread::scope(|scope| {
+        let turns: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| post_turn(&daemon.client(), &id, "say 1 words").status)).collect();
+        assert!(turns.into_iter().all(|turn| turn.join().unwrap() == 202));
+    });
+    daemon.stop();
+    let events = daemon.log_events();
+    let loaded = events.iter().filter(|event| event["type"] == "session.recovered").count();
+    assert_eq!(loaded, 1);
+}
+
+#[test]
+fn an_ordered_stop_is_no_end_of_the_transport() {
+    let (builder, _threads) = on_stub(&[]);
+    let mut daemon = builder.start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let id = session(&client, &json!({}));
+    talk(&client, &stream, &id, "say 1 words");
+    daemon.stop();
+    let events = daemon.log_events();
+    assert!(events.iter().all(|event| event["type"] != "app-server.transport.closed"));
+}

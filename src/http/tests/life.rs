@@ -316,3 +316,21 @@ fn an_error_while_the_port_closes_promises_no_further_request() {
     }
     panic!("the machine is too busy to tell");
 }
+
+#[test]
+fn what_may_have_had_an_effect_is_not_done_again_when_the_port_is_cut() {
+    let mut port = port();
+    let post = "POST /v1/hold HTTP/1.1\r\n@Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    let _busy = [(); 2].map(|()| {
+        let mut stream = port.connect();
+        stream.write_all(port.expand(post).as_bytes()).unwrap();
+        port.entered.recv_timeout(Duration::from_secs(10)).unwrap();
+        stream
+    });
+    // There is a worker that has nothing to do.
+    let release = port.release.take().unwrap();
+    release.send_timeout((), Duration::from_secs(10)).unwrap();
+    // No grace: the other one's connection is cut while its handler is at it.
+    port.door.close(Duration::ZERO);
+    assert_eq!(port.handled.load(Ordering::Relaxed), 2);
+}

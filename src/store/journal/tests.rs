@@ -160,3 +160,17 @@ fn segments_rotate_and_old_ones_go() {
     assert_eq!(reopened.last_seq, 50);
     assert_eq!(reopened.journal.oldest_seq(), journal.oldest_seq());
 }
+
+#[test]
+fn a_segment_stays_until_the_last_of_its_events_is_in_the_state_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(folder.path(), limits(Some(1), Some(1))).unwrap().journal;
+    // Two events to a segment.
+    for seq in [1, 3, 5, 7] {
+        journal.append(format!("{}{}", line(seq), line(seq + 1)).as_bytes(), seq).unwrap();
+    }
+    for (disposable, oldest) in [(0, 1), (1, 1), (2, 3), (3, 3), (4, 5), (8, 5)] {
+        journal.dispose_up_to(disposable);
+        assert_eq!(journal.oldest_seq(), Some(oldest), "up to {disposable}");
+    }
+}
