@@ -15,7 +15,7 @@ use crate::disk_full::{RESUMES_WITHIN, check_log_first, check_stalled, readyz, w
 use crate::log::{check_contiguous, new_session, on_disk, page, pages, turn, wait_for_turn, wait_until};
 
 /// No file of the daemon may grow beyond that many bytes.
-fn limit_files(daemon: &Daemon, bytes: Option<u64>) {
+pub(crate) fn limit_files(daemon: &Daemon, bytes: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());
     rustix::process::prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None })
         .expect("the limit of one's own process");
@@ -24,7 +24,7 @@ fn limit_files(daemon: &Daemon, bytes: Option<u64>) {
 /// Of the 65,536 bytes that a pipe takes (pipe(7)), as pages that the next line does not fit in are not quite full.
 const NEARLY_FULL: u64 = 56 * 1024;
 
-fn log_size(daemon: &Daemon) -> u64 {
+pub(crate) fn log_size(daemon: &Daemon) -> u64 {
     fs::metadata(daemon.log("events.jsonl")).unwrap().len()
 }
 

@@ -66,6 +66,7 @@ mod model_server;
 #[path = "../mutate/mod.rs"]
 mod mutate;
 
+#[cfg(target_os = "linux")] // As file_limit.
 mod not_logged;
 mod notify;
 mod older_state;

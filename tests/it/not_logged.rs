@@ -1,22 +1,18 @@
 //! What is only to happen, and is itself what the log does not take: it has not happened, and leaves no trace.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use codexd::clock;
-use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::json;
 
 use crate::daemon::Daemon;
+use crate::file_limit::{limit_files, log_size};
 use crate::inbox_support::Bench;
 use crate::log::{check_contiguous, on_disk, pages, wait_until};
 
 /// The log of an idle daemon takes so many bytes more, or, with `None`, any number of them.
 fn limit_log(daemon: &Daemon, more: Option<u64>) {
-    let size = fs::metadata(daemon.log("events.jsonl")).unwrap().len();
-    let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());
-    let limit = Rlimit { current: more.map(|more| size + more), maximum: None };
-    rustix::process::prlimit(pid, Resource::Fsize, limit).expect("the limit of one's own process");
+    limit_files(daemon, more.map(|more| log_size(daemon) + more));
 }
 
 /// Half a line fits. Nothing else is being logged: what comes next is what fails, not what comes after that.

@@ -154,12 +154,17 @@ pub(crate) fn assert_failed(record: &Value, code: &str) {
 
 /// A run's body with a script for the stand-in, and with a tag by which its processes are found.
 pub(crate) fn scripted(tag: &str, script: &str, prompt: &str) -> Value {
-    json!({ "prompt": prompt, "env": { TAG: tag, "RUN_TEST_SCRIPT": script } })
+    json!({ "prompt": prompt, "env": { TAG: own(tag), "RUN_TEST_SCRIPT": script } })
 }
 
 /// What runs with that tag.
 pub(crate) fn tagged(tag: &str) -> Vec<(u32, String)> {
-    processes::carrying(TAG, tag)
+    processes::carrying(TAG, &own(tag))
+}
+
+/// Another run of the tests on this host has others.
+fn own(tag: &str) -> String {
+    format!("{tag}-{}", std::process::id())
 }
 
 /// Every field of `golden` is in `now`, with its type; fields in `same` have its value.
