@@ -134,6 +134,7 @@ impl Daemon {
         let config = Arc::new(config);
         threads::set_last_words(orphans::kill_everything);
         private::mend_umask();
+        os::give_memory_back();
         os::descriptors::raise_limit();
         os::descriptors::keep_inherited();
         let (locks, bound) = claim::locks_and_port(&config)?;
