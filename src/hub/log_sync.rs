@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::actor::log_not_forced;
 use crate::fault;
+use crate::store::files;
 use crate::store::journal::Finished;
 use crate::threads::{self, Thread, lock};
 
@@ -50,8 +51,8 @@ impl LogSync {
     fn start_with(force: impl Fn(&Part<'_>) + Send + 'static) -> io::Result<(Self, Thread)> {
         let unforced = Arc::default();
         let (wake, woken) = bounded(1);
-        let files = Arc::clone(&unforced);
-        let thread = threads::spawn("log-sync", move || run(&files, &woken, &force))?;
+        let to_thread = Arc::clone(&unforced);
+        let thread = threads::spawn("log-sync", move || run(&to_thread, &woken, &force))?;
         Ok((Self { unforced, wake }, thread))
     }
 
@@ -90,7 +91,9 @@ impl LogSync {
 fn force(part: &Part<'_>) {
     let forced = match part {
         Part::Finished(segment) => segment.force(),
-        Part::Current(file) => fault::point(fault::Point::LogSync).and_then(|()| file.sync_data()),
+        Part::Current(file) => {
+            fault::point(fault::Point::LogSync).and_then(|()| files::force(file, File::sync_data))
+        }
     };
     if let Err(error) = forced {
         log_not_forced(&error);

@@ -171,7 +171,9 @@ pub fn replace_text(path: &Path, text: &[u8]) -> Result<(), StoreError> {
     fault::point(Point::StateOpen).map_err(write())?;
     let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder).map_err(write())?;
     fault::writing(Point::StateWrite, text, |text| temporary.write_all(text)).map_err(write())?;
-    fault::point(Point::StateSync).and_then(|()| temporary.as_file().sync_all()).map_err(write())?;
+    fault::point(Point::StateSync)
+        .and_then(|()| force(temporary.as_file(), File::sync_all))
+        .map_err(write())?;
     fault::point(Point::StateRename).map_err(write())?;
     temporary.persist(path).map_err(|error| write()(error.error))?;
     fault::point(Point::StateFolderSync).and_then(|()| sync_folder(folder)).map_err(write())
@@ -182,7 +184,23 @@ pub fn replace_text(path: &Path, text: &[u8]) -> Result<(), StoreError> {
 /// # Errors
 /// What open(2) and fsync(2) say.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    force(&File::open(folder)?, File::sync_all)
+}
+
+/// Forces a file to disk `by` one of the ways that the standard library has. On macOS both are F_FULLFSYNC, which volumes
+/// of other hosts (SMB, NFS) do not have (fcntl(2)); there the file is as safe as fsync(2) makes it.
+///
+/// # Errors
+/// What fsync(2) or fdatasync(2) say.
+pub(crate) fn force(file: &File, by: fn(&File) -> io::Result<()>) -> io::Result<()> {
+    let forced = by(file);
+    #[cfg(target_vendor = "apple")]
+    if let Err(error) = &forced
+        && let Some(libc::ENOTSUP | libc::ENOTTY | libc::EINVAL) = error.raw_os_error()
+    {
+        return Ok(rustix::fs::fsync(file)?);
+    }
+    forced
 }
 
 /// Removes temporary files that a crash left in the folder.

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{self, sync_folder};
+use super::files::{self, force, sync_folder};
 use super::lock::{self, Lock};
 use super::segments::{self, Segment};
 use super::{Repair, StoreError, private, tail};
@@ -55,7 +55,7 @@ impl Finished {
     /// What fdatasync(2) and fsync(2) say; see [`AppendError::Sync`].
     pub fn force(&self) -> io::Result<()> {
         fault::point(Point::LogSync)?;
-        self.file.sync_data()?;
+        force(&self.file, File::sync_data)?;
         sync_folder(&self.folder)
     }
 }
@@ -181,7 +181,9 @@ impl Journal {
     }
 
     fn force(&self) -> Result<(), AppendError> {
-        fault::point(Point::LogSync).and_then(|()| self.file.sync_data()).map_err(AppendError::Sync)
+        fault::point(Point::LogSync)
+            .and_then(|()| force(&self.file, File::sync_data))
+            .map_err(AppendError::Sync)
     }
 
     /// Events up to `seq` are in the state files: their segments may go when there are too many.
@@ -327,7 +329,9 @@ impl Journal {
         let len = file.metadata()?.len();
         let first_seq = tail::first_seq(&file, len)?;
         if self.limits.sync != Sync::Never {
-            file.sync_data().and_then(|()| sync_folder(&self.folder)).map_err(AppendError::Sync)?;
+            force(&file, File::sync_data)
+                .and_then(|()| sync_folder(&self.folder))
+                .map_err(AppendError::Sync)?;
         }
         let lost = match self.first_seq.filter(|&first| first <= self.disposable && from > 0) {
             Some(first) => {

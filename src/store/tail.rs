@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::files::TEMPORARY;
+use super::files::{TEMPORARY, force};
 use super::segments::{self, Segment};
 use super::{Repair, StoreError};
 use crate::fault::{self, Point};
@@ -25,7 +25,7 @@ pub(super) fn cut_torn_tail(
     let keep = || -> io::Result<PathBuf> {
         let mut broken = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder)?;
         fault::writing(Point::TailWrite, &torn, |torn| broken.write_all(torn))?;
-        broken.as_file().sync_data()?;
+        force(broken.as_file(), File::sync_data)?;
         let kept = broken_name(folder, next);
         broken.persist_noclobber(&kept).map_err(|error| error.error)?;
         Ok(kept)

@@ -14,6 +14,7 @@ use rustix::process::geteuid;
 use uuid::Uuid;
 
 use super::StoreError;
+use super::files::{force, make_folder, sync_folder};
 
 /// 128 bits have as many characters in base64; in any denser text they are random less often.
 const MIN_LENGTH: usize = 22;
@@ -118,16 +119,16 @@ fn read_with_stamp(path: &Path) -> Result<(Secret, Stamp), StoreError> {
 fn make(path: &Path) -> Result<(), StoreError> {
     let failed = || StoreError::at("cannot make the token file", path);
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    super::files::make_folder(folder)?;
+    make_folder(folder)?;
     // Under another name first (O_EXCL, 0600), so that there is never half a token under its own.
     let mut file = tempfile::Builder::new().prefix(".codexd-token-").tempfile_in(folder).map_err(failed())?;
     writeln!(file, "{}", Secret::random().expose()).map_err(failed())?;
-    file.as_file().sync_all().map_err(failed())?;
+    force(file.as_file(), File::sync_all).map_err(failed())?;
     match file.persist_noclobber(path) {
         // Another start was faster: its token counts.
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(failed()(error.error)),
-        Ok(_) => File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed()),
+        Ok(_) => sync_folder(folder).map_err(failed()),
     }
 }
 

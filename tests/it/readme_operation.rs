@@ -187,7 +187,7 @@ fn operating_it() {
     host.run_in(upgrade, Path::new(env!("CARGO_MANIFEST_DIR")));
     let uid = rustix::process::getuid().as_raw();
     let expected = format!(
-        "systemctl --user restart codexd.service\nlaunchctl kickstart -k gui/{uid}/so.makefile.baa-codexd\n"
+        "systemctl --user restart codexd.service\nlaunchctl kill SIGTERM gui/{uid}/so.makefile.baa-codexd\n"
     );
     assert_eq!(host.called(), expected);
 
