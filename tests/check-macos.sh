@@ -42,9 +42,16 @@ if ls "$(rustc --print target-libdir --target "$target")"/libstd-*.rlib >/dev/nu
 else
     [ -x "$prefix/bin/rustc" ] || fetch
     # Whoever starts it sets no library path of its own for the programs that cargo builds and runs.
-    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' \
+    printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" "$@"\n' \
         "$(dirname "$(find "$prefix/lib" -name 'libLLVM*' | head -n 1)")" "$prefix/bin/rustc" >"$folder/rustc"
     chmod +x "$folder/rustc"
+    # Without its security updates Debian has an older one.
+    oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    found=$("$folder/rustc" --version | cut -d ' ' -f 2)
+    if [ "$(printf '%s\n' "$oldest" "$found" | sort -V | head -n 1)" != "$oldest" ]; then
+        rm -rf "$folder"
+        give_up "Debian's rustc-web is $found, and it takes $oldest"
+    fi
     export RUSTC="$folder/rustc" RUSTC_BOOTSTRAP=1
     std=-Zbuild-std=std,panic_unwind,test,proc_macro
 fi

@@ -255,8 +255,10 @@ impl State {
             Change::TurnAccepted { session_id, turn_id, steered } => {
                 self.session(&session_id, at, |session| {
                     // A turn may be accepted after it has begun, or even ended. A steer begins none: its answer may come when
-                    // the next turn runs.
-                    if !steered && session.last_turn_id.as_deref() != Some(turn_id.as_str()) {
+                    // the next turn runs. But where no turn was ever seen, it runs: one of a thread that was taken over.
+                    if (!steered || session.last_turn_id.is_none())
+                        && session.last_turn_id.as_deref() != Some(turn_id.as_str())
+                    {
                         begin_turn(session, &turn_id);
                     }
                 })
@@ -384,6 +386,8 @@ mod tests {
         let name = str::to_owned;
         let accepted =
             |turn| Change::TurnAccepted { session_id: name("s"), turn_id: name(turn), steered: false };
+        let steered =
+            |turn| Change::TurnAccepted { session_id: name("s"), turn_id: name(turn), steered: true };
         let started = |turn| Change::TurnStarted { thread_id: name("t"), turn_id: name(turn) };
         let completed = |turn| Change::TurnCompleted {
             thread_id: name("t"),
@@ -395,6 +399,9 @@ mod tests {
             let session = state.sessions.get("s").unwrap();
             (session.current_turn_id.clone(), session.last_turn_status.clone().unwrap())
         };
+        // Its thread was taken over while a turn ran that nobody here has seen begin.
+        assert_eq!(after(steered("0")), (Some(name("0")), name("inProgress")));
+        assert_eq!(after(completed("0")), (None, name("completed")));
         assert_eq!(after(accepted("1")), (Some(name("1")), name("inProgress")));
         assert_eq!(after(started("1")), (Some(name("1")), name("inProgress")));
         assert_eq!(after(completed("1")), (None, name("completed")));
@@ -403,6 +410,8 @@ mod tests {
         // The end of a turn is not that of the one that has begun since.
         assert_eq!(after(started("2")).0, Some(name("2")));
         assert_eq!(after(completed("1")).0, Some(name("2")));
+        // Nor is the late answer to a steer of it.
+        assert_eq!(after(steered("0")).0, Some(name("2")));
     }
 
     #[test]

@@ -140,7 +140,10 @@ impl Ops {
         match self.interrupt(id, Some(turn), Instant::now() + TURN_END) {
             // It has ended already, or the close has ended it.
             Ok(_) | Err(OpError::Conflict(_)) => closed(id),
-            Err(error) => error,
+            Err(error) => {
+                warn!("turn {turn} goes on in the closed session {id}: {error}");
+                error
+            }
         }
     }
 

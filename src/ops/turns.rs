@@ -86,6 +86,10 @@ impl Ops {
         params.insert("input", input);
         let connection = self.client.connect()?;
         let session = self.load_thread(&session_id, &connection)?;
+        // Loading the thread may have taken long.
+        if session.status == SessionStatus::Closed {
+            return Err(closed(&session_id));
+        }
         let mut outcome = self.send_turn(&session, &connection, method, &mut params)?;
         if let (Err(CallError::Unavailable { .. }), false) = (&outcome, steer)
             && let Some((session, connection)) = self.not_taken(&session)

@@ -14,6 +14,8 @@ use super::StoreError;
 
 const FOLDER: u32 = 0o700;
 const FILE: u32 = 0o600;
+/// What shows that a folder has been one of codexd's.
+const OURS: [&str; 2] = ["identity.json", "events.jsonl"];
 
 /// A umask only ever takes rights away, so what is made with 0600 is never open to others; but one that takes the
 /// owner's own rights would leave files that the next start cannot open. Such a umask is mended for this process and
@@ -36,13 +38,16 @@ pub fn temporary_folder(parent: &Path, prefix: &str) -> io::Result<TempDir> {
 ///
 /// # Errors
 /// When it belongs to another user (who could read and replace whatever is put there), when a link below `root` leads to
-/// it (what lies there may have come with a repository), or what the system says.
+/// it (what lies there may have come with a repository) and it was not codexd's before, or what the system says.
 pub fn folder(root: &Path, path: &Path, closed: &mut Vec<PathBuf>) -> Result<(), StoreError> {
-    let below = path.ancestors().take_while(|place| *place != root && place.starts_with(root));
+    // The root of the file system is no repository: /home, /var or /tmp may well be links. And what was used before there
+    // were such checks goes on.
+    let is_strange = root.parent().is_some() && !OURS.iter().any(|name| path.join(name).is_file());
+    let below = path.ancestors().take_while(|place| is_strange && *place != root && place.starts_with(root));
     for place in below {
         if fs::symlink_metadata(place).is_ok_and(|found| found.is_symlink()) {
-            let problem =
-                "it is a symbolic link; give the folder that it leads to as --state-dir or --logs-dir";
+            let problem = "it is a symbolic link, and in the repository none is followed to a folder that codexd has not used \
+                           before: put a folder there, or give one outside as --state-dir or --logs-dir";
             return Err(StoreError::at("cannot use", place)(io::Error::other(problem)));
         }
     }
@@ -183,8 +188,12 @@ mod tests {
             assert!(refusal.starts_with(&format!("cannot use {}: it is a symbolic link", link.display())));
         }
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
-        // Above the root it is the user's own doing.
-        folder(&link, &link.join("codexd"), &mut Vec::new()).unwrap();
+        // Above the root it is the user's own doing, and so it was where a daemon has run before.
+        for root in [&link, Path::new("/")] {
+            folder(root, &link.join("codexd"), &mut Vec::new()).unwrap();
+        }
+        create_new(&outside.join("codexd/events.jsonl")).unwrap();
+        folder(&root.path().join("repo"), &link.join("codexd"), &mut Vec::new()).unwrap();
 
         File::create(outside.join("precious")).unwrap().write_all(b"precious").unwrap();
         std::os::unix::fs::symlink(outside.join("precious"), outside.join("log")).unwrap();

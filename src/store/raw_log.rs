@@ -105,7 +105,15 @@ impl RawLog {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    private::open(path, OpenOptions::new().append(true).create(true))
+    let found = fs::symlink_metadata(path);
+    // The child may write here: what it has put in this place is not followed, and keeps no next life from beginning.
+    if found.is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        log::warn!("{} is no plain file; it is removed", path.display());
+        fs::remove_file(path)?;
+    }
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()));
+    private::open(path, OpenOptions::new().append(true).create(true)).map_err(named)
 }
 
 #[cfg(test)]
@@ -124,6 +132,21 @@ mod tests {
         assert_eq!(fs::read_to_string(folder.path().join("stdout.log.1")).unwrap(), "cccccccc\n");
         assert_eq!(fs::read_to_string(folder.path().join("stdout.log.2")).unwrap(), "bbbbbbbb\n");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn what_is_no_file_in_its_place_goes_and_what_a_link_leads_to_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("stdout.log"), folder.path().join("other"));
+        File::create(&other).unwrap().write_all(b"precious").unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        RawLog::open(&path, None, None).unwrap().append(b"said").unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "said");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let refusal = RawLog::open(&path, None, None).unwrap_err().to_string();
+        assert!(refusal.starts_with(&format!("cannot open {}: ", path.display())), "{refusal}");
     }
 
     #[test]

@@ -125,7 +125,9 @@ test("sessions follow their turns", () => {
   state.fold(event(14, "app-server.turn.started", { threadId: "t", turnId: "v" }));
   state.fold(event(15, "app-server.turn.completed", { threadId: "t", turnId: "u", status: "completed" }));
   assert.equal(now().currentTurnId, "v", "the end of another turn");
-  state.fold(event(16, "session.closed", { sessionId: "s" }));
+  state.fold(event(16, "turn.accepted", { sessionId: "s", threadId: "t", turnId: "a", steered: true }));
+  assert.equal(now().currentTurnId, "v", "the late answer to a steer");
+  state.fold(event(17, "session.closed", { sessionId: "s" }));
   assert.deepEqual([now().status, now().currentTurnId], ["closed", null]);
 });
 

@@ -110,5 +110,5 @@ export async function lookBack(page, oldest, until, now) {
   const places = (await Promise.all(wanted.map(place))).filter((found) => found?.at >= since && found.seq <= until);
   const after = Math.max(low - 1, until - SEARCHED);
   const { events } = await page(`after=${after}&limit=${2 * TURNS}&type=app-server.turn.started&type=app-server.turn.completed`);
-  return { places, turns: events.filter((event) => event.seq <= until) };
+  return { places, turns: events.filter((one) => one.seq <= until) };
 }

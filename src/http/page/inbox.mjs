@@ -33,18 +33,18 @@ export class Inbox {
     $("inbox").hidden = !pending.length;
     put("inbox-count", pending.length);
     const focused = this.answering || holdsFocus();
-    keyed($("inbox-list"), pending, (record) => record.requestId, (record) => this.#card(record), (card, record) => {
+    keyed($("inbox-list"), pending, (one) => one.requestId, (one) => this.#card(one), (card, record) => {
       setText(card.deadline, record.deadline ? `declined in ${duration(Date.parse(record.deadline) - Date.now())}` : "waits for ever");
     });
     // What had the focus is answered: on to the next, never to the top of the page.
-    const gone = this.answering ? !pending.some((record) => record.requestId === this.answering) : !holdsFocus();
+    const gone = this.answering ? !pending.some((one) => one.requestId === this.answering) : !holdsFocus();
     if (focused && gone) {
       this.answering = null;
       $(pending.length ? "inbox-title" : "verdict").focus();
     }
-    const fresh = pending.filter((record) => !this.announced.has(record.requestId));
-    if (fresh.length) put("inbox-live", fresh.map((record) => $("inbox-list").nodes.get(record.requestId).spoken).join(" "));
-    this.announced = new Set(pending.map((record) => record.requestId));
+    const fresh = pending.filter((one) => !this.announced.has(one.requestId));
+    if (fresh.length) put("inbox-live", fresh.map((one) => $("inbox-list").nodes.get(one.requestId).spoken).join(" "));
+    this.announced = new Set(pending.map((one) => one.requestId));
   }
 
   #card(record) {

@@ -39,7 +39,7 @@ export function renderHealth(state, ready, away) {
 
 /** The sentence that answers both questions. `pending`: how many requests wait; null while that is not certain. */
 export function renderVerdict(state, ready, link, pending) {
-  const working = [...state.sessions.values()].filter((session) => session.currentTurnId).length;
+  const working = [...state.sessions.values()].filter((one) => one.currentTurnId).length;
   const running = [...state.runs.values()].filter((run) => run.status === "running").length;
   const busy = [working && some(working, "turn"), running && some(running, "run")].filter(Boolean).join(" and ");
   const bad = Object.entries(ready?.checks ?? {}).filter(([, check]) => !check.ok).map(([name]) => title(name));
@@ -85,7 +85,7 @@ export function renderSessions(state, turns, pending) {
   const waiting = new Set(pending.map((record) => record.sessionId));
   const rank = (session) => (waiting.has(session.sessionId) ? 3 : session.currentTurnId ? 2 : session.status === "active" ? 1 : 0);
   const shown = first("sessions", state.sessions, rank, "updatedAt", "No session yet.");
-  keyed($("sessions-list"), shown, (session) => session.sessionId, (session) => {
+  keyed($("sessions-list"), shown, (one) => one.sessionId, (session) => {
     const node = line();
     node.doing = el("p.doing", { hidden: true });
     node.said = box("div.said", `What Codex says in ${nameOf(session)}`);

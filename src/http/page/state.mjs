@@ -17,14 +17,14 @@ export class State {
   load({ snapshot }) {
     this.identity = snapshot.identity;
     this.daemon = structuredClone(snapshot.daemon);
-    this.sessions = new Map(snapshot.sessionRegistry.sessions.map((session) => [session.sessionId, { ...session }]));
+    this.sessions = new Map(snapshot.sessionRegistry.sessions.map((one) => [one.sessionId, { ...one }]));
     this.runs = new Map(snapshot.runRegistry.runs.map((run) => [run.runId, lean(run)]));
     this.seq = snapshot.recentEvents.events.at(-1)?.seq ?? 0;
   }
 
   /** Takes the list of pending requests that was asked for when `ticket` was the count. */
   loadRequests(list, ticket) {
-    const listed = new Set(list.map((request) => request.requestId));
+    const listed = new Set(list.map((one) => one.requestId));
     for (const [id, { ticket: put }] of this.requests) {
       if (put <= ticket && !listed.has(id)) this.requests.delete(id);
     }
@@ -49,8 +49,8 @@ export class State {
 
   /** What waits for somebody, oldest first. */
   pending() {
-    const all = [...this.requests.values()].map((entry) => entry.record);
-    return all.filter((record) => record.status === "pending").sort((a, b) => (a.createdAt < b.createdAt ? -1 : 1));
+    const all = [...this.requests.values()].map(({ record }) => record);
+    return all.filter(({ status }) => status === "pending").sort((a, b) => (a.createdAt < b.createdAt ? -1 : 1));
   }
 
   /** Takes an event. What it changed: `"requests"`, `"sessions"`, `"runs"`, `"health"` or nothing. */
@@ -73,17 +73,19 @@ export class State {
     }
     const session = this.#sessionOf(detail);
     if (!session) return null;
-    const { turnId, status, willRetry } = detail;
-    const ended = (lastTurnStatus) => ({ lastTurnStatus, currentTurnId: session.currentTurnId === turnId ? null : session.currentTurnId });
+    const { turnId, status, willRetry, steered } = detail;
+    const { currentTurnId, lastTurnId } = session;
+    const ended = (lastTurnStatus) => ({ lastTurnStatus, currentTurnId: currentTurnId === turnId ? null : currentTurnId });
     const started = { currentTurnId: turnId, lastTurnId: turnId, lastTurnStatus: "inProgress" };
     const change = {
       "session.closed": { status: "closed", currentTurnId: null },
-      "turn.accepted": started,
-      "app-server.turn.started": started,
-      "app-server.turn.completed": ended(status),
-      "app-server.turn.completed.missing": ended("failed"),
-      "app-server.turn.error": willRetry ? null : ended("failed"),
-    }[type];
+      // As the daemon has it: the answer may come when the turn is over, a steer's when the next one runs.
+      "turn.accepted": lastTurnId && (steered || turnId === lastTurnId) ? null : started,
+      "turn.started": started,
+      "turn.completed": ended(status),
+      "turn.completed.missing": ended("failed"),
+      "turn.error": willRetry ? null : ended("failed"),
+    }[type.replace("app-server.", "")];
     if (!change) return null;
     Object.assign(session, change, { updatedAt: createdAt });
     return "sessions";
@@ -91,7 +93,7 @@ export class State {
 
   #sessionOf(detail) {
     const { sessionId, threadId } = detail ?? {};
-    return this.sessions.get(sessionId) ?? (threadId ? [...this.sessions.values()].find((session) => session.threadId === threadId) : null);
+    return this.sessions.get(sessionId) ?? (threadId && [...this.sessions.values()].find((one) => one.threadId === threadId));
   }
 
   #run({ type, detail, createdAt }) {
