@@ -10,7 +10,7 @@ use codexd::hub::drafts::Drafts;
 use codexd::hub::{Hub, HubError};
 use codexd::model::event::EventType;
 use codexd::threads::answer::answer;
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -140,26 +140,33 @@ fn what_waits_for_the_hub_is_bounded_in_bytes() {
     threads.stop();
 }
 
+/// Keeps the hub busy until what this returns is dropped.
+fn keep_busy(hub: &Hub) -> Sender<()> {
+    let (busy, is_busy) = bounded(0);
+    let (free, is_free) = bounded::<()>(0);
+    let wait = move |_: &mut codexd::hub::Core, _: &mut Drafts| {
+        busy.send(()).unwrap();
+        // An error is the end of the wait.
+        let _ = is_free.recv();
+    };
+    hub.transact_in_order(0, wait, |_| ()).unwrap();
+    is_busy.recv().unwrap();
+    free
+}
+
+fn said(text: &str) -> Drafts {
+    let mut drafts = Drafts::new();
+    drafts.push(EventType::ChildStderr, format_args!("{text}"), None::<&()>, Subject::default(), None);
+    drafts
+}
+
 #[test]
 fn what_waits_for_a_busy_hub_is_counted_in_bytes() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let config = codexd::cli::resolve::resolve(codexd::cli::low::LowArgs::default(), folder.path()).unwrap();
     let (hub, threads) = lone_hub::start(&config);
-    let (busy, is_busy) = bounded(0);
-    let (free, is_free) = bounded::<()>(0);
-    hub.transact_in_order(
-        0,
-        move |_, _| {
-            busy.send(()).unwrap();
-            // An error is the end of the wait.
-            let _ = is_free.recv();
-        },
-        |_| (),
-    )
-    .unwrap();
-    is_busy.recv().unwrap();
-    let mut drafts = Drafts::new();
-    drafts.push(EventType::ChildStderr, format_args!("x"), None::<&()>, Subject::default(), None);
+    let free = keep_busy(&hub);
+    let drafts = said("x");
     let length = drafts.len();
     hub.send(drafts).unwrap();
     assert_eq!(hub.waiting().event_bytes, length);
@@ -179,25 +186,8 @@ fn what_was_sent_to_the_hub_before_its_end_is_logged() {
             codexd::cli::resolve::resolve(codexd::cli::low::LowArgs::default(), folder.path()).unwrap();
         let (hub, threads) = lone_hub::start(&config);
         (0..round).for_each(|_| hub.ask(|_| ()).unwrap());
-        let (busy, is_busy) = bounded(0);
-        let (free, is_free) = bounded::<()>(0);
-        hub.transact_in_order(
-            0,
-            move |_, _| {
-                busy.send(()).unwrap();
-                // An error is the end of the wait.
-                let _ = is_free.recv();
-            },
-            |_| (),
-        )
-        .unwrap();
-        is_busy.recv().unwrap();
-        for number in 0..4 {
-            let mut drafts = Drafts::new();
-            let kind = EventType::ChildStderr;
-            drafts.push(kind, format_args!("{number}"), None::<&()>, Subject::default(), None);
-            hub.send(drafts).unwrap();
-        }
+        let free = keep_busy(&hub);
+        (0..4).for_each(|number| hub.send(said(&number.to_string())).unwrap());
         let before = hub.waiting().control;
         thread::scope(|scope| {
             scope.spawn(|| threads.stop());
