@@ -306,7 +306,8 @@ fn a_stop_of_the_daemon_is_the_end_of_the_turn() {
     let mut bench = Bench::stub();
     let mut command = ask(&bench, &["hang:"]);
     let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
-    bench.event("turn.accepted", |_| true);
+    // Before that there is nothing to interrupt: the daemon would end without a word on the turn.
+    bench.event("app-server.turn.started", |_| true);
     bench.daemon.stop();
     assert_eq!(process.wait(2 * DEADLINE).expect("it ends").code(), Some(1));
     let mut progress = String::new();
