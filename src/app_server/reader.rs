@@ -118,7 +118,8 @@ impl Reader {
         let trailing = std::mem::take(&mut self.partial);
         let (length, flushed) = match self.oversize.take() {
             Some(oversize) => {
-                self.too_long(&oversize);
+                // It may lack its end, and with it how a turn has ended; what was in flight is told with the transport's end.
+                self.tell_too_long(&oversize);
                 (oversize.length(), false)
             }
             None => {
@@ -168,8 +169,7 @@ impl Reader {
 
     /// The end of a line that was too long. Whoever waits for what was in it waits no longer.
     fn too_long(&mut self, line: &Oversize) {
-        let reason = format!("it is longer than the {} bytes of --max-line-bytes", self.max_line_bytes);
-        self.unreadable(line.length(), &reason, "");
+        let reason = self.tell_too_long(line);
         match line.addressee() {
             Some(Addressee::Caller(id)) => {
                 self.flush();
@@ -186,6 +186,13 @@ impl Reader {
             Some(Addressee::Turn(method, params)) => self.notification(method, &params),
             None => {}
         }
+    }
+
+    /// Says so, and why.
+    fn tell_too_long(&mut self, line: &Oversize) -> String {
+        let reason = format!("it is longer than the {} bytes of --max-line-bytes", self.max_line_bytes);
+        self.unreadable(line.length(), &reason, "");
+        reason
     }
 
     /// One line; `true` if it was a message of the protocol.

@@ -1,6 +1,6 @@
 //! What a run's process writes: the end of it in memory, all of it in a file once it is more than that.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::os;
+use crate::store::private;
 
 /// Bytes of a stream that the record holds.
 pub const KEPT: usize = 256 * 1024;
@@ -146,25 +147,17 @@ pub fn drain(
 /// character on; `None` where there is no such file.
 ///
 /// # Errors
-/// What the system says, or that it is no regular file.
+/// What the system says, or that it is no plain file.
 pub fn last_message(path: &Path) -> io::Result<Option<Captured>> {
-    // Another program wrote it: to open what turns out to be a pipe must not wait for somebody who writes to it.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let no_file = || io::Error::other("it is no regular file");
-    let mut file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(None),
-        Err(Errno::LOOP) => return Err(no_file()),
-        Err(error) => return Err(error.into()),
+    let mut file = match private::open(path, OpenOptions::new().read(true)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(no_file());
-    }
-    let most = LAST_MESSAGE as u64;
-    let truncated = found.len() > most;
+    let (length, most) = (file.metadata()?.len(), LAST_MESSAGE as u64);
+    let truncated = length > most;
     if truncated {
-        file.seek(SeekFrom::Start(found.len() - most))?;
+        file.seek(SeekFrom::Start(length - most))?;
     }
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes)?;
@@ -232,7 +225,7 @@ mod tests {
 
         std::os::unix::fs::symlink(outside.join("precious"), folder.join("last-message.txt")).unwrap();
         let refusal = last_message(&folder.join("last-message.txt")).unwrap_err();
-        assert_eq!(refusal.to_string(), "it is no regular file");
+        assert_eq!(refusal.to_string(), "it is there, but is no plain file");
     }
 
     #[test]
@@ -278,6 +271,6 @@ mod tests {
             assert!(text.ends_with(&captured.text), "nothing was replaced");
         }
         let error = last_message(folder.path()).unwrap_err();
-        assert_eq!(error.to_string(), "it is no regular file");
+        assert_eq!(error.to_string(), "it is there, but is no plain file");
     }
 }

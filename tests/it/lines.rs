@@ -100,6 +100,22 @@ fn the_longest_line_is_as_long_wherever_the_reads_end() {
 }
 
 #[test]
+fn of_a_turn_whose_last_line_lacks_its_end_nothing_is_made_up() {
+    let parts = Parts::start(Strategy::Spawn, Duration::ZERO);
+    let items = r#"{"method":"turn/completed","params":{"threadId":"t","turn":{"id":"u","items":[{"status":"inProgress"}"#;
+    let whole = format!(r#"{items}],"status":"completed"}}}}}}"#);
+    let mut seen = 0;
+    for (text, expected) in [(items, &[0][..]), (&whole, &[0]), (&format!("{whole}\n"), &[0, 1])] {
+        assert!(text.len() > MOST);
+        read(&parts, text.as_bytes(), &[]);
+        let kinds = ["app-server.message.unreadable", "app-server.turn.completed"];
+        let expected: Vec<_> = expected.iter().map(|&kind: &usize| kinds[kind]).collect();
+        let told: Vec<_> = told(&parts, &mut seen).into_iter().map(|(kind, _)| kind).collect();
+        assert_eq!(told, expected, "{text:?}");
+    }
+}
+
+#[test]
 fn nobody_waits_for_what_was_in_a_line_too_long() {
     let (builder, _threads) = on_stub(&["--max-line-bytes", "100000"]);
     let mut daemon = builder.start();
