@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{PermissionsExt, chown, fchown};
+use std::os::unix::fs::{PermissionsExt, fchown};
 use std::process::{Command, Stdio};
 
 use rustix::net::sockopt::set_socket_reuseaddr;
@@ -16,6 +16,7 @@ use crate::conversation::until;
 use crate::daemon::Daemon;
 use crate::processes::{self, Process};
 use crate::skipped::skipped;
+use crate::strangers::{daemon_of, open_folder};
 
 /// No user that anybody knows.
 const STRANGER: u32 = 12_345;
@@ -134,22 +135,7 @@ fn a_daemon_of_another_user_is_talked_to_if_that_is_said() {
     if !is_root() {
         return;
     }
-    let folder =
-        tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir_in("/tmp").unwrap();
-    chown(folder.path(), Some(STRANGER), None).unwrap();
-    let program = folder.path().join("codexd");
-    fs::copy(env!("CARGO_BIN_EXE_codexd"), &program).unwrap();
-    let script = folder.path().join("as-stranger");
-    processes::write_program(
-        &script,
-        &format!(
-            "#!/bin/sh\nshift\nexec setpriv --reuid {STRANGER} --clear-groups {0} start --repo-root {1} --local-api-base \
-             http://127.0.0.1:0 --server-command {0} --server-arg stub-app-server\n",
-            program.display(),
-            folder.path().display()
-        ),
-    );
-    let daemon = Daemon::builder().program(&script).env("TMPDIR", folder.path().to_str().unwrap()).start();
+    let (_folder, daemon) = daemon_of(STRANGER);
     let (base, address) = (daemon.base(), authority(daemon.base()));
     // Accepted at once, or not yet: either way it is known.
     for _ in 0..20 {
@@ -173,10 +159,7 @@ fn a_daemon_of_root_is_talked_to() {
         return;
     }
     let daemon = Daemon::builder().flags(&["--allow-other-users"]).start();
-    let folder =
-        tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir_in("/tmp").unwrap();
-    let program = folder.path().join("codexd");
-    fs::copy(env!("CARGO_BIN_EXE_codexd"), &program).unwrap();
+    let (_folder, program) = open_folder();
     let as_stranger = |words: &[&str]| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", &STRANGER.to_string(), "--clear-groups"]).args(words);

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -269,7 +269,7 @@ fn descendants(pid: u32) -> Vec<i32> {
     codexd::os::descendants(pid.cast_signed(), &listed).iter().map(|process| process.pid).collect()
 }
 
-fn files_below(folder: &Path) -> impl Iterator<Item = std::path::PathBuf> {
+fn files_below(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -383,28 +383,26 @@ fn a_user_that_fires_and_forgets_is_not_taken_for_root() {
     assert_untouched(&daemon);
 }
 
-#[test]
-#[cfg_attr(not(target_os = "linux"), ignore = "whose a connection is, is told by Linux only")]
-fn a_daemon_of_another_user_serves_that_user_and_root() {
-    if !is_root() {
-        return;
-    }
+/// A folder that others may enter, and in it the program, which their own folders may hide.
+pub(crate) fn open_folder() -> (tempfile::TempDir, PathBuf) {
     let folder =
         tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir_in("/tmp").unwrap();
-    std::os::unix::fs::chown(folder.path(), Some(NOBODY), None).unwrap();
     let program = folder.path().join("codexd");
-    assert!(
-        Command::new("cp")
-            .args([Path::new(env!("CARGO_BIN_EXE_codexd")), &program])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let script = folder.path().join("as-nobody");
+    // By a process of its own: what another thread forks meanwhile would hold it open for writing, and nobody may run that.
+    let copied = Command::new("cp").args([Path::new(env!("CARGO_BIN_EXE_codexd")), &program]).status();
+    assert!(copied.unwrap().success());
+    (folder, program)
+}
+
+/// A daemon of that user, and its folder.
+pub(crate) fn daemon_of(user: u32) -> (tempfile::TempDir, Daemon) {
+    let (folder, program) = open_folder();
+    std::os::unix::fs::chown(folder.path(), Some(user), None).unwrap();
+    let script = folder.path().join("as-user");
     processes::write_program(
         &script,
         &format!(
-            "#!/bin/sh\nshift\nexec setpriv --reuid {NOBODY} --clear-groups {0} start --repo-root {1} --local-api-base \
+            "#!/bin/sh\nshift\nexec setpriv --reuid {user} --clear-groups {0} start --repo-root {1} --local-api-base \
              http://127.0.0.1:0 --server-command {0} --server-arg stub-app-server\n",
             program.display(),
             folder.path().display()
@@ -412,6 +410,16 @@ fn a_daemon_of_another_user_serves_that_user_and_root() {
     );
     // The folder for temporary files that the builder gives is not theirs.
     let daemon = Daemon::builder().program(&script).env("TMPDIR", folder.path().to_str().unwrap()).start();
+    (folder, daemon)
+}
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "whose a connection is, is told by Linux only")]
+fn a_daemon_of_another_user_serves_that_user_and_root() {
+    if !is_root() {
+        return;
+    }
+    let (_folder, daemon) = daemon_of(NOBODY);
     let address = authority(daemon.base());
     let get =
         format!("GET /v1/codexd/status HTTP/1.1\\r\\nHost: {address}\\r\\nConnection: close\\r\\n\\r\\n");
