@@ -11,7 +11,7 @@ use super::changes::Changes;
 use super::connection::Connection;
 use super::inbox::{Asked, Inbox, Withdrawn};
 use super::needs;
-use super::notification::Translator;
+use super::notification::{Runs, translate};
 use super::oversize::{Addressee, Oversize};
 use super::wire::{self, INVALID_REQUEST, Incoming, METHOD_NOT_FOUND, RpcError};
 use crate::hub::Hub;
@@ -56,7 +56,7 @@ pub struct Reader {
     hub: Hub,
     connection: Arc<Connection>,
     max_line_bytes: usize,
-    translator: Translator,
+    runs: Runs,
     inbox: Arc<Inbox>,
     changes: Changes,
     drafts: Drafts,
@@ -73,7 +73,7 @@ impl Reader {
             hub,
             connection,
             max_line_bytes,
-            translator: Translator::default(),
+            runs: Runs::default(),
             inbox,
             changes: Changes::default(),
             drafts: Drafts::new(),
@@ -209,7 +209,7 @@ impl Reader {
         if line.trim().is_empty() {
             return false;
         }
-        if self.translator.translate_plain_delta(&mut self.drafts, line) {
+        if self.runs.draft(&mut self.drafts, line) {
             return true;
         }
         match wire::decode(line) {
@@ -238,10 +238,10 @@ impl Reader {
         }
         self.changes.note(method, params);
         let Some(withdrawn) = Withdrawn::of(method, params) else {
-            return self.translator.translate(&mut self.drafts, method, params);
+            return translate(&mut self.drafts, method, params);
         };
         self.flush();
-        self.translator.translate(&mut self.drafts, method, params);
+        translate(&mut self.drafts, method, params);
         // A hub that has stopped takes no more; the next flush says so.
         let told = self.take_drafts();
         let _ = self.inbox.withdraw(told, withdrawn);

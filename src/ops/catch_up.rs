@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::{OpError, Ops};
 use crate::app_server::connection::Connection;
 use crate::app_server::inbox;
-use crate::app_server::notification::Translator;
+use crate::app_server::notification::translate;
 use crate::hub::Core;
 use crate::hub::drafts::Drafts;
 use crate::model::record::Session;
@@ -110,7 +110,7 @@ fn draft(drafts: &mut Drafts, session: &Session, thread_id: &str, turn: &Turn) -
         _ => return Ok(()),
     };
     let params = serde_json::value::to_raw_value(&TurnParams { thread_id, turn })?;
-    Translator::default().translate(drafts, method, &params);
+    translate(drafts, method, &params);
     Ok(())
 }
 

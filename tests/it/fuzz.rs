@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use codexd::app_server::notification::Translator;
+use codexd::app_server::notification::translate;
 use codexd::app_server::wire::{self, Incoming as Message};
 use codexd::cli::low::LowArgs;
 use codexd::cli::resolve::resolve;
@@ -121,14 +121,13 @@ fn frames() {
 
 #[test]
 fn envelopes() {
-    let mut translator = Translator::default();
     let mut events = 0;
     fuzz("envelope", 1, |input, _| {
         let line = String::from_utf8_lossy(input);
         let Ok(message) = wire::decode(&line) else { return };
         let Message::Notification { method, params } = message else { return };
         let mut drafts = Drafts::new();
-        translator.translate(&mut drafts, &method, params);
+        translate(&mut drafts, &method, params);
         let (text, _, items) = drafts.into_parts();
         assert!(!items.is_empty());
         for item in &items {

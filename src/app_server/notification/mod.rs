@@ -22,198 +22,134 @@ use crate::model::members::{Members, is_name};
 use crate::model::{self, json};
 
 use self::delta::Delta;
-use self::params::{
-    DiffDetail, DiffParams, ErrorDetail, ErrorParams, OutputDetail, OutputParams, PlanDetail, PlanParams,
-    StatusDetail, StatusParams, ThreadParams, TurnParams,
-};
-use self::runs::Runs;
+use self::params::{DiffUpdated, ErrorMet, Output, PlanUpdated, StatusChanged, ThreadStarted, TurnParams};
+pub(super) use self::runs::Runs;
 
-/// Turns notifications into drafts. It remembers what the deltas of one text have in common.
-#[derive(Debug, Default)]
-pub struct Translator {
-    runs: Runs,
+/// Drafts the event of one notification. A method whose params are not what this version knows is passed on whole, like
+/// one it does not know at all: nothing is lost.
+pub fn translate(drafts: &mut Drafts, method: &str, params: &RawValue) {
+    if known(drafts, method, params).is_none() {
+        unknown(drafts, method, params);
+    }
 }
 
-impl Translator {
-    /// Drafts the event of one notification. A method whose params are not what this version knows is passed on
-    /// whole, like one it does not know at all: nothing is lost.
-    pub fn translate(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) {
-        if self.known(drafts, method, params).is_none() {
-            self.unknown(drafts, method, params);
+fn known(drafts: &mut Drafts, method: &str, params: &RawValue) -> Option<()> {
+    if let Some(delta) = Delta::of_params(method, params) {
+        delta.draft(drafts);
+        return Some(());
+    }
+    let text = params.get();
+    match method {
+        "thread/started" => {
+            let ThreadStarted { thread } = serde_json::from_str(text).ok()?;
+            let detail = serde_json::json!({ "threadId": thread.id });
+            let message = format_args!("App-server thread {} started.", thread.id);
+            push(drafts, EventType::ThreadStarted, &thread.id, None, &detail, params, message)
         }
-    }
-
-    /// Drafts the event of a line that is a delta as Codex writes it. `false` if it is something else, or a delta that is
-    /// written otherwise; then nothing was drafted.
-    pub fn translate_plain_delta(&mut self, drafts: &mut Drafts, line: &str) -> bool {
-        self.runs.draft(drafts, line)
-    }
-
-    fn known(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) -> Option<()> {
-        let text = params.get();
-        if let Some(delta) = Delta::of_params(method, params) {
-            delta.draft(drafts);
-            return Some(());
+        "thread/status/changed" => {
+            let detail: StatusChanged<'_> = serde_json::from_str(text).ok()?;
+            let id = &detail.thread_id;
+            let change = Change::ThreadTouched { thread_id: id.clone() };
+            let shown = status_name(detail.status);
+            let message = format_args!("App-server thread {id} status changed to {shown}.");
+            push(drafts, EventType::ThreadStatusChanged, id, Some(change), &detail, params, message)
         }
-        match method {
-            "thread/started" => {
-                let ThreadParams { thread } = serde_json::from_str(text).ok()?;
-                let id = &thread.id;
-                let detail = serde_json::json!({ "threadId": id });
-                self.push(
-                    drafts,
-                    EventType::ThreadStarted,
-                    id,
-                    None,
-                    &detail,
-                    params,
-                    format_args!("App-server thread {id} started."),
-                )
-            }
-            "thread/status/changed" => {
-                let StatusParams { thread_id, status } = serde_json::from_str(text).ok()?;
-                let shown = status_name(status);
-                let change = Change::ThreadTouched { thread_id: thread_id.clone() };
-                self.push(
-                    drafts,
-                    EventType::ThreadStatusChanged,
-                    &thread_id,
-                    Some(change),
-                    &StatusDetail { status, thread_id: &thread_id },
-                    params,
-                    format_args!("App-server thread {thread_id} status changed to {shown}."),
-                )
-            }
-            "turn/started" => {
-                let TurnParams { thread_id, turn } = serde_json::from_str(text).ok()?;
-                let change = Change::TurnStarted { thread_id: thread_id.clone(), turn_id: turn.id.clone() };
-                let detail = serde_json::json!({ "threadId": thread_id, "turnId": turn.id });
-                self.push(
-                    drafts,
-                    EventType::TurnStarted,
-                    &thread_id,
-                    Some(change),
-                    &detail,
-                    params,
-                    format_args!("App-server turn {} started.", turn.id),
-                )
-            }
-            "turn/completed" => {
-                let TurnParams { thread_id, turn } = serde_json::from_str(text).ok()?;
-                let status = turn.status?;
-                let detail =
-                    serde_json::json!({ "status": status, "threadId": thread_id, "turnId": turn.id });
-                let change = Change::TurnCompleted {
-                    thread_id: thread_id.clone(),
-                    turn_id: turn.id.clone(),
-                    status: status.clone(),
-                };
-                self.push(
-                    drafts,
-                    EventType::TurnCompleted,
-                    &thread_id,
-                    Some(change),
-                    &detail,
-                    params,
-                    format_args!("App-server turn {} {}.", turn.id, model::preview(&status)),
-                )
-            }
-            "turn/diff/updated" => {
-                let DiffParams { thread_id, turn_id, diff } = serde_json::from_str(text).ok()?;
-                let message = format_args!("App-server updated diff for turn {turn_id}.");
-                self.push(
-                    drafts,
-                    EventType::TurnDiffUpdated,
-                    &thread_id,
-                    None,
-                    &DiffDetail { diff, thread_id: &thread_id, turn_id: &turn_id },
-                    params,
-                    message,
-                )
-            }
-            "turn/plan/updated" => {
-                let PlanParams { thread_id, turn_id, explanation, plan } = serde_json::from_str(text).ok()?;
-                let detail = PlanDetail { explanation, plan, thread_id: &thread_id, turn_id: &turn_id };
-                let message = format_args!("App-server updated plan for turn {turn_id}.");
-                self.push(drafts, EventType::TurnPlanUpdated, &thread_id, None, &detail, params, message)
-            }
-            "error" => self.error(drafts, params),
-            "command/exec/outputDelta" => command_output(drafts, params),
-            _ => None,
+        "turn/started" => {
+            let TurnParams { thread_id, turn } = serde_json::from_str(text).ok()?;
+            let detail = serde_json::json!({ "threadId": thread_id, "turnId": turn.id });
+            let change = Change::TurnStarted { thread_id: thread_id.clone(), turn_id: turn.id.clone() };
+            let message = format_args!("App-server turn {} started.", turn.id);
+            push(drafts, EventType::TurnStarted, &thread_id, Some(change), &detail, params, message)
         }
-    }
-
-    fn error(&mut self, drafts: &mut Drafts, params: &RawValue) -> Option<()> {
-        #[derive(Deserialize, Default)]
-        #[serde(default)]
-        struct Message {
-            message: String,
+        "turn/completed" => {
+            let TurnParams { thread_id, turn } = serde_json::from_str(text).ok()?;
+            let status = turn.status?;
+            let detail = serde_json::json!({ "status": status, "threadId": thread_id, "turnId": turn.id });
+            let shown = model::preview(&status);
+            let message = format_args!("App-server turn {} {shown}.", turn.id);
+            let (thread, turn_id) = (thread_id.clone(), turn.id.clone());
+            let change = Change::TurnCompleted { thread_id, turn_id, status };
+            push(drafts, EventType::TurnCompleted, &thread, Some(change), &detail, params, message)
         }
-        let ErrorParams { thread_id, turn_id, will_retry, error } =
-            serde_json::from_str(params.get()).ok()?;
-        let shown: Message = serde_json::from_str(error.get()).unwrap_or_default();
-        let change = Change::TurnError { thread_id: thread_id.clone(), turn_id: turn_id.clone(), will_retry };
-        let detail = ErrorDetail { error, thread_id: &thread_id, turn_id: &turn_id, will_retry };
-        let what = if will_retry { "is tried again" } else { "failed" };
-        self.push(
-            drafts,
-            EventType::TurnError,
-            &thread_id,
-            Some(change),
-            &detail,
-            params,
-            format_args!("App-server turn {turn_id} {what}: {}", model::preview(&shown.message)),
-        )
+        "turn/diff/updated" => {
+            let detail: DiffUpdated<'_> = serde_json::from_str(text).ok()?;
+            let message = format_args!("App-server updated diff for turn {}.", detail.turn_id);
+            push(drafts, EventType::TurnDiffUpdated, &detail.thread_id, None, &detail, params, message)
+        }
+        "turn/plan/updated" => {
+            let detail: PlanUpdated<'_> = serde_json::from_str(text).ok()?;
+            let message = format_args!("App-server updated plan for turn {}.", detail.turn_id);
+            push(drafts, EventType::TurnPlanUpdated, &detail.thread_id, None, &detail, params, message)
+        }
+        "error" => error(drafts, params),
+        "command/exec/outputDelta" => command_output(drafts, params),
+        _ => None,
     }
+}
 
-    fn unknown(&mut self, drafts: &mut Drafts, method: &str, params: &RawValue) {
-        let members = Members::of(params).unwrap_or_default();
-        // An object's own id counts as the id of what it is.
-        let id_of = |name: &str, object: &str| {
-            members.text(name).or_else(|| members.object(object).and_then(|object| object.text("id")))
-        };
-        let ids = [
-            ("itemId", id_of("itemId", "item")),
-            ("threadId", id_of("threadId", "thread")),
-            ("turnId", id_of("turnId", "turn")),
-        ];
-        let about = match &ids[1].1 {
-            Some(id) => drafts.about_thread(id),
-            None => drafts.about(Subject::default()),
-        };
-        let kind = EventType::Notification;
-        let message = describe::describe(method, &members);
-        drafts.push_raw(kind, kind.level(), about, None, format_args!("{message}"), |out| {
-            out.push(b'{');
-            for (name, value) in &ids {
-                if let Some(value) = value {
-                    let _ = write_member(out, name, value);
-                    out.push(b',');
-                }
+fn error(drafts: &mut Drafts, params: &RawValue) -> Option<()> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Message {
+        message: String,
+    }
+    let detail: ErrorMet<'_> = serde_json::from_str(params.get()).ok()?;
+    let ErrorMet { error, thread_id, turn_id, will_retry } = &detail;
+    let shown: Message = serde_json::from_str(error.get()).unwrap_or_default();
+    let shown = model::preview(&shown.message);
+    let what = if *will_retry { "is tried again" } else { "failed" };
+    let message = format_args!("App-server turn {turn_id} {what}: {shown}");
+    let (thread, turn_id) = (thread_id.clone(), turn_id.clone());
+    let change = Change::TurnError { thread_id: thread, turn_id, will_retry: *will_retry };
+    push(drafts, EventType::TurnError, thread_id, Some(change), &detail, params, message)
+}
+
+fn unknown(drafts: &mut Drafts, method: &str, params: &RawValue) {
+    let members = Members::of(params).unwrap_or_default();
+    // An object's own id counts as the id of what it is.
+    let id_of = |name: &str, object: &str| {
+        members.text(name).or_else(|| members.object(object).and_then(|object| object.text("id")))
+    };
+    let ids = [
+        ("itemId", id_of("itemId", "item")),
+        ("threadId", id_of("threadId", "thread")),
+        ("turnId", id_of("turnId", "turn")),
+    ];
+    let about = match &ids[1].1 {
+        Some(id) => drafts.about_thread(id),
+        None => drafts.about(Subject::default()),
+    };
+    let kind = EventType::Notification;
+    let message = describe::describe(method, &members);
+    drafts.push_raw(kind, kind.level(), about, None, format_args!("{message}"), |out| {
+        out.push(b'{');
+        for (name, value) in &ids {
+            if let Some(value) = value {
+                let _ = write_member(out, name, value);
+                out.push(b',');
             }
-            let _ = write_member(out, "notificationMethod", method);
-            out.extend_from_slice(b",\"params\":");
-            out.extend_from_slice(params.get().as_bytes());
-            out.push(b'}');
-        });
-    }
+        }
+        let _ = write_member(out, "notificationMethod", method);
+        out.extend_from_slice(b",\"params\":");
+        out.extend_from_slice(params.get().as_bytes());
+        out.push(b'}');
+    });
+}
 
-    #[allow(clippy::too_many_arguments, reason = "an event is that much")]
-    fn push(
-        &mut self,
-        drafts: &mut Drafts,
-        kind: EventType,
-        thread_id: &str,
-        change: Option<Change>,
-        detail: &impl Serialize,
-        params: &RawValue,
-        message: std::fmt::Arguments<'_>,
-    ) -> Option<()> {
-        let about = drafts.about_thread(thread_id);
-        let write = |out: &mut Vec<u8>| write_detail(out, kind, detail, params);
-        drafts.push_raw(kind, kind.level(), about, change, message, write);
-        Some(())
-    }
+/// Drafts an event about a thread.
+fn push(
+    drafts: &mut Drafts,
+    kind: EventType,
+    thread_id: &str,
+    change: Option<Change>,
+    detail: &impl Serialize,
+    params: &RawValue,
+    message: std::fmt::Arguments<'_>,
+) -> Option<()> {
+    let about = drafts.about_thread(thread_id);
+    let write = |out: &mut Vec<u8>| write_detail(out, kind, detail, params);
+    drafts.push_raw(kind, kind.level(), about, change, message, write);
+    Some(())
 }
 
 /// `"name":"value"`; a string always serialises.
@@ -258,22 +194,15 @@ fn write_rest(out: &mut Vec<u8>, kind: EventType, params: &RawValue) {
 }
 
 fn command_output(drafts: &mut Drafts, params: &RawValue) -> Option<()> {
-    let OutputParams { process_id, stream, delta_base64, cap_reached } =
-        serde_json::from_str(params.get()).ok()?;
+    let detail: Output<'_> = serde_json::from_str(params.get()).ok()?;
     let kind = EventType::CommandOutputDelta;
-    let level = if stream == "stderr" { Level::Warn } else { kind.level() };
-    let shown = model::preview(&stream);
-    let process = model::preview_of_raw(process_id.get());
-    let detail = OutputDetail { cap_reached, delta_base64, process_id, stream: &stream };
+    let level = if detail.stream == "stderr" { Level::Warn } else { kind.level() };
+    let shown = model::preview(&detail.stream);
+    let process = model::preview_of_raw(detail.process_id.get());
+    let message = format_args!("App-server emitted {shown} output for command {process}.");
     let about = drafts.about(Subject::default());
-    drafts.push_raw(
-        kind,
-        level,
-        about,
-        None,
-        format_args!("App-server emitted {shown} output for command {process}."),
-        |out| write_detail(out, kind, &detail, params),
-    );
+    let write = |out: &mut Vec<u8>| write_detail(out, kind, &detail, params);
+    drafts.push_raw(kind, level, about, None, message, write);
     Some(())
 }
 

@@ -16,14 +16,14 @@ const OUTLASTS: u32 = 16;
 
 /// The runs that deltas were of last, the latest first.
 #[derive(Debug, Default)]
-pub(super) struct Runs {
+pub(crate) struct Runs {
     recent: Vec<Run>,
 }
 
 impl Runs {
     /// Drafts the event of a line that is a delta as Codex writes it. `false` if it is something else; then nothing was
     /// drafted.
-    pub(super) fn draft(&mut self, drafts: &mut Drafts, line: &str) -> bool {
+    pub(crate) fn draft(&mut self, drafts: &mut Drafts, line: &str) -> bool {
         let known = self.recent.iter().position(|run| line.starts_with(&*run.line));
         if let Some(at) = known {
             self.recent[..=at].rotate_right(1);
@@ -109,20 +109,16 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Translator;
     use super::super::delta::tests::ORDINARY;
     use super::*;
     use crate::hub::drafts::Draft;
 
-    /// What stands in the drafts and what they are about, by lines of which each goes through this translator or, where
-    /// it does not take them, is left out.
-    fn drafted<'a>(
-        translator: &mut Translator,
-        lines: impl Iterator<Item = &'a str>,
-    ) -> Vec<(String, Option<Arc<str>>)> {
+    /// What stands in the drafts and what they are about, by lines of which each goes through these runs or, where they do
+    /// not take it, is left out.
+    fn drafted<'a>(runs: &mut Runs, lines: impl Iterator<Item = &'a str>) -> Vec<(String, Option<Arc<str>>)> {
         let mut drafts = Drafts::new();
         for line in lines {
-            translator.translate_plain_delta(&mut drafts, line);
+            runs.draft(&mut drafts, line);
         }
         let (text, subjects, items) = drafts.into_parts();
         let text_of = |item: &Draft| String::from_utf8(item.text(&text).to_vec()).unwrap();
@@ -170,18 +166,18 @@ mod tests {
         }
         let mut alone = Vec::new();
         for line in &lines {
-            alone.extend(drafted(&mut Translator::default(), [&**line].into_iter()));
+            alone.extend(drafted(&mut Runs::default(), [&**line].into_iter()));
         }
         assert!(alone.len() > lines.len() / 3, "{} of {}", alone.len(), lines.len());
-        let mut translator = Translator::default();
-        assert_eq!(drafted(&mut translator, lines.iter().map(String::as_str)), alone);
+        let mut runs = Runs::default();
+        assert_eq!(drafted(&mut runs, lines.iter().map(String::as_str)), alone);
         // One after another of two runs, and in an order in which most lines follow one of another run.
         let shuffled: Vec<usize> = (0..lines.len()).map(|at| at * 37 % lines.len()).collect();
         let expected: Vec<_> = shuffled
             .iter()
-            .flat_map(|&at| drafted(&mut Translator::default(), [&*lines[at]].into_iter()))
+            .flat_map(|&at| drafted(&mut Runs::default(), [&*lines[at]].into_iter()))
             .collect();
-        assert_eq!(drafted(&mut translator, shuffled.iter().map(|&at| &*lines[at])), expected);
+        assert_eq!(drafted(&mut runs, shuffled.iter().map(|&at| &*lines[at])), expected);
     }
 
     /// A line of the text with that number.

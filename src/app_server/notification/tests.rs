@@ -3,7 +3,7 @@ use super::*;
 fn translate(method: &str, params: &str) -> (serde_json::Value, Option<Change>, Subject) {
     let mut drafts = Drafts::new();
     let params = RawValue::from_string(params.to_owned()).unwrap();
-    Translator::default().translate(&mut drafts, method, &params);
+    super::translate(&mut drafts, method, &params);
     let (text, mut subjects, mut items) = drafts.into_parts();
     assert_eq!(items.len(), 1);
     let item = items.remove(0);
