@@ -3,12 +3,12 @@
 //! The connection's thread shakes hands, sends hello and then reads; `ws-N-tx` takes from the client's queue and writes.
 //! Either ends the other: the reader by dropping a channel, the writer by its Close and, if nobody answers, a cut.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use tungstenite::handshake::derive_accept_key;
 
@@ -88,7 +88,7 @@ pub fn serve(source: &dyn EventSource, upgrade: Upgrade<'_>) -> Result<(), Reply
     let Ok((reader, mut writer)) = Duplex::server(upgrade.stream, upgrade.leftover) else { return Ok(()) };
     if writer.write(hello.into()).and_then(|()| writer.flush()).is_ok() {
         let feed = Feed { origin, filter, stopping: upgrade.stopping, heartbeat: None };
-        converse(source, reader, Pump { client: Client { writer }, feed });
+        converse(source, reader, writer, feed);
     }
     Ok(())
 }
@@ -148,10 +148,12 @@ impl Drop for Present<'_> {
 }
 
 /// The connection's thread: starts the writer, reads until one side ends it, ends the writer.
-fn converse(source: &dyn EventSource, mut reader: Reader, pump: Pump) {
+fn converse(source: &dyn EventSource, mut reader: Reader, writer: Writer, feed: Feed) {
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let (alive, reader_gone) = bounded::<()>(0);
-    let thread = threads::spawn_contained(format!("ws-{number}-tx"), move || pump.run(&reader_gone));
+    let thread = threads::spawn_contained(format!("ws-{number}-tx"), move || {
+        write_all(feed, writer, &reader_gone);
+    });
     let Ok(thread) = thread else {
         let _ = reader.close(code::TRY_AGAIN_LATER, "no thread for another client");
         return reader.finish();
@@ -175,10 +177,12 @@ fn read_all(source: &dyn EventSource, reader: &mut Reader) -> Ended {
             }
             Err(ended) => return ended,
         };
-        let Ok(ClientMessage { kind }) = serde_json::from_str(&text) else {
+        // Raw values are passed over without recursion, however deep they nest.
+        let Ok(members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(&text) else {
             let _ = reader.close(NOT_AN_OBJECT, "a message must be a JSON object");
             return Ended::Refused(NOT_AN_OBJECT);
         };
+        let kind = members.get("type").and_then(|kind| serde_json::from_str::<String>(kind.get()).ok());
         let answer = match kind.as_deref() {
             Some("ping") => "{\"type\":\"pong\"}".to_owned(),
             Some("status") => source.status_message(),
@@ -200,68 +204,19 @@ fn unsupported(kind: &str) -> String {
     serde_json::json!({ "type": "error", "message": message }).to_string()
 }
 
-/// The one member of a client's message that is looked at; of several with that name the last counts.
-struct ClientMessage {
-    kind: Option<String>,
-}
-
-impl<'de> Deserialize<'de> for ClientMessage {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = ClientMessage;
-
-            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                out.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-                let mut kind = None;
-                while let Some(name) = members.next_key::<String>()? {
-                    if name == "type" {
-                        // A raw value is skipped over without recursion, however deep it nests.
-                        let value: &RawValue = members.next_value()?;
-                        kind = serde_json::from_str(value.get()).ok();
-                    } else {
-                        members.next_value::<IgnoredAny>()?;
-                    }
-                }
-                Ok(ClientMessage { kind })
-            }
+/// The writer's thread: writes until the queue ends, the daemon stops or the client is gone.
+fn write_all(feed: Feed, writer: Writer, reader_gone: &Receiver<()>) {
+    feed.run(writer, reader_gone, |writer, ended| {
+        let closed = match ended {
+            Err(_) | Ok(End::ClientGone) => return,
+            Ok(End::Lagged(seq)) => writer.close(code::TRY_AGAIN_LATER, &format!("lagged after seq {seq}")),
+            Ok(End::Failed(reason)) => writer.close(code::INTERNAL_ERROR, &reason),
+            Ok(End::Stopping) => writer.close(code::GOING_AWAY, "codexd is stopping"),
+        };
+        if closed.is_ok() && reader_gone.recv_timeout(CLOSE_WAIT) == Err(RecvTimeoutError::Timeout) {
+            writer.cut();
         }
-        deserializer.deserialize_map(Members)
-    }
-}
-
-/// The writer's thread.
-struct Pump {
-    client: Client,
-    feed: Feed,
-}
-
-impl Pump {
-    /// Writes until the queue ends, the daemon stops or the client is gone.
-    fn run(self, reader_gone: &Receiver<()>) {
-        let Self { client, feed } = self;
-        feed.run(client, reader_gone, |Client { writer }, ended| {
-            let closed = match ended {
-                Err(_) | Ok(End::ClientGone) => return,
-                Ok(End::Lagged(seq)) => {
-                    writer.close(code::TRY_AGAIN_LATER, &format!("lagged after seq {seq}"))
-                }
-                Ok(End::Failed(reason)) => writer.close(code::INTERNAL_ERROR, &reason),
-                Ok(End::Stopping) => writer.close(code::GOING_AWAY, "codexd is stopping"),
-            };
-            if closed.is_ok() && reader_gone.recv_timeout(CLOSE_WAIT) == Err(TIMEOUT) {
-                writer.cut();
-            }
-        });
-    }
-}
-
-/// The client as the stream's feed sees it.
-struct Client {
-    writer: Writer,
+    });
 }
 
 #[derive(Serialize)]
@@ -272,7 +227,7 @@ struct GapMessage {
     kind: &'static str,
 }
 
-impl Sink for Client {
+impl Sink for Writer {
     type Gone = Closed;
 
     fn is_stalled(gone: &Closed) -> bool {
@@ -281,21 +236,21 @@ impl Sink for Client {
 
     fn live(&mut self, batch: &Batch, run: &[Entry]) -> Result<(), Closed> {
         // Between two of them the reader may answer.
-        batch.frames(run, GATHER).try_for_each(|frames| self.writer.write_frames(frames))
+        batch.frames(run, GATHER).try_for_each(|frames| self.write_frames(frames))
     }
 
     fn logged(&mut self, event: &Logged<'_>) -> Result<(), Closed> {
-        self.writer.write([MESSAGE_HEAD, event.json, MESSAGE_TAIL].concat().into())
+        self.write([MESSAGE_HEAD, event.json, MESSAGE_TAIL].concat().into())
     }
 
     fn gap(&mut self, gap: Gap) -> Result<(), Closed> {
         // Numbers always serialise.
         let text = serde_json::to_string(&GapMessage { gap, kind: "gap" }).unwrap_or_default();
-        self.writer.write(text.into())
+        self.write(text.into())
     }
 
     fn synced(&mut self, seq: u64) -> Result<(), Closed> {
-        self.writer.write(format!("{{\"seq\":{seq},\"type\":\"synced\"}}").into())
+        self.write(format!("{{\"seq\":{seq},\"type\":\"synced\"}}").into())
     }
 
     fn idle(&mut self) -> Result<(), Closed> {
@@ -303,15 +258,13 @@ impl Sink for Client {
     }
 
     fn flush(&mut self) -> Result<(), Closed> {
-        self.writer.flush()
+        Writer::flush(self)
     }
 
     fn flush_now(&mut self) -> Result<bool, Closed> {
-        self.writer.flush_now()
+        Writer::flush_now(self)
     }
 }
-
-const TIMEOUT: crossbeam_channel::RecvTimeoutError = crossbeam_channel::RecvTimeoutError::Timeout;
 
 #[cfg(test)]
 mod tests;
