@@ -90,10 +90,11 @@ impl Filter {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn filter(wanted: Wanted) -> Filter {
+    /// One that knows of no session and no thread.
+    pub(crate) fn filter(wanted: Wanted) -> Filter {
         Filter { wanted, ..Filter::default() }
     }
 

@@ -5,9 +5,9 @@
 //! behind fills no queue, and one that reads slowly is slow at the log, where nobody waits for it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, TryRecvError, after, never, select};
+use crossbeam_channel::{Receiver, TryRecvError, never, select, tick};
 
 use crate::hub::HubError;
 use crate::hub::batch::{Batch, Entry};
@@ -54,11 +54,11 @@ pub trait Sink: Send + 'static {
     /// # Errors
     /// See [`Sink::live`].
     fn synced(&mut self, seq: u64) -> Result<(), Self::Gone>;
-    /// Nothing has come by the queue for the time of [`Feed::heartbeat`].
+    /// The time of [`Feed::heartbeat`] is over, once more.
     ///
     /// # Errors
     /// See [`Sink::live`].
-    fn idle(&mut self) -> Result<(), Self::Gone>;
+    fn beat(&mut self) -> Result<(), Self::Gone>;
     /// What was given so far is to go out.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ pub struct Feed {
     pub filter: Filter,
     /// Is disconnected when the daemon stops.
     pub stopping: Receiver<()>,
-    /// After how much silence [`Sink::idle`] is called.
+    /// How often [`Sink::beat`] is called, whatever else happens: all of that may be what the client does not want.
     pub heartbeat: Option<Duration>,
 }
 
@@ -118,7 +118,7 @@ impl Feed {
             },
         };
         let place = Arc::new(Place(Mutex::new(Client { sink, last, filter, ended: false })));
-        let live = Live { queue, stopping, heartbeat };
+        let live = Live { queue, stopping, beats: heartbeat.map_or_else(never, tick) };
         let (ended, mut client) = live.run(&place, gone);
         if ended.as_ref().is_err_and(S::is_stalled) {
             live.queue.lagged_after(client.last);
@@ -220,7 +220,7 @@ impl<S: Sink> Client<S> {
 struct Live {
     queue: Subscription,
     stopping: Receiver<()>,
-    heartbeat: Option<Duration>,
+    beats: Receiver<Instant>,
 }
 
 /// What a wait was ended by.
@@ -229,7 +229,7 @@ enum Woken {
     QueueEnded,
     ClientGone,
     Stopping,
-    Silence,
+    Beat,
 }
 
 impl Live {
@@ -263,7 +263,7 @@ impl Live {
             Some(Woken::ClientGone) => return Ok(Some(End::ClientGone)),
             // Whatever was queued before the stop still goes out.
             Some(Woken::Stopping) => end = Some(End::Stopping),
-            Some(Woken::Silence) => client.sink.idle()?,
+            Some(Woken::Beat) => client.sink.beat()?,
         }
         loop {
             match self.queue.try_next() {
@@ -280,12 +280,11 @@ impl Live {
     }
 
     fn wait(&self, gone: &Receiver<()>) -> Woken {
-        let silence = self.heartbeat.map_or_else(never, after);
         select! {
             recv(self.queue.receiver()) -> batch => batch.map_or(Woken::QueueEnded, Woken::Batch),
             recv(gone) -> _ => Woken::ClientGone,
             recv(self.stopping) -> _ => Woken::Stopping,
-            recv(silence) -> _ => Woken::Silence,
+            recv(self.beats) -> _ => Woken::Beat,
         }
     }
 
@@ -294,5 +293,87 @@ impl Live {
             subscription::End::Shutdown => End::Stopping,
             subscription::End::Lagged => End::Lagged(client.last),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{Sender, bounded};
+
+    use super::*;
+    use crate::hub::batch::{Frames, Subject};
+    use crate::hub::filter::{Wanted, tests::filter};
+    use crate::hub::subscription::Offer;
+    use crate::model::event::EventType;
+    use crate::threads;
+
+    /// Takes everything and tells of each beat.
+    struct Told(Sender<()>);
+
+    impl Sink for Told {
+        type Gone = ();
+
+        fn is_stalled((): &()) -> bool {
+            false
+        }
+
+        fn live(&mut self, _: &Batch, _: &[Entry]) -> Result<(), ()> {
+            Ok(())
+        }
+
+        fn logged(&mut self, _: &Logged<'_>) -> Result<(), ()> {
+            Ok(())
+        }
+
+        fn gap(&mut self, _: Gap) -> Result<(), ()> {
+            Ok(())
+        }
+
+        fn synced(&mut self, _: u64) -> Result<(), ()> {
+            Ok(())
+        }
+
+        fn beat(&mut self) -> Result<(), ()> {
+            // A test that failed hears no more.
+            let _ = self.0.try_send(());
+            Ok(())
+        }
+
+        fn flush(&mut self) -> Result<(), ()> {
+            Ok(())
+        }
+
+        fn flush_now(&mut self) -> Result<bool, ()> {
+            Ok(true)
+        }
+    }
+
+    #[test]
+    fn the_heart_beats_though_there_is_always_something_that_the_client_does_not_want() {
+        let (hub, queue) = subscription::queue();
+        let (told, beats) = bounded(1);
+        let (stop, stopping) = bounded(0);
+        let wanted = Wanted { types: vec!["none of these".to_owned()], ..Wanted::default() };
+        let filter = filter(wanted);
+        let heartbeat = Some(Duration::from_millis(200));
+        let feed = Feed { origin: Origin::Live(0, queue), filter, stopping, heartbeat };
+        let thread =
+            threads::spawn_contained("test-feed", move || feed.run(Told(told), &never(), |_, _| ())).unwrap();
+        // Goes first when an assertion fails, so that the feed ends.
+        let stop = stop;
+        let until = Instant::now() + Duration::from_secs(20);
+        for seq in 1.. {
+            let mut frames = Frames::default();
+            let about = frames.about(Subject::default());
+            let kind = EventType::Notification;
+            frames.push(seq, kind, kind.level(), about, &[b"{}"]);
+            assert_eq!(hub.offer(&Arc::new(frames.into()), false), Offer::Queued);
+            if beats.recv_timeout(Duration::from_millis(1)).is_ok() {
+                break;
+            }
+            assert!(Instant::now() < until, "no beat among {seq} events");
+        }
+        drop(stop);
+        thread.join();
     }
 }

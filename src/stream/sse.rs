@@ -18,7 +18,7 @@ use crate::hub::batch::{Batch, Entry};
 use crate::hub::replay::{Gap, Logged};
 use crate::os::socket::write_within;
 
-/// Silence after which a comment is sent.
+/// From one comment to the next.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Bytes gathered before they are written without waiting for the moment's last event.
 const GATHER: usize = 64 * 1024;
@@ -108,7 +108,7 @@ impl Sink for Client {
         Ok(())
     }
 
-    fn idle(&mut self) -> io::Result<()> {
+    fn beat(&mut self) -> io::Result<()> {
         // A client that has hung up shows as the end of its side; one that shut down only that side has to do without.
         self.stream.set_nonblocking(true)?;
         let ended = matches!(self.stream.peek(&mut [0]), Ok(0));

@@ -253,7 +253,7 @@ impl Sink for Writer {
         self.write(format!("{{\"seq\":{seq},\"type\":\"synced\"}}").into())
     }
 
-    fn idle(&mut self) -> Result<(), Closed> {
+    fn beat(&mut self) -> Result<(), Closed> {
         Ok(())
     }
 
