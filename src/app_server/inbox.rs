@@ -92,15 +92,6 @@ enum Opening {
     Waiting,
 }
 
-/// What the hub made of an answer.
-enum Decided {
-    Won(Arc<Request>),
-    Same(Arc<Request>),
-    Closed(Arc<Request>),
-    Away,
-    Unknown,
-}
-
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct Names<'a> {
@@ -247,59 +238,47 @@ impl Inbox {
         };
         let outcome =
             answer::shape(&request.method, &request.params, proposal).map_err(AnswerError::Unfit)?;
-        let (decided, sent) = self.settle(request_id, RequestStatus::Answered, outcome)?;
-        Ok(match decided {
-            Decided::Won(request) if sent => Settled::Answered(request),
-            Decided::Won(request) => Settled::Closed(self.orphan(&request)?),
-            Decided::Same(request) => Settled::Answered(request),
-            Decided::Closed(request) => Settled::Closed(request),
-            Decided::Away => Settled::Away,
-            Decided::Unknown => Settled::Unknown,
-        })
+        Ok(self.settle(request_id, RequestStatus::Answered, outcome)?)
     }
 
-    /// Records the answer if the request still waits, then sends it; whether it could be sent.
-    fn settle(
-        &self,
-        request_id: &str,
-        status: RequestStatus,
-        outcome: Outcome,
-    ) -> Result<(Decided, bool), HubError> {
+    /// Records the answer if the request still waits, then sends it.
+    fn settle(&self, request_id: &str, status: RequestStatus, outcome: Outcome) -> Result<Settled, HubError> {
         let connection = self.client.present().filter(|connection| connection.closed().is_none());
         let generation = connection.as_ref().map(|connection| connection.generation());
         let (id, external, sends_later) = (request_id.to_owned(), self.external, self.external);
         let answer = outcome.to_record();
-        self.hub.transact_then(
+        let (became, in_vain) = self.hub.transact_then(
             move |core, drafts| {
-                let Some(request) = core.state().requests.get(&id) else { return Decided::Unknown };
-                if request.status != RequestStatus::Pending {
+                let Some(request) = core.state().requests.get(&id) else { return (Settled::Unknown, false) };
+                let became = if request.status != RequestStatus::Pending {
                     let same = request.status == RequestStatus::Answered
                         && request.answer.as_deref().is_some_and(|given| same_json(given, &answer));
                     let request = Arc::clone(request);
-                    return if same { Decided::Same(request) } else { Decided::Closed(request) };
-                }
-                if generation == Some(request.generation) {
-                    Decided::Won(settled(drafts, request, status, Some(answer)))
+                    if same { Settled::Answered(request) } else { Settled::Closed(request) }
+                } else if generation == Some(request.generation) {
+                    return (Settled::Answered(settled(drafts, request, status, Some(answer))), true);
                 } else if external {
-                    Decided::Away
+                    Settled::Away
                 } else {
                     // The supervisor is about to say the same.
-                    Decided::Closed(settled(drafts, request, RequestStatus::Orphaned, None))
-                }
-            },
-            move |decided| {
-                let sent = match (&decided, &connection) {
-                    (Decided::Won(request), Some(connection)) => {
-                        request.app_server_request_id.as_deref().is_some_and(|id| {
-                            // An external app-server asks again, and gets the recorded answer then.
-                            connection.respond(id, outcome.as_ref()) || sends_later
-                        })
-                    }
-                    _ => false,
+                    Settled::Closed(settled(drafts, request, RequestStatus::Orphaned, None))
                 };
-                (decided, sent)
+                (became, false)
             },
-        )
+            move |(became, is_new)| {
+                let sent = |request: &Request| {
+                    let to = connection.zip(request.app_server_request_id.as_deref());
+                    // An external app-server asks again, and gets the recorded answer then.
+                    to.is_some_and(|(connection, id)| connection.respond(id, outcome.as_ref()) || sends_later)
+                };
+                let in_vain = matches!(&became, Settled::Answered(request) if is_new && !sent(request));
+                (became, in_vain)
+            },
+        )?;
+        match became {
+            Settled::Answered(request) if in_vain => Ok(Settled::Closed(self.orphan(&request)?)),
+            became => Ok(became),
+        }
     }
 
     /// The answer was recorded, but the app-server is gone.
@@ -330,9 +309,7 @@ impl Inbox {
         };
         let outcome = answer::decline(&request.method, &request.params);
         // An app-server that is away asks again when it is back, and then the time is over at once.
-        if let (Decided::Won(request), false) = self.settle(request_id, RequestStatus::Expired, outcome)? {
-            self.orphan(&request)?;
-        }
+        self.settle(request_id, RequestStatus::Expired, outcome)?;
         Ok(())
     }
 

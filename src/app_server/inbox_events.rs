@@ -14,13 +14,16 @@ use crate::model;
 use crate::model::event::EventType;
 use crate::model::record::{Request, RequestKind, RequestStatus};
 
+/// The detail of all of them; two fields are that of `request.opened` alone.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Opened<'a> {
-    item_id: Option<&'a str>,
+struct Detail<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item_id: Option<Option<&'a str>>,
     kind: RequestKind,
     method: &'a str,
-    params: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params: Option<&'a RawValue>,
     record: &'a Request,
     request_id: &'a str,
     session_id: Option<&'a str>,
@@ -29,34 +32,28 @@ struct Opened<'a> {
     turn_id: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Settled<'a> {
-    kind: RequestKind,
-    method: &'a str,
-    record: &'a Request,
-    request_id: &'a str,
-    session_id: Option<&'a str>,
-    status: RequestStatus,
-    thread_id: Option<&'a str>,
-    turn_id: Option<&'a str>,
+impl<'a> Detail<'a> {
+    fn of(request: &'a Request) -> Self {
+        Self {
+            item_id: None,
+            kind: request.kind,
+            method: &request.method,
+            params: None,
+            record: request,
+            request_id: &request.request_id,
+            session_id: request.session_id.as_deref(),
+            status: request.status,
+            thread_id: request.thread_id.as_deref(),
+            turn_id: request.turn_id.as_deref(),
+        }
+    }
 }
 
 /// Codex asks, for the first time or (`again`) after a reconnect.
 pub(super) fn opened(drafts: &mut Drafts, record: &Arc<Request>, again: bool) {
     let request = &**record;
-    let detail = Opened {
-        item_id: request.item_id.as_deref(),
-        kind: request.kind,
-        method: &request.method,
-        params: &request.params,
-        record: request,
-        request_id: &request.request_id,
-        session_id: request.session_id.as_deref(),
-        status: request.status,
-        thread_id: request.thread_id.as_deref(),
-        turn_id: request.turn_id.as_deref(),
-    };
+    let (item_id, params) = (Some(request.item_id.as_deref()), Some(&*request.params));
+    let detail = Detail { item_id, params, ..Detail::of(request) };
     let again = if again { " again" } else { "" };
     drafts.push(
         EventType::RequestOpened,
@@ -85,20 +82,10 @@ pub(super) fn settled(
         RequestStatus::Orphaned => (EventType::RequestOrphaned, "is void: the app-server that asked is gone"),
     };
     let request = Arc::new(request);
-    let detail = Settled {
-        kind: request.kind,
-        method: &request.method,
-        record: &request,
-        request_id: &request.request_id,
-        session_id: request.session_id.as_deref(),
-        status,
-        thread_id: request.thread_id.as_deref(),
-        turn_id: request.turn_id.as_deref(),
-    };
     drafts.push(
         kind,
         format_args!("Request {} {what}.", request.request_id),
-        Some(&detail),
+        Some(&Detail::of(&request)),
         subject(&request),
         Some(Change::Request(Arc::clone(&request))),
     );
