@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -53,9 +53,9 @@ impl RecentFile {
         if let Some(File { updated_at, applied_seq, latest_seq: Some(last_seq), extra, .. }) = head {
             return Ok(Some(Self { updated_at, applied_seq, last_seq, extra }));
         }
-        let file: Option<File<Last>> = files::load(path, repairs)?;
-        Ok(file.map(|File { updated_at, events: Last(last), applied_seq, extra, .. }| {
-            let last_seq = last.and_then(|last| cached(last.get())).map_or(0, |last| last.seq);
+        let file: Option<File<Vec<Box<RawValue>>>> = files::load(path, repairs)?;
+        Ok(file.map(|File { updated_at, events, applied_seq, extra, .. }| {
+            let last_seq = events.last().and_then(|last| cached(last.get())).map_or(0, |last| last.seq);
             Self { updated_at, applied_seq, last_seq, extra }
         }))
     }
@@ -78,33 +78,6 @@ pub(super) fn events(path: &Path, repairs: &mut Vec<Repair>) -> Result<Vec<Recen
     let file: Option<File<Vec<Box<RawValue>>>> = files::load(path, repairs)?;
     let events = file.map(|file| file.events).unwrap_or_default();
     Ok(events.iter().filter_map(|event| cached(event.get())).collect())
-}
-
-/// The last of a list, whose others are passed over.
-struct Last(Option<Box<RawValue>>);
-
-impl<'de> Deserialize<'de> for Last {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Elements;
-
-        impl<'de> Visitor<'de> for Elements {
-            type Value = Last;
-
-            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                out.write_str("a list of events")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Last, A::Error> {
-                let mut last = None;
-                while let Some(element) = elements.next_element()? {
-                    last = Some(element);
-                }
-                Ok(Last(last))
-            }
-        }
-
-        deserializer.deserialize_seq(Elements)
-    }
 }
 
 fn cached(json: &str) -> Option<Recent> {
