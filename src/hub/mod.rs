@@ -210,7 +210,6 @@ impl Hub {
         let until = Instant::now() + limit;
         let (reply, answer) = answer();
         let work: Work = Box::new(move |core| {
-            // Nobody waits any more after the deadline; that is no fault.
             reply.give(question(core));
             None
         });
@@ -227,10 +226,7 @@ impl Hub {
         &self,
         run: impl FnOnce(&mut Core, &mut Drafts) -> T + Send + 'static,
     ) -> Result<T, HubError> {
-        let until = Instant::now() + COMMIT_TIMEOUT;
-        let (reply, answer) = answer();
-        self.post(transaction(false, run, move |result| reply.give(result)), until)?;
-        self.wait(&answer, until)?
+        self.transact_then(run, |value| value)
     }
 
     /// A transaction that is acted on even when nobody waits for its outcome any more: `then` is called in the hub's
@@ -245,7 +241,6 @@ impl Hub {
     ) -> Result<U, HubError> {
         let until = Instant::now() + COMMIT_TIMEOUT;
         let (reply, answer) = answer();
-        // Nobody waits any more after the deadline; that is no fault.
         let then = move |result: Result<T, HubError>| reply.give(result.map(then));
         self.post(transaction(false, run, then), until)?;
         self.wait(&answer, until)?
