@@ -87,15 +87,16 @@ pub struct Entry {
     event: Range<usize>,
 }
 
-/// A batch in the making.
+/// Events with consecutive numbers, and the frames of the WebSocket stream that they make: one run of bytes, the same for
+/// every client.
 #[derive(Debug, Default)]
-pub struct Frames {
+pub struct Batch {
     text: Vec<u8>,
     entries: Vec<Entry>,
     subjects: Vec<Subject>,
 }
 
-impl Frames {
+impl Batch {
     /// None yet; room for so many, whose events have so many bytes together.
     pub fn with_room_for(count: usize, bytes: usize) -> Self {
         Self {
@@ -125,24 +126,7 @@ impl Frames {
         self.text.extend_from_slice(MESSAGE_TAIL.as_bytes());
         self.entries.push(Entry { seq, kind, level, about, frame, event });
     }
-}
 
-/// Events with consecutive numbers, already in the log, and the frames of the WebSocket stream that they make: one run of
-/// bytes, the same for every client.
-#[derive(Debug)]
-pub struct Batch {
-    text: Vec<u8>,
-    entries: Vec<Entry>,
-    subjects: Vec<Subject>,
-}
-
-impl From<Frames> for Batch {
-    fn from(Frames { text, entries, subjects }: Frames) -> Self {
-        Self { text, entries, subjects }
-    }
-}
-
-impl Batch {
     /// The events, in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -185,7 +169,7 @@ impl Batch {
 impl Batch {
     /// One of so many bytes, for what looks at nothing else.
     pub(super) fn of_size(bytes: usize) -> Self {
-        Self { text: vec![b'x'; bytes], entries: Vec::new(), subjects: Vec::new() }
+        Self { text: vec![b'x'; bytes], ..Self::default() }
     }
 }
 
@@ -202,14 +186,14 @@ mod tests {
 
     /// A batch of events of these sizes, from seq 1 on.
     fn batch(sizes: &[usize]) -> Batch {
-        let mut frames = Frames::default();
+        let mut batch = Batch::default();
         for (seq, &size) in (1..).zip(sizes) {
             let kind = EventType::Notification;
             let (some, rest) = (vec![b'a'; size / 2], vec![b'b'; size - size / 2]);
-            let about = frames.about(Subject::default());
-            frames.push(seq, kind, kind.level(), about, &[&some, &rest]);
+            let about = batch.about(Subject::default());
+            batch.push(seq, kind, kind.level(), about, &[&some, &rest]);
         }
-        Batch::from(frames)
+        batch
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Instant;
 use log::{error, info};
 use serde::Serialize;
 
-use super::batch::{Batch, Frames, Subject};
+use super::batch::{Batch, Subject};
 use super::change::Change;
 use super::drafts::Drafts;
 use super::log_sync::LogSync;
@@ -316,24 +316,23 @@ impl Core {
         let first_seq = self.next_seq;
         let size: usize = drafts.iter().map(Drafts::len).sum();
         let count: usize = drafts.iter().map(Drafts::count).sum();
-        let mut frames = Frames::with_room_for(count, size + count * BESIDE_DRAFT);
+        let mut batch = Batch::with_room_for(count, size + count * BESIDE_DRAFT);
         let mut changes = Vec::new();
         let (mut seq, created_at) = (Vec::new(), format!(",\"createdAt\":\"{at}\","));
         for mut drafts in drafts {
             drafts.drop_foreign(|subject| self.is_foreign(subject));
             let (rendered, subjects, items) = drafts.into_parts();
-            let places: Vec<usize> = subjects.into_iter().map(|subject| frames.about(subject)).collect();
+            let places: Vec<usize> = subjects.into_iter().map(|subject| batch.about(subject)).collect();
             for draft in items {
                 seq.clear();
                 // A number in memory cannot fail, and costs less than formatted.
                 let _ = serde_json::to_writer(&mut seq, &self.next_seq);
                 let json = [&b"{\"seq\":"[..], &seq, created_at.as_bytes(), draft.text(&rendered), b"}"];
-                frames.push(self.next_seq, draft.kind, draft.level, places[draft.about], &json);
+                batch.push(self.next_seq, draft.kind, draft.level, places[draft.about], &json);
                 changes.extend(draft.change.map(|change| *change));
                 self.next_seq += 1;
             }
         }
-        let batch = Batch::from(frames);
         self.render_lines(&batch);
         Rendered { batch, changes, at, first_seq, after }
     }

@@ -88,19 +88,18 @@ impl RecentEvents {
 
 #[cfg(test)]
 mod tests {
-    use super::super::batch::Frames;
     use super::*;
     use crate::model::event::{EventType, Level};
 
     /// A batch of events of these sizes.
     fn batch(first_seq: u64, sizes: &[usize]) -> Batch {
-        let mut frames = Frames::default();
+        let mut batch = Batch::default();
         for (seq, &size) in (first_seq..).zip(sizes) {
             let event = "x".repeat(size);
-            let about = frames.about(Subject::default());
-            frames.push(seq, EventType::Notification, Level::Info, about, &[event.as_bytes()]);
+            let about = batch.about(Subject::default());
+            batch.push(seq, EventType::Notification, Level::Info, about, &[event.as_bytes()]);
         }
-        Batch::from(frames)
+        batch
     }
 
     fn seqs(events: &RecentEvents) -> Vec<u64> {

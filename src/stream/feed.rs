@@ -301,7 +301,7 @@ mod tests {
     use crossbeam_channel::{Sender, bounded};
 
     use super::*;
-    use crate::hub::batch::{Frames, Subject};
+    use crate::hub::batch::Subject;
     use crate::hub::filter::{Wanted, tests::filter};
     use crate::hub::subscription::Offer;
     use crate::model::event::EventType;
@@ -363,11 +363,11 @@ mod tests {
         let stop = stop;
         let until = Instant::now() + Duration::from_secs(20);
         for seq in 1.. {
-            let mut frames = Frames::default();
-            let about = frames.about(Subject::default());
+            let mut batch = Batch::default();
+            let about = batch.about(Subject::default());
             let kind = EventType::Notification;
-            frames.push(seq, kind, kind.level(), about, &[b"{}"]);
-            assert_eq!(hub.offer(&Arc::new(frames.into()), false), Offer::Queued);
+            batch.push(seq, kind, kind.level(), about, &[b"{}"]);
+            assert_eq!(hub.offer(&Arc::new(batch), false), Offer::Queued);
             if beats.recv_timeout(Duration::from_millis(1)).is_ok() {
                 break;
             }

@@ -11,7 +11,7 @@ use crate::http::api::{Api, EventStream, Kind, Request};
 use crate::http::front_door::FrontDoor;
 use crate::http::guard::Guard;
 use crate::http::limits::Limits;
-use crate::hub::batch::{Frames, Subject};
+use crate::hub::batch::Subject;
 use crate::hub::subscription::{Offer, Subscriber, goes_directly, queue};
 use crate::model::event::EventType;
 
@@ -165,14 +165,14 @@ impl Client {
 }
 
 fn batch(seqs: std::ops::RangeInclusive<u64>, padding: usize) -> Arc<Batch> {
-    let mut frames = Frames::default();
-    let about = frames.about(Subject::default());
+    let mut batch = Batch::default();
+    let about = batch.about(Subject::default());
     for seq in seqs {
         let kind = EventType::ALL[0];
         let event = format!("{{\"seq\":{seq},\"p\":\"{}\"}}", "x".repeat(padding));
-        frames.push(seq, kind, kind.level(), about, &[event.as_bytes()]);
+        batch.push(seq, kind, kind.level(), about, &[event.as_bytes()]);
     }
-    Arc::new(Batch::from(frames))
+    Arc::new(batch)
 }
 
 fn seq(text: &str) -> u64 {
