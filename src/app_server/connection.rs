@@ -47,6 +47,24 @@ struct Waiting {
     respond: Responder,
 }
 
+/// What is asked, and how long whoever asks waits.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    method: &'a str,
+    timeout: Duration,
+    deadline: Instant,
+}
+
+impl<'a> Call<'a> {
+    fn new(method: &'a str, timeout: Duration) -> Self {
+        Self { method, timeout, deadline: Instant::now() + timeout }
+    }
+
+    fn timed_out(&self) -> CallError {
+        CallError::Timeout { method: self.method.to_owned(), after: self.timeout }
+    }
+}
+
 /// How far the handshake has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handshake {
@@ -175,14 +193,10 @@ impl Connection {
         params: &impl Serialize,
         timeout: Duration,
     ) -> Result<Box<RawValue>, CallError> {
-        self.retried(method, timeout, |deadline| {
+        self.retried(Call::new(method, timeout), |call| {
             let (reply, answer) = answer();
-            let respond: Responder = Box::new(move |outcome| {
-                // A caller past its deadline is gone.
-                reply.give(outcome.map(ToOwned::to_owned));
-            });
-            let id = self.send_request(method, params, respond, deadline, timeout)?;
-            self.wait(None, id, method, &answer, deadline, timeout)?
+            let respond: Responder = Box::new(move |outcome| reply.give(outcome.map(ToOwned::to_owned)));
+            self.ask(None, call, params, respond, &answer)
         })
     }
 
@@ -199,7 +213,7 @@ impl Connection {
         timeout: Duration,
         run: impl FnOnce(&mut Core, &mut Drafts, &RawValue) -> Result<T, String> + Clone + Send + 'static,
     ) -> Result<T, CallError> {
-        self.retried(method, timeout, |deadline| {
+        self.retried(Call::new(method, timeout), |call| {
             let (reply, answer) = answer();
             let (run, inner, asked) = (run.clone(), hub.clone(), method.to_owned());
             let respond: Responder = Box::new(move |outcome| match outcome {
@@ -220,8 +234,7 @@ impl Connection {
                         inner.transact_in_order(bytes, move |core, drafts| run(core, drafts, &result), then);
                 }
             });
-            let id = self.send_request(method, params, respond, deadline, timeout)?;
-            self.wait(Some(hub), id, method, &answer, deadline, timeout)?
+            self.ask(Some(hub), call, params, respond, &answer)
         })
     }
 
@@ -231,7 +244,7 @@ impl Connection {
     /// When the connection is closed or its queue stays full up to `timeout`.
     pub fn notify(&self, method: &str, timeout: Duration) -> Result<(), CallError> {
         let line = wire::notification(method).map_err(|error| CallError::unreadable(method, &error))?;
-        self.send_line(line, method, Instant::now() + timeout, timeout)
+        self.send_line(line, Call::new(method, timeout))
     }
 
     /// Answers a request of the app-server; whether the answer is on its way. Never waits: of an app-server that asks and
@@ -291,21 +304,18 @@ impl Connection {
         }
     }
 
-    fn retried<T>(
+    fn retried<'a, T>(
         &self,
-        method: &str,
-        timeout: Duration,
-        attempt: impl Fn(Instant) -> Result<T, CallError>,
+        call: Call<'a>,
+        attempt: impl Fn(Call<'a>) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
-        let deadline = Instant::now() + timeout;
-        let timed_out = || CallError::Timeout { method: method.to_owned(), after: timeout };
-        let _permit = self.permits.take_within(timeout).ok_or_else(timed_out)?;
+        let _permit = self.permits.take_within(call.timeout).ok_or_else(|| call.timed_out())?;
         let mut backoff = OVERLOAD_BACKOFF;
         loop {
-            match attempt(deadline) {
+            match attempt(call) {
                 Err(CallError::Refused { error, .. })
                     // The wait is at most one and a half times the backoff; the rest is for the answer.
-                    if error.code == OVERLOADED && Instant::now() + backoff * 2 < deadline =>
+                    if error.code == OVERLOADED && Instant::now() + backoff * 2 < call.deadline =>
                 {
                     // Not in step with other callers.
                     threads::pause(backoff / 2 + clock::jitter(backoff));
@@ -316,14 +326,15 @@ impl Connection {
         }
     }
 
-    fn send_request(
+    /// Sends a request and waits for what `respond` makes of the answer. `hub`: where that has to pass.
+    fn ask<T>(
         &self,
-        method: &str,
+        hub: Option<&Hub>,
+        call: Call<'_>,
         params: &impl Serialize,
         respond: Responder,
-        deadline: Instant,
-        timeout: Duration,
-    ) -> Result<i64, CallError> {
+        answer: &Answer<Result<T, CallError>>,
+    ) -> Result<T, CallError> {
         let id = {
             let mut calls = lock(&self.calls);
             if let Some(reason) = &calls.closed {
@@ -331,29 +342,24 @@ impl Connection {
             }
             let id = calls.next_id;
             calls.next_id += 1;
-            calls.waiting.insert(id, Waiting { method: method.to_owned(), respond });
+            calls.waiting.insert(id, Waiting { method: call.method.to_owned(), respond });
             id
         };
-        let sent = wire::request(id, method, params)
-            .map_err(|error| CallError::unreadable(method, &error))
-            .and_then(|line| self.send_line(line, method, deadline, timeout));
-        if sent.is_err() {
+        let outcome = wire::request(id, call.method, params)
+            .map_err(|error| CallError::unreadable(call.method, &error))
+            .and_then(|line| self.send_line(line, call))
+            .and_then(|()| self.wait(hub, call, answer));
+        if outcome.is_err() {
             lock(&self.calls).waiting.remove(&id);
         }
-        sent.map(|()| id)
+        outcome
     }
 
-    fn send_line(
-        &self,
-        line: Vec<u8>,
-        method: &str,
-        deadline: Instant,
-        timeout: Duration,
-    ) -> Result<(), CallError> {
-        self.out.send(line, deadline).map_err(|error| match error {
+    fn send_line(&self, line: Vec<u8>, call: Call<'_>) -> Result<(), CallError> {
+        self.out.send(line, call.deadline).map_err(|error| match error {
             SendTimeoutError::Timeout(_) => {
                 self.unanswered();
-                CallError::Timeout { method: method.to_owned(), after: timeout }
+                call.timed_out()
             }
             SendTimeoutError::Disconnected(_) => {
                 CallError::closed(self.closed().as_deref().unwrap_or("the app-server takes no more input"))
@@ -361,34 +367,29 @@ impl Connection {
         })
     }
 
-    /// `hub`: where the answer has to pass. While the log cannot be written it stands before that, and so may the
-    /// app-server's: then the caller is told so, rather than left to its deadline.
+    /// While the log cannot be written the answer stands before the hub, and so may the app-server's: then the caller is
+    /// told so, rather than left to its deadline.
     fn wait<T>(
         &self,
         hub: Option<&Hub>,
-        id: i64,
-        method: &str,
-        answer: &Answer<T>,
-        deadline: Instant,
-        timeout: Duration,
+        call: Call<'_>,
+        answer: &Answer<Result<T, CallError>>,
     ) -> Result<T, CallError> {
-        let error = loop {
-            let look = hub.map_or(deadline, |_| deadline.min(Instant::now() + STALL_LOOK));
+        loop {
+            let look = hub.map_or(call.deadline, |_| call.deadline.min(Instant::now() + STALL_LOOK));
             match answer.wait(look) {
-                Ok(value) => return Ok(value),
-                Err(RecvTimeoutError::Disconnected) => break CallError::Hub(HubError::Stopped),
+                Ok(outcome) => return outcome,
+                Err(RecvTimeoutError::Disconnected) => return Err(HubError::Stopped.into()),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if let Some(reason) = hub.and_then(stalled) {
-                break HubError::Stalled(reason).into();
+                return Err(HubError::Stalled(reason).into());
             }
-            if look == deadline {
+            if look == call.deadline {
                 self.unanswered();
-                break CallError::Timeout { method: method.to_owned(), after: timeout };
+                return Err(call.timed_out());
             }
-        };
-        lock(&self.calls).waiting.remove(&id);
-        Err(error)
+        }
     }
 }
 
