@@ -22,18 +22,8 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// Drafts gathered before they are handed to the hub, in bytes.
 const GATHER: usize = 64 * 1024;
 
-/// How a connection at rest is watched: a host that has vanished says nothing of it.
-#[derive(Debug, Clone, Copy)]
-pub struct KeepAlive {
-    /// From ping to ping; also the time in which something must be heard after one.
-    pub every: Duration,
-}
-
-impl Default for KeepAlive {
-    fn default() -> Self {
-        Self { every: Duration::from_secs(30) }
-    }
-}
+/// From ping to ping; also the time in which something must be heard after one: a host that has vanished says nothing of it.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Why we gave the connection up, before the reader notices that it is cut.
 type Verdict = Arc<Mutex<Option<(&'static str, String)>>>;
@@ -58,7 +48,6 @@ impl Socket {
         lines: Lines,
         hub: Hub,
         inbox: Arc<Inbox>,
-        keep_alive: KeepAlive,
     ) -> io::Result<Self> {
         let generation = connection.generation();
         let verdict = Verdict::default();
@@ -66,7 +55,7 @@ impl Socket {
         let (done, end) = answer();
         let to_writer = Arc::clone(&verdict);
         let writer = threads::spawn(format!("app-tx-{generation}"), move || {
-            write_messages(writer, &lines, keep_alive, &to_writer);
+            write_messages(writer, &lines, KEEP_ALIVE, &to_writer);
         })?;
         let from = Arc::clone(&connection);
         let reader = threads::spawn(format!("app-rx-{generation}"), move || {
@@ -95,9 +84,7 @@ impl Socket {
         // The writer sends what is queued, then Close.
         self.connection.close(reason);
         let in_order = self.end.wait(Instant::now() + CLOSE_GRACE).is_ok();
-        self.cutter.cut();
-        self.writer.join();
-        self.reader.join();
+        self.bury(reason);
         in_order
     }
 
@@ -110,21 +97,21 @@ impl Socket {
     }
 }
 
-fn write_messages(mut writer: Writer, lines: &Lines, keep_alive: KeepAlive, verdict: &Verdict) {
-    let mut due = Instant::now() + keep_alive.every;
+fn write_messages(mut writer: Writer, lines: &Lines, keep_alive: Duration, verdict: &Verdict) {
+    let mut due = Instant::now() + keep_alive;
     let mut pinged = None;
     loop {
         let outcome = match lines.recv_deadline(due) {
             Ok(line) => write_all_waiting(&mut writer, line, lines),
             Err(RecvTimeoutError::Timeout) => {
                 if pinged.is_some_and(|mark| !writer.heard_since(mark)) {
-                    let millis = keep_alive.every.as_millis();
+                    let millis = keep_alive.as_millis();
                     let silent = format!("the app-server did not answer a ping within {millis} ms");
                     lock(verdict).get_or_insert(("websocket.silent", silent));
                     return writer.cut();
                 }
                 pinged = Some(writer.mark());
-                due = Instant::now() + keep_alive.every;
+                due = Instant::now() + keep_alive;
                 writer.ping()
             }
             Err(RecvTimeoutError::Disconnected) => {
@@ -235,7 +222,7 @@ mod tests {
         let verdict = Verdict::default();
         let to_writer = Arc::clone(&verdict);
         let thread = threads::spawn_contained("test-writer", move || {
-            write_messages(writer, &outgoing, KeepAlive { every }, &to_writer);
+            write_messages(writer, &outgoing, every, &to_writer);
         });
         (reader, server, lines, verdict, thread.unwrap())
     }

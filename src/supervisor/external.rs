@@ -14,7 +14,7 @@ use super::{Parts, StartError, farewell};
 use crate::app_server::connection::Connection;
 use crate::app_server::dial::{DIAL_TIMEOUT, DialError, Target};
 use crate::app_server::reader::End;
-use crate::app_server::websocket::{KeepAlive, Socket};
+use crate::app_server::websocket::Socket;
 use crate::duplex;
 use crate::hub::HubError;
 use crate::hub::batch::Subject;
@@ -170,7 +170,7 @@ impl External {
         let generation = self.generation;
         let (connection, lines) = Connection::new(generation, None);
         let (hub, inbox) = (self.parts.hub.clone(), Arc::clone(&self.parts.inbox));
-        let started = Socket::start(ends, connection.clone(), lines, hub, inbox, KeepAlive::default());
+        let started = Socket::start(ends, connection.clone(), lines, hub, inbox);
         let socket = match started {
             Ok(socket) => socket,
             Err(error) => {
