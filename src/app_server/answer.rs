@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::wire::RpcError;
+use super::wire::{METHOD_NOT_FOUND, RpcError};
 use crate::model::members::Members;
 use crate::model::record::RequestKind;
 
@@ -104,11 +104,7 @@ pub fn decline(method: &str, params: &RawValue) -> Outcome {
     match shape_decision(method, params, &decision) {
         Some(result) => Outcome::Result(result),
         // Every kind can be declined; this is for methods of another version in an old record.
-        None => Outcome::Error(RpcError {
-            code: super::wire::METHOD_NOT_FOUND,
-            message: format!("nobody answers {method}"),
-            data: None,
-        }),
+        None => Outcome::Error(RpcError::new(METHOD_NOT_FOUND, format!("nobody answers {method}"))),
     }
 }
 

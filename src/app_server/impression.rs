@@ -144,7 +144,7 @@ mod tests {
     fn refused(user_agent: &str, method: &str, code: i64, message: &str) -> Option<String> {
         let impression = Impression::default();
         impression.met(Some(user_agent));
-        let text = impression.refused(method, &RpcError { code, message: message.to_owned(), data: None });
+        let text = impression.refused(method, &RpcError::new(code, message));
         assert_eq!(impression.trouble().is_some(), text.is_some() && method != "turn/steer");
         text
     }

@@ -176,11 +176,7 @@ impl Reader {
                 self.connection.unreadable(id, &reason);
             }
             Some(Addressee::AppServer(id)) => {
-                let error = RpcError {
-                    code: INVALID_REQUEST,
-                    message: format!("codexd cannot read this: {reason}"),
-                    data: None,
-                };
+                let error = RpcError::new(INVALID_REQUEST, format!("codexd cannot read this: {reason}"));
                 self.connection.respond(&id, Err(&error));
             }
             Some(Addressee::Turn(method, params)) => self.notification(method, &params),
@@ -269,11 +265,7 @@ impl Reader {
             thread_id: Option<String>,
         }
         let Names { thread_id: thread } = serde_json::from_str(params.get()).unwrap_or_default();
-        let error = RpcError {
-            code: METHOD_NOT_FOUND,
-            message: format!("codexd cannot answer {method}"),
-            data: None,
-        };
+        let error = RpcError::new(METHOD_NOT_FOUND, format!("codexd cannot answer {method}"));
         self.drafts.push(
             EventType::RequestUnsupported,
             format_args!("Codex asked {}, which codexd cannot answer.", model::preview(method)),

@@ -59,6 +59,13 @@ pub struct RpcError {
     pub data: Option<serde_json::Value>,
 }
 
+impl RpcError {
+    /// One without particulars.
+    pub fn new(code: i64, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), data: None }
+    }
+}
+
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -112,7 +119,7 @@ fn read_error(error: &RawValue) -> RpcError {
         let members = Members::of(error).unwrap_or_default();
         let code = members.number("code").and_then(|code| code.parse().ok()).unwrap_or(INTERNAL_ERROR);
         let message = members.text("message").map_or_else(|| model::preview(error.get()), Cow::into_owned);
-        RpcError { code, message, data: None }
+        RpcError::new(code, message)
     })
 }
 

@@ -129,7 +129,7 @@ fn what_a_later_version_puts_beside_is_in_nobodys_way() {
 
 #[test]
 fn a_record_gives_back_what_was_sent() {
-    let error = RpcError { code: -1, message: "no".to_owned(), data: None };
+    let error = RpcError::new(-1, "no");
     let outcome = shape(COMMAND, &text("{}"), Proposal::Error(error.clone())).unwrap();
     assert_eq!(outcome.to_record().get(), r#"{"error":{"code":-1,"message":"no"}}"#);
     assert!(matches!(Outcome::of_record(&outcome.to_record()), Outcome::Error(same) if same == error));
