@@ -173,7 +173,7 @@ impl Core {
             // Retrying does it.
             return;
         }
-        if let Err(error) = self.put_log_back() {
+        if let Err(error) = or_end(self.journal.look_after()) {
             return self.stall(None, &error, Instant::now());
         }
         let mut drafts = Drafts::new();
@@ -187,14 +187,6 @@ impl Core {
     pub(super) fn look_for_removed(&mut self) {
         self.journal.forget_removed();
         self.look_after_log();
-    }
-
-    fn put_log_back(&mut self) -> io::Result<()> {
-        match self.journal.look_after() {
-            Ok(()) => Ok(()),
-            Err(AppendError::Write(error)) => Err(error),
-            Err(AppendError::Sync(error)) => super::actor::log_not_forced(&error),
-        }
     }
 
     /// Events up to `seq` are in the state files.
@@ -278,7 +270,7 @@ impl Core {
     /// Tries once more to log what the log did not take, and that it did not.
     pub(super) fn retry(&mut self) {
         let Some(Stalled { waiting, reason, since }) = self.stalled.take() else { return };
-        if let Err(error) = self.put_log_back() {
+        if let Err(error) = or_end(self.journal.look_after()) {
             return self.stall(waiting, &error, since);
         }
         if let Some(rendered) = waiting {
@@ -356,11 +348,7 @@ impl Core {
             if let Some((log_sync, finished)) = self.log_sync.as_ref().zip(self.journal.take_finished()) {
                 log_sync.finished(finished);
             }
-            match appended {
-                Ok(()) => {}
-                Err(AppendError::Write(error)) => return Err(error),
-                Err(AppendError::Sync(error)) => super::actor::log_not_forced(&error),
-            }
+            or_end(appended)?;
         }
         // A burst of long lines must not keep its memory for ever.
         if self.lines.capacity() > 1024 * 1024 {
@@ -425,4 +413,12 @@ impl Core {
         // It may be what makes others lag. Each time there are fewer.
         self.commit(vec![drafts], Vec::new());
     }
+}
+
+/// A log that cannot be forced to disk ends the daemon; anything else may be tried again.
+fn or_end(outcome: Result<(), AppendError>) -> io::Result<()> {
+    outcome.map_err(|error| match error {
+        AppendError::Write(error) => error,
+        AppendError::Sync(error) => super::actor::log_not_forced(&error),
+    })
 }

@@ -109,7 +109,6 @@ pub fn keep(path: &Path, flag: &'static str) -> Result<Option<Lock>, LockError> 
     acquire(path, flag).map(Some)
 }
 
-/// Whatever else stands in its place is not ours to write to.
 /// The process that holds the lock; `None` when nobody does or the file does not exist. Changes nothing.
 ///
 /// # Errors

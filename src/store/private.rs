@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -11,6 +11,7 @@ use rustix::process::{geteuid, umask};
 use tempfile::TempDir;
 
 use super::StoreError;
+use super::files::make_folder;
 
 const FOLDER: u32 = 0o700;
 const FILE: u32 = 0o600;
@@ -51,11 +52,7 @@ pub fn folder(root: &Path, path: &Path, closed: &mut Vec<PathBuf>) -> Result<(),
             return Err(StoreError::at("cannot use", place)(io::Error::other(problem)));
         }
     }
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(FOLDER)
-        .create(path)
-        .map_err(StoreError::at("cannot make", path))?;
+    make_folder(path)?;
     let found = fs::metadata(path).map_err(StoreError::at("cannot look at", path))?;
     check_owner(path, &found)?;
     if close(path, &found, FOLDER).map_err(StoreError::at("cannot make private", path))? {

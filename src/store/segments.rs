@@ -53,24 +53,21 @@ pub const MAX_SEQ: u64 = (1 << 53) - 1;
 /// The seq of an event's line; `None` for a damaged one. One of our own that was damaged between its first bytes and its
 /// last is not told from a whole one, and its number may be any: see [`whole_line_seq`].
 pub fn line_seq(line: &[u8]) -> Option<u64> {
-    claimed_seq(line).filter(|&seq| seq <= MAX_SEQ)
-}
-
-/// As [`line_seq`], for a number that nothing else bears out: the whole line is looked at.
-pub fn whole_line_seq(line: &[u8]) -> Option<u64> {
-    numbered(std::str::from_utf8(line).ok()?.as_bytes()).filter(|&seq| seq <= MAX_SEQ)
-}
-
-fn claimed_seq(line: &[u8]) -> Option<u64> {
     // Our own lines begin with the seq; anything else is looked at in full.
     if let Some(rest) = line.strip_prefix(b"{\"seq\":") {
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         // A line of our own that was damaged further on is still no event.
         if line.last() == Some(&b'}') && digits > 0 {
-            return std::str::from_utf8(&rest[..digits]).ok()?.parse().ok();
+            let seq = std::str::from_utf8(&rest[..digits]).ok()?.parse().ok();
+            return seq.filter(|&seq| seq <= MAX_SEQ);
         }
     }
     numbered(line)
+}
+
+/// As [`line_seq`], for a number that nothing else bears out: the whole line is looked at.
+pub fn whole_line_seq(line: &[u8]) -> Option<u64> {
+    numbered(std::str::from_utf8(line).ok()?.as_bytes())
 }
 
 fn numbered(line: &[u8]) -> Option<u64> {
@@ -78,7 +75,7 @@ fn numbered(line: &[u8]) -> Option<u64> {
     struct Numbered {
         seq: u64,
     }
-    serde_json::from_slice::<Numbered>(line).ok().map(|event| event.seq)
+    serde_json::from_slice::<Numbered>(line).ok().map(|event| event.seq).filter(|&seq| seq <= MAX_SEQ)
 }
 
 /// Bytes of the first look for a line's end; doubled until there is one.
