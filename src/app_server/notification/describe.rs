@@ -55,27 +55,18 @@ fn particulars(method: &str, params: &Members<'_>) -> Option<String> {
         "serverRequest/resolved" => Some(format!("request {} resolved", id(params.get("requestId")?))),
         "hook/started" | "hook/completed" => {
             let run = params.object("run")?;
-            let mut line = format!("hook {}", text(&run, "eventName")?);
-            push_outcome(&mut line, &run);
-            Some(line)
+            Some(with_outcome(format!("hook {}", text(&run, "eventName")?), &run))
         }
         "process/outputDelta" => {
             Some(format!("{} of process {}", text(params, "stream")?, text(params, "processHandle")?))
         }
-        "process/exited" => {
-            let mut line = format!("process {}", text(params, "processHandle")?);
-            push_outcome(&mut line, params);
-            Some(line)
-        }
+        "process/exited" => Some(with_outcome(format!("process {}", text(params, "processHandle")?), params)),
         "model/rerouted" => {
             Some(format!("model {} rerouted to {}", text(params, "fromModel")?, text(params, "toModel")?))
         }
         "mcpServer/startupStatus/updated" => {
-            let mut line = format!("MCP server {} {}", text(params, "name")?, text(params, "status")?);
-            if let Some(error) = text(params, "error") {
-                line.push_str(&format!(": {error}"));
-            }
-            Some(line)
+            let server = format!("MCP server {} {}", text(params, "name")?, text(params, "status")?);
+            Some(with_text(server, text(params, "error")))
         }
         "fs/changed" => {
             let paths = params.list("changedPaths")?;
@@ -83,11 +74,8 @@ fn particulars(method: &str, params: &Members<'_>) -> Option<String> {
         }
         "item/autoApprovalReview/started" | "item/autoApprovalReview/completed" => {
             let review = params.object("review")?;
-            let mut line = format!("automatic review {}", text(&review, "status")?);
-            if let Some(why) = text(&review, "rationale") {
-                line.push_str(&format!(": {why}"));
-            }
-            Some(line)
+            let status = format!("automatic review {}", text(&review, "status")?);
+            Some(with_text(status, text(&review, "rationale")))
         }
         "account/updated" => Some(format!(
             "login by {}, plan {}",
@@ -104,7 +92,7 @@ fn particulars(method: &str, params: &Members<'_>) -> Option<String> {
 fn item(item: &Members<'_>) -> Option<String> {
     let kind = text(item, "type")?;
     let known = TEXT_ITEMS.iter().find(|(name, ..)| *name == kind);
-    let mut line = match (kind.as_str(), known) {
+    let line = match (kind.as_str(), known) {
         (_, Some((_, label, name))) => labelled(label, item, name)?,
         ("commandExecution", _) => format!("command `{}`", text(item, "command").unwrap_or_default()),
         ("fileChange", _) => format!("file change of {}", changed(item).unwrap_or_default()),
@@ -112,8 +100,7 @@ fn item(item: &Members<'_>) -> Option<String> {
         ("hookPrompt", _) => first_of("hook prompt", item.list("fragments"), "text"),
         ("reasoning", _) => {
             let first = |name: &str| item.list(name)?.first().and_then(|part| text_of(part));
-            let part = first("summary").or_else(|| first("content"));
-            part.map_or_else(|| kind.clone(), |part| format!("reasoning: {part}"))
+            with_text(kind, first("summary").or_else(|| first("content")))
         }
         ("mcpToolCall", _) => format!(
             "tool {} of {}",
@@ -123,12 +110,11 @@ fn item(item: &Members<'_>) -> Option<String> {
         ("dynamicToolCall", _) => format!("tool {}", text(item, "tool").unwrap_or_default()),
         _ => kind,
     };
-    push_outcome(&mut line, item);
-    Some(line)
+    Some(with_outcome(line, item))
 }
 
 /// ` completed, exit 0, 3.2 s`: as far as it is known.
-fn push_outcome(line: &mut String, of: &Members<'_>) {
+fn with_outcome(mut line: String, of: &Members<'_>) -> String {
     if let Some(status) = text(of, "status").filter(|status| status != "inProgress") {
         line.push_str(&format!(" {status}"));
     }
@@ -141,20 +127,24 @@ fn push_outcome(line: &mut String, of: &Members<'_>) {
             _ => line.push_str(&format!(", {}.{} s", millis / 1000, millis % 1000 / 100)),
         }
     }
-    if let Some(error) = of.object("error").and_then(|error| text(&error, "message")) {
-        line.push_str(&format!(": {error}"));
+    with_text(line, of.object("error").and_then(|error| text(&error, "message")))
+}
+
+/// `line: text`, or the line where there is no text.
+fn with_text(line: String, text: Option<String>) -> String {
+    match text {
+        Some(text) => format!("{line}: {text}"),
+        None => line,
     }
 }
 
-/// `label: text`, or the label where there is no text.
 fn labelled(label: &str, of: &Members<'_>, name: &str) -> Option<String> {
-    Some(text(of, name).map_or_else(|| label.to_owned(), |text| format!("{label}: {text}")))
+    Some(with_text(label.to_owned(), text(of, name)))
 }
 
 fn first_of(label: &str, list: Option<Vec<&RawValue>>, name: &str) -> String {
     let first = list.unwrap_or_default().first().and_then(|first| Members::of(first));
-    let text = first.and_then(|first| text(&first, name));
-    text.map_or_else(|| label.to_owned(), |text| format!("{label}: {text}"))
+    with_text(label.to_owned(), first.and_then(|first| text(&first, name)))
 }
 
 /// `a.txt`, or `a.txt and 2 more`.
