@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, TrySendError, never, select};
+use crossbeam_channel::{Receiver, Select, Sender, never, select};
 use log::error;
 
 use super::core::Core;
 use super::drafts::Drafts;
-use super::persister::{Files, Job, Records};
+use super::persister::{Job, Records};
 use super::{Message, Transaction, Work, state};
 use crate::threads;
 use crate::threads::budget::Share;
@@ -136,10 +136,7 @@ impl Actor {
                 match written {
                     Ok(Some(seq)) => self.core.persisted(seq),
                     Ok(None) => {}
-                    Err((unwritten, reason)) => {
-                        self.mark_dirty(unwritten);
-                        self.core.unsaved = Some(reason);
-                    }
+                    Err(reason) => self.core.unsaved = Some(reason),
                 }
                 // It comes after events, and not with each.
                 self.core.look_after_log();
@@ -185,37 +182,28 @@ impl Actor {
         }
     }
 
-    fn mark_dirty(&mut self, unwritten: Files) {
-        let state = &mut self.core.state;
-        state.daemon_dirty |= unwritten.daemon;
-        state.sessions.dirty |= unwritten.sessions;
-        state.runs.dirty |= unwritten.runs;
-        state.requests.dirty |= unwritten.requests;
-        state.identity_dirty |= unwritten.identity;
-        self.core.recent_dirty |= unwritten.recent;
-    }
-
     fn persist(&mut self) {
+        // Something urgent waits there: the persister will say again that it is idle.
+        if self.jobs.is_full() {
+            return;
+        }
         let job = if self.persister_idle && self.started { self.job() } else { self.urgent_job() };
         let Some(job) = job else { return };
         self.persister_idle = false;
-        // Full when something urgent waits there: the persister will say again that it is idle.
-        if let Err(TrySendError::Full(job)) = self.jobs.try_send(job) {
-            self.mark_dirty(job.files());
-        }
+        // There is room: nobody else sends. A persister that is gone has ended the daemon.
+        let _ = self.jobs.try_send(job);
     }
 
     /// What the persister's rest does not hold up: `codexd status` reads from the file whether daemon and child run.
     fn urgent_job(&mut self) -> Option<Job> {
-        let applied_seq = self.core.latest_seq();
         let state = &mut self.core.state;
         let daemon = std::mem::take(&mut state.daemon_dirty).then(|| state.daemon.clone())?;
-        Some(Job { applied_seq, daemon: Some(daemon), ..Job::default() })
+        Some(Job { daemon: Some(daemon), ..Job::default() })
     }
 
     fn job(&mut self) -> Option<Job> {
         let recent = std::mem::take(&mut self.core.recent_dirty).then(|| self.core.recent_for_file());
-        let applied_seq = self.core.latest_seq();
+        let applied_seq = Some(self.core.latest_seq());
         let state = &mut self.core.state;
         let job = Job {
             applied_seq,
@@ -226,7 +214,8 @@ impl Actor {
             requests: std::mem::take(&mut state.requests.dirty).then(|| records(&state.requests)),
             recent,
         };
-        (!job.is_done()).then_some(job)
+        // Also one with nothing new, where the persister has something left.
+        (!job.is_done() || self.core.unsaved.is_some()).then_some(job)
     }
 
     /// Everything sent before the stop is taken; then the last state is written.

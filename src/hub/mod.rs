@@ -39,7 +39,6 @@ pub use self::core::{Core, Start};
 use self::drafts::Drafts;
 use self::log_sync::LogSync;
 pub use self::persister::FileExtras;
-use self::persister::Files;
 use self::voice::Voice;
 use crate::config::{Paths, Sync};
 use crate::threads::answer::{Answer, answer};
@@ -73,8 +72,8 @@ enum Message {
     /// A question or a transaction.
     Work(Work),
     /// The persister has rested. The events up to which every file is written now, if that was a job of all of them, or
-    /// what it could not write, and why.
-    PersisterIdle(Result<Option<u64>, (Files, String)>),
+    /// why it has something left that it could not write.
+    PersisterIdle(Result<Option<u64>, String>),
     /// The daemon has started.
     Started,
     /// The daemon is about to stop: nothing may wait for the log without end any more.

@@ -36,7 +36,8 @@ pub(super) struct Records<T> {
 /// What has changed; `None` where nothing has.
 #[derive(Debug, Default)]
 pub(super) struct Job {
-    pub(super) applied_seq: u64,
+    /// What changed up to this event is in it, or has been in an older one; an urgent job says nothing of that.
+    pub(super) applied_seq: Option<u64>,
     pub(super) identity: Option<Identity>,
     pub(super) daemon: Option<DaemonState>,
     pub(super) sessions: Option<Records<Session>>,
@@ -45,62 +46,26 @@ pub(super) struct Job {
     pub(super) recent: Option<Recent>,
 }
 
-/// Which of the files.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Files {
-    pub(super) identity: bool,
-    pub(super) daemon: bool,
-    pub(super) sessions: bool,
-    pub(super) runs: bool,
-    pub(super) requests: bool,
-    pub(super) recent: bool,
-}
-
 impl Job {
-    /// With what an older job has not written, where this one has nothing newer.
-    fn or(mut self, older: Self) -> Self {
-        let older_seq = older.applied_seq;
-        let taken_over = [
-            fill(&mut self.identity, older.identity),
-            fill(&mut self.daemon, older.daemon),
-            fill(&mut self.sessions, older.sessions),
-            fill(&mut self.runs, older.runs),
-            fill(&mut self.requests, older.requests),
-            fill(&mut self.recent, older.recent),
-        ];
-        // What is taken over is older than what this one knows.
-        if taken_over.contains(&true) {
-            self.applied_seq = self.applied_seq.min(older_seq);
-        }
-        self
-    }
-
-    /// What has not been written.
-    pub(super) fn files(&self) -> Files {
-        let Self { applied_seq: _, identity, daemon, sessions, runs, requests, recent } = self;
-        Files {
-            identity: identity.is_some(),
-            daemon: daemon.is_some(),
-            sessions: sessions.is_some(),
-            runs: runs.is_some(),
-            requests: requests.is_some(),
-            recent: recent.is_some(),
+    /// With what an older job has not written, where this one has nothing newer: that has not changed since.
+    fn or(self, older: Self) -> Self {
+        Self {
+            applied_seq: self.applied_seq.or(older.applied_seq),
+            identity: self.identity.or(older.identity),
+            daemon: self.daemon.or(older.daemon),
+            sessions: self.sessions.or(older.sessions),
+            runs: self.runs.or(older.runs),
+            requests: self.requests.or(older.requests),
+            recent: self.recent.or(older.recent),
         }
     }
 
     /// Whether everything in it was written.
     pub(super) fn is_done(&self) -> bool {
-        self.files() == Files::default()
+        let Self { applied_seq: _, identity, daemon, sessions, runs, requests, recent } = self;
+        let states = identity.is_none() && daemon.is_none() && recent.is_none();
+        states && sessions.is_none() && runs.is_none() && requests.is_none()
     }
-}
-
-/// Whether something had to be filled in.
-fn fill<T>(newer: &mut Option<T>, older: Option<T>) -> bool {
-    let missing = newer.is_none() && older.is_some();
-    if missing {
-        *newer = older;
-    }
-    missing
 }
 
 /// The last events.
@@ -130,14 +95,14 @@ pub struct FileExtras {
 /// written.
 pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub: &Sender<Message>) {
     let mut failing: Option<String> = None;
-    // What could not be written. The hub, once told, makes a newer job of it; at its end it may not hear of it any more.
+    // What could not be written: it is tried again with the next job.
     let mut left = Job::default();
     let mut next = jobs.recv();
     while let Ok(newer) = next {
         let mut job = newer.or(left);
         let began = Instant::now();
         // With the recent events come all registries that have changed; an urgent job says nothing of those.
-        let covers = job.recent.is_some().then_some(job.applied_seq);
+        let covers = job.recent.as_ref().and(job.applied_seq);
         let result = write(paths, extras, &mut job);
         left = job;
         let rest = match result {
@@ -159,9 +124,9 @@ pub(super) fn run(paths: &Paths, extras: &FileExtras, jobs: &Receiver<Job>, hub:
         // While resting, only the final job or an urgent one can come: the hub has not been told yet that we are idle.
         next = match jobs.recv_timeout(rest) {
             Ok(newer) => Ok(newer),
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                let outcome = failing.clone().map_or(Ok(covers), |reason| Err((left.files(), reason)));
+                let outcome = failing.clone().map_or(Ok(covers), Err);
                 // A hub that ends takes no more messages, and its last job must not wait for that.
                 select! {
                     send(hub, Message::PersisterIdle(outcome)) -> _ => jobs.recv(),
@@ -210,7 +175,7 @@ pub(super) fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result
         files::replace(&paths.daemon_state(), daemon)?;
         job.daemon = None;
     }
-    let seq = job.applied_seq;
+    let seq = job.applied_seq.unwrap_or(0);
     if let Some(sessions) = &job.sessions {
         let file = Registry { name: "sessions", records: sessions, seq, extra: &extras.sessions };
         files::replace(&paths.session_registry(), &file)?;
@@ -227,7 +192,7 @@ pub(super) fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result
         job.requests = None;
     }
     if let Some(recent) = &job.recent {
-        recent_file::replace(&paths.recent_events(), recent, job.applied_seq, &extras.recent)?;
+        recent_file::replace(&paths.recent_events(), recent, seq, &extras.recent)?;
         job.recent = None;
     }
     Ok(())
@@ -245,13 +210,15 @@ mod tests {
 
     #[test]
     fn an_older_job_fills_what_a_newer_one_leaves_open() {
-        let older = || Job { applied_seq: 5, runs: runs(), ..Job::default() };
-        let newer = Job { applied_seq: 9, ..Job::default() };
-        let both = newer.or(older());
-        assert_eq!((both.applied_seq, both.files()), (5, Files { runs: true, ..Files::default() }));
-        let newer = Job { applied_seq: 9, runs: runs(), ..Job::default() };
-        assert_eq!(newer.or(older()).applied_seq, 9);
-        assert_eq!(Job { applied_seq: 9, ..Job::default() }.or(Job::default()).applied_seq, 9);
+        let older = || Job { applied_seq: Some(5), runs: runs(), ..Job::default() };
+        let urgent = Job::default().or(older());
+        assert_eq!((urgent.applied_seq, urgent.runs.is_some(), urgent.is_done()), (Some(5), true, false));
+        // It would have the runs, had they changed since.
+        let newer = || Job { applied_seq: Some(9), ..Job::default() };
+        let both = newer().or(older());
+        assert_eq!((both.applied_seq, both.runs.is_some(), both.requests.is_some()), (Some(9), true, false));
+        let nothing = newer().or(Job::default());
+        assert_eq!((nothing.applied_seq, nothing.is_done()), (Some(9), true));
     }
 
     fn paths(root: &std::path::Path) -> Paths {
@@ -284,8 +251,11 @@ mod tests {
                     _ => panic!("it was not written"),
                 }
             };
-            assert_eq!(covered(Job { applied_seq: 9, daemon: Some(daemon), ..Job::default() }), None);
-            assert_eq!(covered(Job { applied_seq: 9, recent: Some(recent), ..Job::default() }), Some(9));
+            assert_eq!(covered(Job { daemon: Some(daemon), ..Job::default() }), None);
+            assert_eq!(
+                covered(Job { applied_seq: Some(9), recent: Some(recent), ..Job::default() }),
+                Some(9)
+            );
             drop(jobs);
             thread.join().unwrap();
         });
@@ -301,11 +271,9 @@ mod tests {
             std::thread::scope(|scope| {
                 let thread = scope.spawn(|| run(&paths, &FileExtras::default(), &inbox, &to_hub));
                 jobs.send(Job { runs: runs(), ..Job::default() }).unwrap();
-                let Ok(Message::PersisterIdle(Err((files, _)))) = hub.recv_timeout(Duration::from_secs(20))
-                else {
+                let Ok(Message::PersisterIdle(Err(_))) = hub.recv_timeout(Duration::from_secs(20)) else {
                     panic!("there is no folder to write to");
                 };
-                assert!(files.runs);
                 std::fs::create_dir(&paths.state_dir).unwrap();
                 if last {
                     let requests = Some(Records { updated_at: None, records: Vec::new() });

@@ -141,7 +141,7 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     if unsaid {
         // Before this version logs anything: what comes after the older one's last event is to be replayed the next time.
         let mut job = Job {
-            applied_seq: log_last,
+            applied_seq: Some(log_last),
             sessions: Some(records(&state.sessions)),
             runs: Some(records(&state.runs)),
             requests: Some(records(&state.requests)),
