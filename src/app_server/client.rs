@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::call::CallError;
 use super::connection::{Connection, Handshake};
@@ -67,34 +68,13 @@ pub struct Client {
     hub: Hub,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct InitializeParams<'a> {
-    client_info: ClientInfo<'a>,
-    capabilities: Capabilities,
-}
-
-#[derive(Serialize)]
-struct ClientInfo<'a> {
-    name: &'a str,
-    title: &'a str,
-    version: &'a str,
-}
-
-/// Without the experimental API, Codex refuses a turn's collaborationMode and asks its client no questions.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Capabilities {
-    experimental_api: bool,
-}
-
-impl<'a> InitializeParams<'a> {
-    fn new(version: &'a str) -> Self {
-        Self {
-            client_info: ClientInfo { name: "baa-conductor-codexd", title: "codexd local service", version },
-            capabilities: Capabilities { experimental_api: true },
-        }
-    }
+/// The params of `initialize`. Without the experimental API, Codex refuses a turn's collaborationMode and asks its client no
+/// questions.
+fn initialize_params(version: &str) -> Value {
+    json!({
+        "clientInfo": { "name": "baa-conductor-codexd", "title": "codexd local service", "version": version },
+        "capabilities": { "experimentalApi": true },
+    })
 }
 
 /// `initialize` as a line.
@@ -102,28 +82,16 @@ impl<'a> InitializeParams<'a> {
 /// # Errors
 /// Never in practice.
 pub fn introduction(id: i64, version: &str) -> serde_json::Result<Vec<u8>> {
-    wire::request(id, "initialize", &InitializeParams::new(version))
+    wire::request(id, "initialize", &initialize_params(version))
 }
 
 /// What `initialize` answers.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Server {
-    #[serde(default)]
     user_agent: Option<String>,
-    #[serde(default)]
-    platform_family: Option<String>,
-    #[serde(default)]
-    platform_os: Option<String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Connected<'a> {
-    endpoint: &'a str,
     platform_family: Option<String>,
     platform_os: Option<String>,
-    user_agent: Option<String>,
 }
 
 impl Client {
@@ -299,7 +267,7 @@ impl Client {
 
     fn initialize(&self, connection: &Connection, timeout: Duration) -> Result<(), CallError> {
         let Introduction { version, endpoint, .. } = &self.introduction;
-        let params = InitializeParams::new(version);
+        let params = initialize_params(version);
         let endpoint = endpoint.clone();
         let user_agent = connection.call_in_order(
             &self.hub,
@@ -313,12 +281,12 @@ impl Client {
                 drafts.push(
                     EventType::AppServerConnected,
                     format_args!("Connected codexd to app-server {endpoint}."),
-                    Some(&Connected {
-                        endpoint: &endpoint,
-                        platform_family: server.platform_family,
-                        platform_os: server.platform_os,
-                        user_agent: server.user_agent.clone(),
-                    }),
+                    Some(&json!({
+                        "endpoint": endpoint,
+                        "platformFamily": server.platform_family,
+                        "platformOs": server.platform_os,
+                        "userAgent": server.user_agent,
+                    })),
                     Subject::default(),
                     None,
                 );
@@ -337,7 +305,7 @@ impl Client {
             drafts.push(
                 EventType::AppServerConnectFailed,
                 format_args!("{message}"),
-                Some(&serde_json::json!({ "endpoint": endpoint })),
+                Some(&json!({ "endpoint": endpoint })),
                 Subject::default(),
                 None,
             );

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use log::{error, info};
-use serde::Serialize;
 
 use super::batch::{Batch, Subject};
 use super::change::Change;
@@ -76,13 +75,6 @@ struct Stalled {
     waiting: Option<Rendered>,
     reason: String,
     since: Instant,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Resumed<'a> {
-    reason: &'a str,
-    stalled_ms: u64,
 }
 
 /// What the hub starts with.
@@ -290,7 +282,7 @@ impl Core {
         drafts.push(
             EventType::StoreResumed,
             format_args!("The event log could not be written for {stalled_ms} ms: {reason}."),
-            Some(&Resumed { reason: &reason, stalled_ms }),
+            Some(&serde_json::json!({ "reason": reason, "stalledMs": stalled_ms })),
             Subject::default(),
             None,
         );
