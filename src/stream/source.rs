@@ -9,9 +9,9 @@ use super::feed::Origin;
 use super::websocket::{EventSource, Opening};
 use crate::http::reply::ApiError;
 use crate::http::routes::api_error;
+use crate::hub::Core;
 use crate::hub::filter::Filter;
 use crate::hub::replay::Replay;
-use crate::hub::subscription::Subscription;
 use crate::model::view::{EventList, ServiceView, Snapshot};
 use crate::ops::events::EventQuery;
 use crate::ops::metrics::Protocol;
@@ -36,16 +36,27 @@ impl HubSource {
     pub fn begin(&self, query: &str, last_event_id: Option<&str>) -> Result<(Origin, Filter), ApiError> {
         let mut query = EventQuery::parse(query).map_err(api_error)?;
         query.resume_from(last_event_id).map_err(api_error)?;
+        self.place(query, |_| ()).map(|((), origin, filter)| (origin, filter))
+    }
+
+    /// A place on the stream, and what the hub says at that moment: nothing is missed or sent twice between it and what
+    /// follows.
+    fn place<T: Send + 'static>(
+        &self,
+        query: EventQuery,
+        told: impl FnOnce(&Core) -> T + Send + 'static,
+    ) -> Result<(T, Origin, Filter), ApiError> {
         let EventQuery { after, wanted, .. } = query;
-        let (filter, live) = self
-            .ops
-            .hub
-            .ask(move |core| {
-                let live = after.is_none().then(|| (core.latest_seq(), core.subscribe()));
-                (Filter::new(wanted, core), live)
-            })
-            .map_err(|error| api_error(error.into()))?;
-        Ok((self.origin(after, live), filter))
+        let asked = self.ops.hub.ask(move |core| {
+            let live = after.is_none().then(|| (core.latest_seq(), core.subscribe()));
+            (told(core), live, Filter::new(wanted, core))
+        });
+        let (told, live, filter) = asked.map_err(|error| api_error(error.into()))?;
+        let origin = match live {
+            Some((seq, queue)) => Origin::Live(seq, queue),
+            None => Origin::Past(Box::new(Replay::new(self.ops.hub.clone(), after.unwrap_or(0)))),
+        };
+        Ok((told, origin, filter))
     }
 
     /// Counts a client of Server-Sent Events, and its answer, until the guard is dropped.
@@ -53,13 +64,6 @@ impl HubSource {
         self.ops.counters.answered(200);
         self.ops.counters.stream_opened(Protocol::Sse);
         SseClient(self)
-    }
-
-    fn origin(&self, after: Option<u64>, live: Option<(u64, Subscription)>) -> Origin {
-        match live {
-            Some((seq, queue)) => Origin::Live(seq, queue),
-            None => Origin::Past(Box::new(Replay::new(self.ops.hub.clone(), after.unwrap_or(0)))),
-        }
     }
 }
 
@@ -92,16 +96,8 @@ struct StatusMessage {
 
 impl EventSource for HubSource {
     fn subscribe(&self, query: &str) -> Result<Opening, ApiError> {
-        let EventQuery { after, wanted, .. } = EventQuery::parse(query).map_err(api_error)?;
-        // Snapshot, seq and place are of one moment: nothing is missed or sent twice between hello and what follows.
-        let (moment, filter, live) = self
-            .ops
-            .hub
-            .ask(move |core| {
-                let live = after.is_none().then(|| (core.latest_seq(), core.subscribe()));
-                (Moment::take(core), Filter::new(wanted, core), live)
-            })
-            .map_err(|error| api_error(error.into()))?;
+        let query = EventQuery::parse(query).map_err(api_error)?;
+        let (moment, origin, filter) = self.place(query, Moment::take)?;
         let snapshot = self.ops.snapshot(moment).map_err(api_error)?;
         let hello = Hello {
             recent_events: &snapshot.recent_events.events,
@@ -111,7 +107,7 @@ impl EventSource for HubSource {
         };
         let hello = serde_json::to_string(&hello)
             .map_err(|error| api_error(OpError::Internal(format!("hello cannot be written: {error}"))))?;
-        Ok(Opening { hello, origin: self.origin(after, live), filter })
+        Ok(Opening { hello, origin, filter })
     }
 
     fn status_message(&self) -> String {
