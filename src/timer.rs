@@ -33,7 +33,7 @@ pub struct Timer {
 #[must_use = "dropping it ends the timer"]
 pub struct TimerThread {
     timer: Timer,
-    thread: Option<Thread>,
+    _thread: Thread,
 }
 
 impl Timer {
@@ -45,7 +45,7 @@ impl Timer {
         let timer = Self { shared: Arc::default() };
         let shared = Arc::clone(&timer.shared);
         let thread = threads::spawn("timer", move || run(&shared))?;
-        Ok((timer.clone(), TimerThread { timer, thread: Some(thread) }))
+        Ok((timer.clone(), TimerThread { timer, _thread: thread }))
     }
 
     /// Has `job` done in the timer's thread `delay` from now, unless the timer is stopped before. The job holds up
@@ -75,9 +75,6 @@ impl Drop for TimerThread {
         // Outside the lock: what a job owns may be dropped with it.
         drop(forgotten);
         self.timer.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
-            thread.join();
-        }
     }
 }
 
