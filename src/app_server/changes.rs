@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::model::members::Members;
 
 /// File changes remembered at a time. One is remembered from its `item/started` to its `item/completed`, and few run
 /// at once; a thread that was cut off never completes its own, so there is an end to it.
@@ -26,57 +27,13 @@ struct Item {
     changes: Box<RawValue>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Params<'a> {
-    #[serde(borrow)]
-    thread_id: Cow<'a, str>,
-    #[serde(borrow)]
-    item: Started<'a>,
-}
-
-#[derive(Deserialize)]
-struct Started<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-    #[serde(borrow, default)]
-    changes: Option<&'a RawValue>,
-}
-
-/// `item/fileChange/patchUpdated`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Updated<'a> {
-    #[serde(borrow)]
-    thread_id: Cow<'a, str>,
-    #[serde(borrow)]
-    item_id: Cow<'a, str>,
-    #[serde(borrow)]
-    changes: &'a RawValue,
-}
-
 impl Changes {
     /// Looks at a notification.
     pub(super) fn note(&mut self, method: &str, params: &RawValue) {
-        if method == "item/fileChange/patchUpdated" {
-            let Ok(Updated { thread_id, item_id, changes }) = serde_json::from_str(params.get()) else {
-                return;
-            };
-            self.forget(&thread_id, &item_id);
-            return self.remember(&thread_id, &item_id, changes);
-        }
-        if !matches!(method, "item/started" | "item/completed") || !params.get().contains("fileChange") {
-            return;
-        }
-        let Ok(Params { thread_id, item }) = serde_json::from_str(params.get()) else { return };
-        if item.kind != "fileChange" {
-            return;
-        }
-        self.forget(&thread_id, &item.id);
-        if let (true, Some(changes)) = (method == "item/started", item.changes) {
-            self.remember(&thread_id, &item.id, changes);
+        let Some((thread, id, changes)) = change_in(method, params) else { return };
+        self.forget(&thread, &id);
+        if let Some(changes) = changes {
+            self.remember(&thread, &id, changes);
         }
     }
 
@@ -94,21 +51,11 @@ impl Changes {
 
     /// The params of a file change's request with `changes`, unless they have them or nothing is known.
     pub(super) fn complete(&self, params: &RawValue) -> Box<RawValue> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Asked<'a> {
-            #[serde(borrow)]
-            thread_id: Cow<'a, str>,
-            #[serde(borrow)]
-            item_id: Cow<'a, str>,
-            #[serde(borrow, default)]
-            changes: Option<&'a RawValue>,
-        }
         let with_changes = || {
-            let asked: Asked<'_> = serde_json::from_str(params.get()).ok()?;
-            let item =
-                self.items.iter().find(|item| item.thread == asked.thread_id && item.id == asked.item_id)?;
-            if asked.changes.is_some() {
+            let asked = Members::of(params)?;
+            let (thread, id) = (asked.text("threadId")?, asked.text("itemId")?);
+            let item = self.items.iter().find(|item| item.thread == thread && item.id == id)?;
+            if asked.get("changes").is_some_and(is_there) {
                 return None;
             }
             // It has at least the two ids, so a comma is right.
@@ -129,6 +76,31 @@ impl Changes {
             self.bytes -= item.changes.get().len();
         }
     }
+}
+
+/// The file change that a notification is about: its thread, its item, and its changes unless it is over.
+fn change_in<'a>(
+    method: &str,
+    params: &'a RawValue,
+) -> Option<(Cow<'a, str>, Cow<'a, str>, Option<&'a RawValue>)> {
+    match method {
+        "item/fileChange/patchUpdated" => {
+            let params = Members::of(params)?;
+            Some((params.text("threadId")?, params.text("itemId")?, Some(params.get("changes")?)))
+        }
+        "item/started" | "item/completed" if params.get().contains("fileChange") => {
+            let params = Members::of(params)?;
+            let item =
+                params.object("item").filter(|item| item.text("type").as_deref() == Some("fileChange"))?;
+            let changes = item.get("changes").filter(|changes| method == "item/started" && is_there(changes));
+            Some((params.text("threadId")?, item.text("id")?, changes))
+        }
+        _ => None,
+    }
+}
+
+fn is_there(value: &RawValue) -> bool {
+    value.get() != "null"
 }
 
 #[cfg(test)]

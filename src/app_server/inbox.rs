@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use log::warn;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::answer::{self, Outcome, Proposal};
@@ -20,6 +19,7 @@ use super::inbox_events::{opened, settled};
 use crate::config::{Config, RequestPolicy, Strategy};
 use crate::hub::drafts::Drafts;
 use crate::hub::{Core, Hub, HubError};
+use crate::model::members::Members;
 use crate::model::record::{Extra, Request, RequestKind, RequestStatus, Session};
 use crate::timer::Timer;
 use crate::{clock, ids};
@@ -92,23 +92,6 @@ enum Opening {
     Waiting,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Names<'a> {
-    #[serde(borrow)]
-    thread_id: Option<Cow<'a, str>>,
-    /// The thread in the first version of the protocol.
-    #[serde(borrow)]
-    conversation_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    turn_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    item_id: Option<Cow<'a, str>>,
-    /// The item of a tool's call, and in the first version.
-    #[serde(borrow)]
-    call_id: Option<Cow<'a, str>>,
-}
-
 impl Inbox {
     /// An inbox with the daemon's policy; sessions may have their own.
     pub fn new(hub: Hub, client: Arc<Client>, timer: Timer, config: &Config) -> Self {
@@ -146,12 +129,15 @@ impl Inbox {
     }
 
     fn record(&self, core: &Core, drafts: &mut Drafts, generation: u64, asked: Asked) -> Opening {
-        let names: Names<'_> = serde_json::from_str(asked.params.get()).unwrap_or_default();
-        let thread = names.thread_id.as_deref().or(names.conversation_id.as_deref());
-        let item = names.item_id.as_deref().or(names.call_id.as_deref());
+        let params = Members::of(&asked.params).unwrap_or_default();
+        // The other names are those of the first version of the protocol, and of a tool's call.
+        let thread = params.text("threadId").or_else(|| params.text("conversationId"));
+        let item = params.text("itemId").or_else(|| params.text("callId"));
+        let turn = params.text("turnId");
+        let (thread, turn, item) = (thread.as_deref(), turn.as_deref(), item.as_deref());
         let known = core.state().request_with_id(thread, asked.id.get()).filter(|known| {
             (self.external || known.generation == generation)
-                && known.turn_id.as_deref() == names.turn_id.as_deref()
+                && known.turn_id.as_deref() == turn
                 && known.item_id.as_deref() == item
         });
         let session = thread.and_then(|thread| session_of(core, thread));
@@ -173,7 +159,7 @@ impl Inbox {
                 kind: asked.kind,
                 session_id: session.map(|session| session.session_id.clone()),
                 thread_id: thread.map(str::to_owned),
-                turn_id: names.turn_id.as_deref().map(str::to_owned),
+                turn_id: turn.map(str::to_owned),
                 item_id: item.map(str::to_owned),
                 params: asked.params.clone(),
                 status: RequestStatus::Pending,
@@ -353,30 +339,19 @@ fn end_pending(core: &Core, drafts: &mut Drafts, status: RequestStatus, ends: im
 impl Withdrawn {
     /// What this notification withdraws, if it does.
     pub(super) fn of(method: &str, params: &RawValue) -> Option<Self> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Params<'a> {
-            #[serde(default)]
-            thread_id: Option<String>,
-            #[serde(borrow, default)]
-            request_id: Option<&'a RawValue>,
-            #[serde(default)]
-            turn: Option<Turn>,
-        }
-        #[derive(Deserialize)]
-        struct Turn {
-            id: String,
-        }
         if !matches!(method, "serverRequest/resolved" | "turn/completed" | "thread/closed") {
             return None;
         }
-        let params: Params<'_> = serde_json::from_str(params.get()).ok()?;
+        let params = Members::of(params)?;
+        let thread = params.text("threadId").map(Cow::into_owned);
         Some(match method {
             "serverRequest/resolved" => {
-                Self::Resolved { thread: params.thread_id, id: params.request_id?.get().to_owned() }
+                Self::Resolved { thread, id: params.get("requestId")?.get().to_owned() }
             }
-            "turn/completed" => Self::TurnOver { thread: params.thread_id?, turn: params.turn?.id },
-            _ => Self::ThreadClosed { thread: params.thread_id? },
+            "turn/completed" => {
+                Self::TurnOver { thread: thread?, turn: params.object("turn")?.text("id")?.into_owned() }
+            }
+            _ => Self::ThreadClosed { thread: thread? },
         })
     }
 

@@ -19,6 +19,7 @@ use crate::hub::batch::Subject;
 use crate::hub::drafts::Drafts;
 use crate::model;
 use crate::model::event::EventType;
+use crate::model::members::Members;
 use crate::model::record::RequestKind;
 use crate::os;
 use crate::store::raw_log::RawLog;
@@ -259,12 +260,8 @@ impl Reader {
 
     /// What nobody can answer is refused at once: Codex would wait for ever.
     fn unsupported(&mut self, id: &RawValue, method: &str, params: &RawValue) {
-        #[derive(serde::Deserialize, Default)]
-        #[serde(rename_all = "camelCase", default)]
-        struct Names {
-            thread_id: Option<String>,
-        }
-        let Names { thread_id: thread } = serde_json::from_str(params.get()).unwrap_or_default();
+        let members = Members::of(params).unwrap_or_default();
+        let thread = members.text("threadId");
         let error = RpcError::new(METHOD_NOT_FOUND, format!("codexd cannot answer {method}"));
         self.drafts.push(
             EventType::RequestUnsupported,

@@ -3,13 +3,11 @@
 //! The connection's thread shakes hands, sends hello and then reads; `ws-N-tx` takes from the client's queue and writes.
 //! Either ends the other: the reader by dropping a channel, the writer by its Close and, if nobody answers, a cut.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use serde::Serialize;
-use serde_json::value::RawValue;
 use tungstenite::handshake::derive_accept_key;
 
 use super::feed::{End, Feed, Origin, Sink};
@@ -20,6 +18,7 @@ use crate::http::reply::{ApiError, Reply};
 use crate::hub::batch::{Batch, Entry, MESSAGE_HEAD, MESSAGE_TAIL};
 use crate::hub::filter::Filter;
 use crate::hub::replay::{Gap, Logged};
+use crate::model::members::Members;
 use crate::threads;
 
 /// A payload that is no JSON object (contract, section 6; 4000 to 4999 are for private use).
@@ -177,13 +176,11 @@ fn read_all(source: &dyn EventSource, reader: &mut Reader) -> Ended {
             }
             Err(ended) => return ended,
         };
-        // Raw values are passed over without recursion, however deep they nest.
-        let Ok(members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(&text) else {
+        let Ok(members) = serde_json::from_str::<Members<'_>>(&text) else {
             let _ = reader.close(NOT_AN_OBJECT, "a message must be a JSON object");
             return Ended::Refused(NOT_AN_OBJECT);
         };
-        let kind = members.get("type").and_then(|kind| serde_json::from_str::<String>(kind.get()).ok());
-        let answer = match kind.as_deref() {
+        let answer = match members.text("type").as_deref() {
             Some("ping") => "{\"type\":\"pong\"}".to_owned(),
             Some("status") => source.status_message(),
             other => unsupported(other.unwrap_or("unknown")),

@@ -11,14 +11,14 @@ mod runs;
 
 use std::fmt::Write;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
 use crate::hub::drafts::Drafts;
 use crate::model::event::{EventType, Level};
-use crate::model::members::{Members, is_name};
+use crate::model::members::{self, Members, is_name};
 use crate::model::{self, json};
 
 use self::delta::Delta;
@@ -88,15 +88,10 @@ fn known(drafts: &mut Drafts, method: &str, params: &RawValue) -> Option<()> {
 }
 
 fn error(drafts: &mut Drafts, params: &RawValue) -> Option<()> {
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct Message {
-        message: String,
-    }
     let detail: ErrorMet<'_> = serde_json::from_str(params.get()).ok()?;
     let ErrorMet { error, thread_id, turn_id, will_retry } = &detail;
-    let shown: Message = serde_json::from_str(error.get()).unwrap_or_default();
-    let shown = model::preview(&shown.message);
+    let members = Members::of(error).unwrap_or_default();
+    let shown = model::preview(&members.text("message").unwrap_or_default());
     let what = if *will_retry { "is tried again" } else { "failed" };
     let message = format_args!("App-server turn {turn_id} {what}: {shown}");
     let (thread, turn_id) = (thread_id.clone(), turn_id.clone());
@@ -208,15 +203,9 @@ fn command_output(drafts: &mut Drafts, params: &RawValue) -> Option<()> {
 
 /// A thread's status is an object with a type, in older versions a plain name.
 fn status_name(status: &RawValue) -> String {
-    #[derive(Deserialize)]
-    struct Typed {
-        #[serde(rename = "type")]
-        kind: String,
-    }
-    serde_json::from_str::<Typed>(status.get())
-        .map(|typed| typed.kind)
-        .or_else(|_| serde_json::from_str::<String>(status.get()))
-        .map_or_else(|_| "unknown".to_owned(), |name| model::preview(&name))
+    let members = Members::of(status).unwrap_or_default();
+    let name = members.text("type").or_else(|| members::text(status));
+    name.map_or_else(|| "unknown".to_owned(), |name| model::preview(&name))
 }
 
 /// The inside of a raw string without escapes.

@@ -75,6 +75,16 @@ fn an_error_that_codex_tries_again_is_no_failed_turn() {
 }
 
 #[test]
+fn half_a_surrogate_pair_takes_no_message_away() {
+    let mut drafts = Drafts::new();
+    let params = r#"{"threadId":"t","turnId":"u","willRetry":false,"error":{"message":"a\ud800b"}}"#;
+    super::translate(&mut drafts, "error", &RawValue::from_string(params.to_owned()).unwrap());
+    let (text, _, items) = drafts.into_parts();
+    let text = str::from_utf8(items[0].text(&text)).unwrap();
+    assert!(text.contains("\"message\":\"App-server turn u failed: a\u{fffd}b\""), "{text}");
+}
+
+#[test]
 fn what_the_params_have_besides_stands_beside_the_fields() {
     let detail = |method: &str, params: &str| translate(method, params).0["detail"].take();
     assert_eq!(
