@@ -84,12 +84,17 @@ pub enum AnswerError {
 
 /// What the hub made of a request, to be acted on once it is in the log.
 enum Opening {
-    /// It waits, with its deadline.
-    Waits { request_id: String, wait: Option<Duration> },
+    /// It waits, and is declined after that time; `None` for never, and for one that waited already.
+    Waits(Option<(Duration, Deadline)>),
     /// It has an answer already: by policy, or from before a reconnect.
     Known { id: Box<RawValue>, answer: Box<RawValue> },
-    /// It waits already, on this connection.
-    Waiting,
+}
+
+/// When a request is declined.
+struct Deadline {
+    request_id: String,
+    /// As its record has it: one that was withdrawn and is asked again has another.
+    at: String,
 }
 
 impl Inbox {
@@ -114,11 +119,11 @@ impl Inbox {
             asked.params.get().len(),
             move |core, drafts| recorder.record(core, drafts, generation, asked),
             move |opening| match opening {
-                Ok(Opening::Waits { request_id, wait: Some(wait) }) => inbox.expire_after(wait, request_id),
+                Ok(Opening::Waits(Some((wait, deadline)))) => inbox.expire_after(wait, deadline),
+                Ok(Opening::Waits(None)) => {}
                 Ok(Opening::Known { id, answer }) => {
                     to.respond(&id, Outcome::of_record(&answer).as_ref());
                 }
-                Ok(Opening::Waits { wait: None, .. } | Opening::Waiting) => {}
                 // Only at the daemon's end: the app-server is told by the end of the connection.
                 Err(error) => warn!("a request of Codex could not be recorded: {error}"),
             },
@@ -145,7 +150,7 @@ impl Inbox {
         let now = clock::unix_millis();
         let mut request = match known {
             Some(known) => match (known.status, &known.answer) {
-                (RequestStatus::Pending, _) if known.generation == generation => return Opening::Waiting,
+                (RequestStatus::Pending, _) if known.generation == generation => return Opening::Waits(None),
                 (RequestStatus::Pending, _) => Request::clone(known),
                 (_, Some(answer)) => return Opening::Known { id: asked.id, answer: answer.clone() },
                 (_, None) => {
@@ -185,8 +190,11 @@ impl Inbox {
             settled(drafts, &request, RequestStatus::Answered, Some(answer.clone()));
             return Opening::Known { id: asked.id, answer };
         }
-        let wait = request.deadline.as_deref().and_then(clock::parse_iso).map(|at| at.saturating_sub(now));
-        Opening::Waits { request_id: request.request_id.clone(), wait: wait.map(Duration::from_millis) }
+        let expires = request.deadline.clone().and_then(|at| {
+            let wait = Duration::from_millis(clock::parse_iso(&at)?.saturating_sub(now));
+            Some((wait, Deadline { request_id: request.request_id.clone(), at }))
+        });
+        Opening::Waits(expires)
     }
 
     /// The session's own rules, or the daemon's.
@@ -274,25 +282,21 @@ impl Inbox {
     }
 
     /// Declines the request after `wait` if nobody has answered by then.
-    fn expire_after(self: &Arc<Self>, wait: Duration, request_id: String) {
+    fn expire_after(self: &Arc<Self>, wait: Duration, deadline: Deadline) {
         let inbox = Arc::clone(self);
-        self.timer.after(wait, move || inbox.expire(request_id));
-    }
-
-    fn expire(self: &Arc<Self>, request_id: String) {
-        let expired = self.try_expire(&request_id);
-        match expired {
+        self.timer.after(wait, move || match inbox.expire(&deadline) {
             Ok(()) | Err(HubError::Stopped) => {}
-            Err(HubError::Stalled(_) | HubError::Timeout) => self.expire_after(RETRY, request_id),
-        }
+            Err(HubError::Stalled(_) | HubError::Timeout) => inbox.expire_after(RETRY, deadline),
+        });
     }
 
-    fn try_expire(&self, request_id: &str) -> Result<(), HubError> {
-        let id = request_id.to_owned();
+    fn expire(&self, Deadline { request_id, at }: &Deadline) -> Result<(), HubError> {
+        let id = request_id.clone();
         let request = self.hub.ask(move |core| core.state().requests.get(&id).cloned())?;
-        let Some(request) = request.filter(|request| request.status == RequestStatus::Pending) else {
-            return Ok(());
+        let is_due = |request: &Arc<Request>| {
+            request.status == RequestStatus::Pending && request.deadline.as_ref() == Some(at)
         };
+        let Some(request) = request.filter(is_due) else { return Ok(()) };
         let outcome = answer::decline(&request.method, &request.params);
         // An app-server that is away asks again when it is back, and then the time is over at once.
         self.settle(request_id, RequestStatus::Expired, outcome)?;

@@ -105,6 +105,21 @@ impl Parts {
         self.hub.ask(|core| core.state().requests.all().to_vec()).unwrap()
     }
 
+    /// A session on a thread, both of that name.
+    fn register(&self, thread: &'static str, endpoint: &str, request_timeout_ms: Value) {
+        let session = json!({
+            "sessionId": thread, "purpose": "duplex", "threadId": thread, "status": "active", "endpoint": endpoint,
+            "childPid": null, "createdAt": "", "updatedAt": "", "metadata": {}, "requestTimeoutMs": request_timeout_ms,
+        });
+        let session = Arc::new(serde_json::from_value(session).unwrap());
+        let register = move |_: &mut Core, drafts: &mut Drafts| {
+            let change = Some(Change::Session(session));
+            let subject = Subject::session(thread, Some(thread));
+            drafts.push(EventType::SessionRegistered, format_args!("x"), None::<&()>, subject, change);
+        };
+        self.hub.transact(register).unwrap();
+    }
+
     /// What was logged about requests, in order.
     fn logged(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.config.paths.events()).unwrap();
@@ -248,6 +263,25 @@ fn a_deadline_that_passes_while_it_is_away_counts_at_once() {
 }
 
 #[test]
+fn a_deadline_from_before_is_none_for_a_request_that_waits_again() {
+    let parts = Parts::start(Strategy::External, Duration::from_secs(1));
+    let mut wire = parts.connect(1);
+    wire.ask(0, "a");
+    wire.say(json!({"method": "serverRequest/resolved", "params": {"threadId": "t", "requestId": 0}}));
+    wire.wait_until_read();
+    // From now on there is no deadline in this thread.
+    parts.register("t", &parts.config.server.endpoint, json!(0));
+    wire.ask(0, "a");
+    // The deadline of this one comes after the one that was.
+    let params = json!({"threadId": "other", "turnId": "u", "itemId": "b", "command": "echo"});
+    wire.say(json!({"id": 1, "method": "item/commandExecution/requestApproval", "params": params}));
+    assert_eq!(wire.heard(), json!({"id": 1, "result": {"decision": "decline"}}));
+    let statuses: Vec<_> = parts.requests().iter().map(|request| request.status).collect();
+    assert_eq!(statuses, [RequestStatus::Pending, RequestStatus::Expired]);
+    wire.cut(&parts);
+}
+
+#[test]
 fn the_ids_of_a_child_are_its_own() {
     let parts = Parts::start(Strategy::Spawn, Duration::ZERO);
     let mut first = parts.connect(1);
@@ -374,17 +408,7 @@ fn what_another_app_server_has_asked_is_given_up_at_the_start() {
     let mut wire = parts.connect(1);
     for (thread, endpoint) in [("here", parts.config.server.endpoint.as_str()), ("there", "ws://127.0.0.1:2")]
     {
-        let session = json!({
-            "sessionId": thread, "purpose": "duplex", "threadId": thread, "status": "active", "endpoint": endpoint,
-            "childPid": null, "createdAt": "", "updatedAt": "", "metadata": {},
-        });
-        let session = Arc::new(serde_json::from_value(session).unwrap());
-        let register = move |_: &mut Core, drafts: &mut Drafts| {
-            let change = Some(Change::Session(session));
-            let subject = Subject::session(thread, Some(thread));
-            drafts.push(EventType::SessionRegistered, format_args!("x"), None::<&()>, subject, change);
-        };
-        parts.hub.transact(register).unwrap();
+        parts.register(thread, endpoint, Value::Null);
         let params = json!({"threadId": thread, "turnId": "u", "itemId": "i", "command": "echo"});
         let method = "item/commandExecution/requestApproval";
         wire.say(json!({"id": 0, "method": method, "params": params}));
