@@ -167,33 +167,28 @@ impl<T: Serialize> Serialize for Registry<'_, T> {
 /// comes after the registries: its `appliedSeq` says up to where all of them are on disk, and start-up replays the log
 /// from there.
 pub(super) fn write(paths: &Paths, extras: &FileExtras, job: &mut Job) -> Result<(), StoreError> {
-    if let Some(identity) = &job.identity {
-        files::replace(&paths.identity(), identity)?;
-        job.identity = None;
-    }
-    if let Some(daemon) = &job.daemon {
-        files::replace(&paths.daemon_state(), daemon)?;
-        job.daemon = None;
-    }
     let seq = job.applied_seq.unwrap_or(0);
-    if let Some(sessions) = &job.sessions {
-        let file = Registry { name: "sessions", records: sessions, seq, extra: &extras.sessions };
-        files::replace(&paths.session_registry(), &file)?;
-        job.sessions = None;
-    }
-    if let Some(runs) = &job.runs {
-        let file = Registry { name: "runs", records: runs, seq, extra: &extras.runs };
-        files::replace(&paths.run_registry(), &file)?;
-        job.runs = None;
-    }
-    if let Some(requests) = &job.requests {
-        let file = Registry { name: "requests", records: requests, seq, extra: &extras.requests };
-        files::replace(&paths.request_registry(), &file)?;
-        job.requests = None;
-    }
-    if let Some(recent) = &job.recent {
-        recent_file::replace(&paths.recent_events(), recent, seq, &extras.recent)?;
-        job.recent = None;
+    save(&mut job.identity, |identity| files::replace(&paths.identity(), identity))?;
+    save(&mut job.daemon, |daemon| files::replace(&paths.daemon_state(), daemon))?;
+    save(&mut job.sessions, |records| {
+        let file = Registry { name: "sessions", records, seq, extra: &extras.sessions };
+        files::replace(&paths.session_registry(), &file)
+    })?;
+    save(&mut job.runs, |records| {
+        let file = Registry { name: "runs", records, seq, extra: &extras.runs };
+        files::replace(&paths.run_registry(), &file)
+    })?;
+    save(&mut job.requests, |records| {
+        let file = Registry { name: "requests", records, seq, extra: &extras.requests };
+        files::replace(&paths.request_registry(), &file)
+    })?;
+    save(&mut job.recent, |recent| recent_file::replace(&paths.recent_events(), recent, seq, &extras.recent))
+}
+
+fn save<T>(part: &mut Option<T>, write: impl FnOnce(&T) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    if let Some(value) = part {
+        write(value)?;
+        *part = None;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{Level as LogLevel, log, log_enabled, warn};
 use serde::Deserialize;
 
@@ -70,10 +70,7 @@ impl Voice {
             }
             // A copy: the rest of the batch need not stay in memory for it.
             let event = Bytes::copy_from_slice(batch.event(entry));
-            match self.events.try_send((level, event)) {
-                Ok(()) => {}
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.missed += 1,
-            }
+            self.missed += u64::from(self.events.try_send((level, event)).is_err());
         }
     }
 }
