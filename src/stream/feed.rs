@@ -117,7 +117,7 @@ impl Feed {
                 Err(error) => return farewell(&mut sink, Err(error)),
             },
         };
-        let place = Arc::new(Place(Mutex::new(Client { sink, last, filter, ended: false })));
+        let place = Arc::new(Place::new(Client { sink, last, filter, ended: false }));
         let live = Live { queue, stopping, beats: heartbeat.map_or_else(never, tick) };
         let (ended, mut client) = live.run(&place, gone);
         if ended.as_ref().is_err_and(S::is_stalled) {
@@ -172,7 +172,7 @@ fn past<S: Sink>(
 
 /// The client and how far it has come. Who holds the lock writes to it: its thread, which keeps it until nothing is left
 /// to send, or the hub's.
-struct Place<S>(Mutex<Client<S>>);
+type Place<S> = Mutex<Client<S>>;
 
 struct Client<S> {
     sink: S,
@@ -182,16 +182,14 @@ struct Client<S> {
     ended: bool,
 }
 
-impl<S: Sink> Place<S> {
-    fn lock(&self) -> MutexGuard<'_, Client<S>> {
-        // Only a panic leaves it poisoned. One of the client's thread ends the client, one of the hub's the daemon.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<S>(place: &Place<S>) -> MutexGuard<'_, Client<S>> {
+    // Only a panic leaves it poisoned. One of the client's thread ends the client, one of the hub's the daemon.
+    place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S: Sink> Direct for Place<S> {
     fn take(&self, batch: &Batch) -> bool {
-        let Ok(mut client) = self.0.try_lock() else { return false };
+        let Ok(mut client) = self.try_lock() else { return false };
         // An error is found again by the client's thread.
         !client.ended && client.send(batch).is_ok() && client.sink.flush_now().unwrap_or(false)
     }
@@ -238,7 +236,7 @@ impl Live {
         place: &'a Arc<Place<S>>,
         gone: &Receiver<()>,
     ) -> (Result<End, S::Gone>, MutexGuard<'a, Client<S>>) {
-        let mut client = place.lock();
+        let mut client = lock(place);
         let mut woken = None;
         loop {
             match self.go_on(&mut client, woken) {
@@ -250,7 +248,7 @@ impl Live {
             self.queue.take_directly(place);
             drop(client);
             woken = Some(self.wait(gone));
-            client = place.lock();
+            client = lock(place);
         }
     }
 
