@@ -348,9 +348,7 @@ impl Writer {
         if self.gate.role == Role::Server && text.len() >= GATHER {
             // A large one is not copied, and does not make the buffer large for ever.
             put_head(text.len(), &mut self.gathered);
-            let result = self.gate.write(&[&self.gathered, &text]);
-            self.gathered.clear();
-            return result;
+            return self.write_frames(&text);
         }
         self.gate.encode(OpCode::Data(Data::Text), text, &mut self.gathered);
         if self.gathered.len() >= GATHER { self.flush() } else { Ok(()) }
