@@ -33,6 +33,7 @@ mod directives;
 mod disk_full;
 mod dist;
 mod doctor;
+mod doctor_paths;
 mod drain;
 mod drift;
 mod drivers;

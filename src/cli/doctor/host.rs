@@ -75,7 +75,7 @@ impl Host {
         let of_this_system =
             services.iter().find(|unit| unit.ours && unit.manager == Manager::of_this_system());
         if let Some(unit) = of_this_system.or(services.iter().find(|unit| unit.ours)) {
-            host.take_up(unit, given);
+            host.take_up(unit, given, cwd);
         }
         host.services = services;
         host.holder = lock::holder(&host.config.paths.lock()).map_err(|error| error.to_string());
@@ -83,15 +83,15 @@ impl Host {
         Ok(host)
     }
 
-    /// Looks with the eyes of this service, unless another daemon was meant.
-    fn take_up(&mut self, unit: &Installed, given: &Given) {
+    /// Looks with the eyes of this service, unless another daemon was meant; paths that were typed are relative to `cwd`.
+    fn take_up(&mut self, unit: &Installed, given: &Given, cwd: &Path) {
         let of_unit = |name: &str| unit.variables.iter().find(|(known, _)| known == name);
         let env = |name: &str| match name.strip_prefix("BAA_") {
             Some(_) => of_unit(name).map(|(_, value)| value.into()),
             None => std::env::var_os(name),
         };
-        let with = |given: &Given| config_with(given, &env, Path::new("/"));
-        let (config, with_typed) = match with(&Given::new()).and_then(|own| Ok((own, with(given)?))) {
+        let own = config_with(&Given::new(), &env, Path::new("/"));
+        let (config, with_typed) = match own.and_then(|own| Ok((own, config_with(given, &env, cwd)?))) {
             Ok(configs) => configs,
             Err(error) => {
                 self.settings_problem = Some(format!("{}: {error}", unit.path.display()));
@@ -148,7 +148,9 @@ impl Host {
     pub fn own_status(&self) -> Option<&(Value, Value)> {
         let Answers::Codexd(answers) = &self.answers else { return None };
         let folder = answers.0["snapshot"]["config"]["paths"]["stateDir"].as_str()?;
-        (Path::new(folder) == self.config.paths.state_dir).then_some(answers)
+        // By whatever name: a link may lead there.
+        let whole = |folder: &Path| folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        (whole(folder.as_ref()) == whole(&self.config.paths.state_dir)).then_some(answers)
     }
 
     /// A variable of the daemon's environment.
