@@ -1,9 +1,10 @@
 //! Questions of Codex at the terminal: shown on standard error, answered by a line on standard input.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IsTerminal};
 
 use rustix::termios::{QueueSelector, tcflush};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::print;
 use super::question::{fold, whole};
@@ -34,9 +35,10 @@ struct Question {
     answers: Answers,
     /// What is shown before it is asked for an answer; taken when that is done.
     whole: Option<String>,
-    /// What is asked of the user, one after the other; none for an approval.
-    fields: Vec<Field>,
-    given: Map<String, Value>,
+    /// What is still to be asked of the user, one after the other; none for an approval.
+    fields: VecDeque<Field>,
+    /// What was answered, by id. It is the model that thinks of the ids, and it may give two questions the same.
+    given: BTreeMap<String, Vec<String>>,
 }
 
 struct Field {
@@ -70,10 +72,10 @@ impl Terminal {
             return self.there;
         }
         let kind_name = kind.as_str().unwrap_or("other");
-        let fields = if kind_name == "userInput" { fields(params) } else { Vec::new() };
+        let fields = if kind_name == "userInput" { fields(params) } else { VecDeque::new() };
         let whole = fields.is_empty().then(|| whole(kind, params));
         let answers = answers_to(kind_name);
-        let given = Map::new();
+        let given = BTreeMap::new();
         self.waiting.push(Question { request: request.to_owned(), answers, whole, fields, given });
         if self.waiting.len() == 1 {
             self.prompt();
@@ -112,14 +114,15 @@ impl Terminal {
         let end = self.line.iter().position(|&byte| byte == b'\n')?;
         let line = String::from_utf8_lossy(self.line.get(..end)?).trim().to_owned();
         let question = self.waiting.first_mut()?;
-        let answer = match question.fields.get(question.given.len()) {
-            None => understood(&question.answers, &line),
-            Some(_) if line.is_empty() => None,
-            Some(field) => {
-                question.given.insert(field.id.clone(), chosen(field, &line).into());
-                let complete = question.given.len() == question.fields.len();
-                complete.then(|| json!({ "answers": question.given }))
-            }
+        let answer = if question.fields.is_empty() {
+            understood(&question.answers, &line)
+        } else if line.is_empty() {
+            None
+        } else {
+            let field = question.fields.pop_front()?;
+            let answer = chosen(&field, &line);
+            question.given.entry(field.id).or_default().push(answer);
+            question.fields.is_empty().then(|| json!({ "answers": question.given }))
         };
         match answer {
             Some(answer) => self.settle(answer),
@@ -144,7 +147,7 @@ impl Terminal {
         if let Some(whole) = question.whole.take() {
             print::progress_lines(&whole);
         }
-        match question.fields.get(question.given.len()) {
+        match question.fields.front() {
             None => print::progress(&choices(&question.answers)),
             Some(field) => {
                 print::progress(&format!("Codex asks: {}", fold(&field.text)));
@@ -194,7 +197,7 @@ fn chosen(field: &Field, line: &str) -> String {
     by_number.and_then(|index| field.options.get(index)).cloned().unwrap_or_else(|| line.to_owned())
 }
 
-fn fields(params: &Value) -> Vec<Field> {
+fn fields(params: &Value) -> VecDeque<Field> {
     let questions = params["questions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let options = |question: &Value| {

@@ -160,6 +160,25 @@ fn questions_are_answered_by_number_and_two_requests_one_after_the_other() {
 }
 
 #[test]
+fn two_questions_under_one_id_are_asked_once_each_and_no_answer_is_lost() {
+    if !can_or_skip("two_questions_under_one_id_are_asked_once_each_and_no_answer_is_lost") {
+        return;
+    }
+    let bench = Bench::stub();
+    let questions = [json!({ "id": "q", "question": "First?" }), json!({ "id": "q", "question": "Second?" })];
+    let params = json!({ "threadId": "$THREAD", "turnId": "$TURN", "itemId": "i", "questions": questions });
+    let prompt = format!("request: item/tool/requestUserInput {params}");
+    let mut terminal = AtTerminal::start(&ask(&bench, &[&prompt]));
+    for (question, answer) in [("First?", "one\n"), ("Second?", "two\n")] {
+        terminal.until(&format!("Codex asks: {question}"));
+        terminal.until("Ctrl-D declines?");
+        terminal.types(answer);
+    }
+    assert_eq!(terminal.end().0, Some(0));
+    assert_eq!(only_request(&bench)["answer"], json!({ "answers": { "q": { "answers": ["one", "two"] } } }));
+}
+
+#[test]
 fn what_is_granted_beside_the_command_and_where_a_form_leads_is_shown() {
     if !can_or_skip("what_is_granted_beside_the_command_and_where_a_form_leads_is_shown") {
         return;
