@@ -9,8 +9,6 @@ mod view;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::model::record::worded;
 
 pub use crate::model::record::RequestPolicy;

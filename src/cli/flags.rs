@@ -282,10 +282,10 @@ pub const FLAGS: &[Flag] = &[
 
     flag!(Server, "mode", ["BAA_CODEXD_MODE"], "app-server",
         "The child speaks the app-server protocol, or is a plain process whose output becomes events",
-        one!("app-server|exec", mode, |value| one_of(Mode::NAMES, Mode::from_name, value))),
+        one!("app-server|exec", mode, |value| one_of(Mode::ALL, value))),
     flag!(Server, "server-strategy", ["BAA_CODEXD_SERVER_STRATEGY"], "spawn",
         "Start the app-server, or reach one that runs elsewhere",
-        one!("spawn|external", strategy, |value| one_of(Strategy::NAMES, Strategy::from_name, value))),
+        one!("spawn|external", strategy, |value| one_of(Strategy::ALL, value))),
     flag!(Server, "server-endpoint", ["BAA_CODEXD_SERVER_ENDPOINT"], "stdio://codex-app-server",
         "Endpoint of the app-server; ws, wss, http or https when external", one!("URL", endpoint, one_line)),
     flag!(Server, "server-token-file", ["BAA_CODEXD_SERVER_TOKEN_FILE"], "",
@@ -304,7 +304,7 @@ pub const FLAGS: &[Flag] = &[
 
     flag!(Supervision, "restart", ["BAA_CODEXD_RESTART"], "always",
         "Start the child again when it ends unasked; in exec mode only if asked for explicitly",
-        one!("always|never", restart, |value| one_of(&["always", "never"], restart, value))),
+        one!("always|never", restart, |value| one_of(Restart::ALL, value))),
     flag!(Supervision, "stop-timeout-ms", ["BAA_CODEXD_STOP_TIMEOUT_MS"], "5000",
         "From SIGTERM to SIGKILL when a child is stopped", one!("N", stop_timeout, |value| millis(0, value))),
     flag!(Supervision, "drain-timeout-ms", ["BAA_CODEXD_DRAIN_TIMEOUT_MS"], "0",
@@ -315,7 +315,7 @@ pub const FLAGS: &[Flag] = &[
         "Longest line taken from the app-server; 0 is unlimited", one!("N", max_line_bytes, |value| count(0, value))),
     flag!(Supervision, "request-policy", ["BAA_CODEXD_REQUEST_POLICY"], "hold",
         "Keep what Codex asks (approvals, questions) for a client, or decline at once",
-        one!("hold|decline", request_policy, |value| one_of(RequestPolicy::NAMES, RequestPolicy::from_name, value))),
+        one!("hold|decline", request_policy, |value| one_of(RequestPolicy::ALL, value))),
     flag!(Supervision, "request-timeout-ms", ["BAA_CODEXD_REQUEST_TIMEOUT_MS"], "1800000",
         "When such a request is declined after all; 0 is never", one!("N", request_timeout, |value| millis(0, value))),
 
@@ -335,12 +335,13 @@ pub const FLAGS: &[Flag] = &[
         "Old segments kept of each log; 0 is all", one!("N", keep_segments, |value| count(0, value))),
     flag!(Logs, "sync", ["BAA_CODEXD_SYNC"], "interval",
         "When the event log is forced to the disk: once a second, before each announcement, or never",
-        one!("interval|always|never", sync, |value| one_of(Sync::NAMES, Sync::from_name, value))),
+        one!("interval|always|never", sync, |value| one_of(Sync::ALL, value))),
 
     flag!(for Run; OneRun, "model", [], "", "The model", one!("NAME", run.model)),
     flag!(for Run; OneRun, "profile", [], "", "The profile of Codex's configuration", one!("NAME", run.profile)),
     flag!(for Run; OneRun, "sandbox", [], "",
-        "What commands may do", one!("read-only|workspace-write|danger-full-access", run.sandbox, sandbox)),
+        "What commands may do",
+        one!("read-only|workspace-write|danger-full-access", run.sandbox, |value| one_of(SANDBOXES, value).map(str::to_owned))),
     flag!(for Run; OneRun, "codex-config", [], "",
         "Override of Codex's configuration, repeatable", Update::Many("KEY=VALUE", |low, values| low.run.config = values)),
     flag!(for Run; OneRun, "add-dir", [], "",
@@ -362,7 +363,7 @@ pub const FLAGS: &[Flag] = &[
         "Only events whose type begins so, repeatable",
         Update::Many("PREFIX", |low, prefixes| low.people.types = prefixes)),
     flag!(for Tail, Ask; Client, "session", [], "",
-        "tail: only the events of this session; ask: go on with it instead of a new one", one!("ID", people.session, an_id)),
+        "tail: only the events of this session; ask: go on with it instead of a new one", one!("ID", people.session)),
     flag!(for Ask, Run; Client, "cwd", [], "run: the repo root; ask: where the app-server runs",
         "Where Codex works", one!("PATH", people.cwd)),
     flag!(for Requests; Client, "all", [], "off", "Those that are settled too", switch!(people.all)),
@@ -375,36 +376,17 @@ pub const FLAGS: &[Flag] = &[
     flag!(Output, "smoke-lifetime-ms", ["BAA_CODEXD_SMOKE_LIFETIME_MS"], "100",
         "How long smoke and --run-once let the daemon live", one!("N", smoke_lifetime, |value| millis(0, value))),
     flag!(Output, "log-level", ["BAA_CODEXD_LOG"], "warn; info for start",
-        "How much codexd says on standard error: error, warn, info, debug, trace or off", one!("LEVEL", log_level, |value| one_of(LEVELS, level, value))),
+        "How much codexd says on standard error: error, warn, info, debug, trace or off", one!("LEVEL", log_level, |value| one_of(LEVELS, value))),
 ];
 
-const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace", "off"];
-
-fn level(name: &str) -> Option<LevelFilter> {
-    LEVELS.contains(&name).then(|| name.parse().ok()).flatten()
-}
-
-fn sandbox(value: &str) -> Result<String, Expected> {
-    let known = |name: &str| SANDBOXES.iter().find(|(known, _)| *known == name).map(|(_, name)| *name);
-    let names: Vec<&str> = SANDBOXES.iter().map(|(name, _)| *name).collect();
-    one_of(&names, known, value).map(str::to_owned)
-}
-
-fn restart(name: &str) -> Option<Restart> {
-    match name {
-        "always" => Some(Restart::Always),
-        "never" => Some(Restart::Never),
-        _ => None,
-    }
-}
-
-/// Not the empty value of a variable that was not set: as a filter that would be none.
-fn an_id(value: &str) -> Result<String, Expected> {
-    if value.trim().is_empty() {
-        return Err("must be an id".to_owned());
-    }
-    Ok(value.to_owned())
-}
+const LEVELS: &[(&str, LevelFilter)] = &[
+    ("error", LevelFilter::Error),
+    ("warn", LevelFilter::Warn),
+    ("info", LevelFilter::Info),
+    ("debug", LevelFilter::Debug),
+    ("trace", LevelFilter::Trace),
+    ("off", LevelFilter::Off),
+];
 
 /// What stands in the status line.
 fn one_line(value: &str) -> Result<String, Expected> {

@@ -9,6 +9,7 @@ use super::UsageError;
 use super::flags::{FLAGS, Flag, Update};
 use crate::config::{ApiBase, Mode, RequestPolicy, Strategy, Sync};
 use crate::model::preview;
+use crate::model::record::worded;
 
 /// Looks up an environment variable.
 pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
@@ -19,13 +20,14 @@ pub type Expected = String;
 /// The flags as they were typed, each with its value (empty for a switch), in order.
 pub type Given = Vec<(&'static Flag, String)>;
 
-/// When the child is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Restart {
-    /// Whenever it ends unasked.
-    Always,
-    /// Not at all.
-    Never,
+worded! {
+    /// When the child is started again.
+    Restart {
+        /// Whenever it ends unasked.
+        Always = "always",
+        /// Not at all.
+        Never = "never",
+    }
 }
 
 /// Typed settings from flags and variables.
@@ -196,15 +198,12 @@ fn text(name: &'static str, env: &Env<'_>) -> Result<Option<String>, UsageError>
     env(name).map(|value| value.into_string().map_err(|value| UsageError::not_utf8(name, &value))).transpose()
 }
 
-/// A word out of a fixed list, such as [`Mode::NAMES`].
-pub(super) fn one_of<T>(
-    names: &[&str],
-    from_name: impl FnOnce(&str) -> Option<T>,
-    value: &str,
-) -> Result<T, Expected> {
-    from_name(value).ok_or_else(|| match names {
-        [rest @ .., last] if !rest.is_empty() => format!("must be {} or {last}", rest.join(", ")),
-        _ => format!("must be {}", names.join("")),
+/// What a word out of a fixed list means, such as [`Mode::ALL`].
+pub(super) fn one_of<T: Copy>(words: &[(&str, T)], value: &str) -> Result<T, Expected> {
+    words.iter().find(|(word, _)| *word == value).map(|(_, meant)| *meant).ok_or_else(|| {
+        let mut words = words.iter().map(|(word, _)| *word);
+        let last = words.next_back().unwrap_or_default();
+        format!("must be {} or {last}", words.collect::<Vec<_>>().join(", "))
     })
 }
 

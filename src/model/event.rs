@@ -3,29 +3,17 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// How much an event matters to a person.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Level {
-    /// All is well.
-    Info,
-    /// Worth a look.
-    Warn,
-    /// Something failed.
-    Error,
-}
+use super::record::worded;
 
-impl Level {
-    /// Every level, the least first.
-    pub const ALL: &'static [Self] = &[Self::Info, Self::Warn, Self::Error];
-
-    /// As it stands in the JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warn => "warn",
-            Self::Error => "error",
-        }
+worded! {
+    /// How much an event matters to a person.
+    Level {
+        /// All is well.
+        Info = "info",
+        /// Worth a look.
+        Warn = "warn",
+        /// Something failed.
+        Error = "error",
     }
 }
 

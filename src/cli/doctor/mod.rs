@@ -20,30 +20,20 @@ use super::flags::ACTIONS;
 use super::low::{Given, LowArgs};
 use super::{UsageError, print};
 use crate::model::printable;
+use crate::model::record::worded;
 
 pub use ask::Asked;
 pub use host::{Answers, Host};
 
-/// How a check came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// All is well.
-    Ok,
-    /// It works, but not for long or not wholly.
-    Warn,
-    /// codexd cannot do its work like this.
-    Fail,
-}
-
-impl Status {
-    /// As it stands at the beginning of the line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Fail => "fail",
-        }
+worded! {
+    /// How a check came out.
+    Status {
+        /// All is well.
+        Ok = "ok",
+        /// It works, but not for long or not wholly.
+        Warn = "warn",
+        /// codexd cannot do its work like this.
+        Fail = "fail",
     }
 }
 

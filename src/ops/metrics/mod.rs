@@ -106,7 +106,7 @@ pub const METRICS: &[Metric] = &[
         }),
     metric!(Counter "events_by_level_total" ["level"], "Events logged, by level.",
         |scrape, samples| if let Some(hub) = &scrape.hub {
-            for &level in Level::ALL { samples.with(level.as_str(), hub.tally.of_level(level)) }
+            for &(name, level) in Level::ALL { samples.with(name, hub.tally.of_level(level)) }
         }),
     metric!(Gauge "event_seq", "Seq of the last event in the log.",
         |scrape, samples| if let Some(hub) = &scrape.hub { samples.one(hub.seq) }),
