@@ -41,7 +41,12 @@ pub struct Check {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn ok_or_failed<S: Serializer>(ok: &bool, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(if *ok { "ok" } else { "failed" })
+    serializer.serialize_str(outcome(*ok))
+}
+
+/// How a check came out, in a word.
+pub const fn outcome(ok: bool) -> &'static str {
+    if ok { "ok" } else { "failed" }
 }
 
 /// Why a step failed.

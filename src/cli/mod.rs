@@ -135,10 +135,8 @@ fn doctor(command: &Command) -> ExitCode {
 fn here(command: &Command) -> Result<(LowArgs, PathBuf), ExitCode> {
     let env = |name: &str| std::env::var_os(name);
     let low = LowArgs::gather(&command.given, &env).map_err(|error| refuse(&error))?;
-    let cwd = std::env::current_dir().map_err(|error| {
-        print::complain(&format!("cannot tell the current directory: {error}"));
-        ExitCode::FAILURE
-    })?;
+    let cwd = std::env::current_dir()
+        .map_err(|error| print::fail(&format!("cannot tell the current directory: {error}")))?;
     Ok((low, cwd))
 }
 
@@ -156,12 +154,8 @@ fn settle(command: &Command) -> Result<(Config, LowArgs), ExitCode> {
             .map_err(|error| refuse(&error))?;
     }
     match command.action {
-        Action::Start => {
-            logging::init_daemon(low.log_level.unwrap_or(LevelFilter::Info)).map_err(|error| {
-                print::complain(&format!("cannot start the thread that logs: {error}"));
-                ExitCode::FAILURE
-            })?
-        }
+        Action::Start => logging::init_daemon(low.log_level.unwrap_or(LevelFilter::Info))
+            .map_err(|error| print::fail(&format!("cannot start the thread that logs: {error}")))?,
         _ => logging::init(low.log_level.unwrap_or(LevelFilter::Warn)),
     }
     Ok((config, low))

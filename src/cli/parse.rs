@@ -87,37 +87,31 @@ pub fn parse(words: Vec<OsString>) -> Result<Parsed, UsageError> {
                 return Err(unknown_flag(&format!("-{letter}{}", rest.to_string_lossy())));
             }
             Arg::Value(word) => {
-                if let Some(ActionRow { operands: Operands::Words(placeholders), name, .. }) = chosen {
-                    if rest.len() == placeholders.len() {
-                        return Err(UsageError::new(format!(
-                            "{name} takes {}, and \"{}\" is one word too many: put what belongs together in quotes",
-                            placeholders.join(" "),
-                            shown(&word)
-                        )));
+                let Some(ActionRow { operands, name, .. }) = chosen else {
+                    let action = find_action(&word)?;
+                    chosen = Some(action);
+                    if action.operands == Operands::Raw {
+                        rest = parser.raw_args().map_err(|error| unwanted_value(&error))?.collect();
+                        break;
                     }
-                    rest.push(word);
                     continue;
-                }
-                let action = match (find_action(&word), chosen) {
-                    (Err(_), Some(ActionRow { name, .. })) => {
-                        return Err(UsageError::new(format!(
-                            "{name} takes no further word, and \"{}\" is one",
-                            shown(&word)
-                        )));
-                    }
-                    (found, _) => found?,
                 };
-                if let Some(first) = chosen {
-                    return Err(UsageError::new(format!(
-                        "a second action, {}, after {}: there can be only one",
-                        action.name, first.name
-                    )));
-                }
-                chosen = Some(action);
-                if action.operands == Operands::Raw {
-                    rest = parser.raw_args().map_err(|error| unwanted_value(&error))?.collect();
-                    break;
-                }
+                let told = match operands {
+                    Operands::Words(placeholders) if rest.len() < placeholders.len() => {
+                        rest.push(word);
+                        continue;
+                    }
+                    Operands::Words(placeholders) => format!(
+                        "{name} takes {}, and \"{}\" is one word too many: put what belongs together in quotes",
+                        placeholders.join(" "),
+                        shown(&word)
+                    ),
+                    _ if find_action(&word).is_ok() => {
+                        format!("a second action, {}, after {name}: there can be only one", shown(&word))
+                    }
+                    _ => format!("{name} takes no further word, and \"{}\" is one", shown(&word)),
+                };
+                return Err(UsageError::new(told));
             }
         }
     }

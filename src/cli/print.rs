@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::model::json;
 use crate::model::view::{ServiceView, Snapshot, Summary};
 use crate::model::{printable, printable_json};
-use crate::smoke::Check;
+use crate::smoke::{self, Check};
 
 /// Writes text to standard output at once. A reader that has gone away (`codexd help | head -1`) has seen what it
 /// wanted: that is a success. Anything else that fails is said on standard error, exit code 1.
@@ -20,10 +20,7 @@ pub fn out(text: &str) -> ExitCode {
     match write(text) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("cannot write to standard output: {error}"));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&format!("cannot write to standard output: {error}")),
     }
 }
 
@@ -34,6 +31,12 @@ pub fn out(text: &str) -> ExitCode {
 pub fn write(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+}
+
+/// Says on standard error why this call fails, and fails.
+pub fn fail(message: &str) -> ExitCode {
+    complain(message);
+    ExitCode::FAILURE
 }
 
 /// Writes `codexd: …` to standard error as one line. There is nobody left to tell when that fails.
@@ -85,10 +88,7 @@ pub fn json_to_show(json: &str) -> Cow<'_, str> {
 pub fn out_json(value: &impl Serialize) -> ExitCode {
     match json_text(value) {
         Ok(text) => out(&json_to_show(&text)),
-        Err(error) => {
-            complain(&format!("cannot print JSON: {error}"));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&format!("cannot print JSON: {error}")),
     }
 }
 
@@ -170,13 +170,9 @@ pub fn smoke_lines(config: &Config, checks: &[Check], snapshot: &Snapshot) -> St
     let daemon = snapshot.identity.daemon_id.as_deref().unwrap_or("none");
     let mut text = format!("smoke daemon={}\n", printable(daemon));
     for Check { name, ok, detail } in checks {
-        text.push_str(&format!("- {} {name}: {}\n", outcome(*ok), printable(detail)));
+        text.push_str(&format!("- {} {name}: {}\n", smoke::outcome(*ok), printable(detail)));
     }
     text.push_str(&status_line(config, &Summary::from(snapshot)));
     text.push('\n');
     text
-}
-
-const fn outcome(ok: bool) -> &'static str {
-    if ok { "ok" } else { "failed" }
 }

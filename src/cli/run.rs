@@ -2,13 +2,12 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::events::{Events, Heard};
 use super::interrupt::OnInterrupt;
@@ -24,26 +23,6 @@ use crate::model::preview;
 const RUNS: &str = "/v1/codexd/runs";
 /// How long a daemon that is gone gets to come back, and how often the run is asked for while the stream is silent.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// The body of `POST /v1/codexd/runs`; paths are absolute, for the daemon works elsewhere.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Body<'a> {
-    prompt: &'a str,
-    purpose: &'a str,
-    cwd: Option<PathBuf>,
-    model: Option<&'a str>,
-    profile: Option<&'a str>,
-    sandbox: Option<&'a str>,
-    config: &'a [String],
-    additional_writable_directories: Vec<PathBuf>,
-    images: Vec<PathBuf>,
-    output_schema: Option<Box<RawValue>>,
-    skip_git_repo_check: bool,
-    ephemeral: bool,
-    json: bool,
-    timeout_ms: Option<u64>,
-}
 
 /// Posts the run to the daemon and follows it. Says its id on standard error, and prints its last message, or with `--json` its JSON lines as they come;
 /// the error goes to standard error. Ctrl-C cancels the run, and so does output that cannot be written.
@@ -68,16 +47,13 @@ pub fn run(config: &Config, low: &LowArgs, words: &[OsString]) -> ExitCode {
                 _ => ExitCode::SUCCESS,
             }
         }
-        Ok(Record { error, .. }) => failed(error.as_deref().unwrap_or("the run failed")),
+        Ok(Record { error, .. }) => print::fail(error.as_deref().unwrap_or("the run failed")),
         Err(problem) => problem.complain(),
     }
 }
 
-fn failed(message: &str) -> ExitCode {
-    print::complain(message);
-    ExitCode::FAILURE
-}
-
+/// The body of `POST /v1/codexd/runs`; paths are absolute, for the daemon works elsewhere, and UTF-8, for `resolve` takes no
+/// other current directory.
 fn body(low: &LowArgs, prompt: &str) -> Result<Value, Problem> {
     let RunArgs { model, profile, sandbox, config, add_dirs, images, output_schema, .. } = &low.run;
     // The API passes them on as they are (contract, section 10); here it is the command line that is wrong.
@@ -90,33 +66,31 @@ fn body(low: &LowArgs, prompt: &str) -> Result<Value, Problem> {
     }
     let paths =
         |paths: &[String]| paths.iter().map(|path| reach::absolute(path)).collect::<Result<Vec<_>, _>>();
-    let body = Body {
-        prompt,
-        purpose: "simple-worker",
-        cwd: reach::cwd(low.people.cwd.as_deref())?,
-        model: model.as_deref(),
-        profile: profile.as_deref(),
-        sandbox: sandbox.as_deref(),
-        config,
-        additional_writable_directories: paths(add_dirs)?,
-        images: paths(images)?,
-        output_schema: output_schema.as_deref().map(schema).transpose()?,
-        skip_git_repo_check: low.run.skip_git_repo_check,
-        ephemeral: low.run.ephemeral,
-        json: low.json,
-        timeout_ms: low.run.timeout_ms,
-    };
-    serde_json::to_value(&body)
-        .map_err(|error| Problem::Here(format!("the run cannot be written as JSON: {error}")))
+    Ok(json!({
+        "prompt": prompt,
+        "purpose": "simple-worker",
+        "cwd": reach::cwd(low.people.cwd.as_deref())?,
+        "model": model,
+        "profile": profile,
+        "sandbox": sandbox,
+        "config": config,
+        "additionalWritableDirectories": paths(add_dirs)?,
+        "images": paths(images)?,
+        "outputSchema": output_schema.as_deref().map(schema).transpose()?,
+        "skipGitRepoCheck": low.run.skip_git_repo_check,
+        "ephemeral": low.run.ephemeral,
+        "json": low.json,
+        "timeoutMs": low.run.timeout_ms,
+    }))
 }
 
-fn schema(file: &str) -> Result<Box<RawValue>, Problem> {
+fn schema(file: &str) -> Result<Value, Problem> {
     let file = reach::absolute(file)?;
     let problem = |error: &dyn std::fmt::Display| {
         UsageError::new(format!("--output-schema {} is no JSON file: {error}", file.display()))
     };
     let text = std::fs::read_to_string(&file).map_err(|error| problem(&error))?;
-    serde_json::from_str(text.trim()).map_err(|error| problem(&error).into())
+    serde_json::from_str(&text).map_err(|error| problem(&error).into())
 }
 
 /// The run's record at its end.
@@ -132,7 +106,7 @@ fn follow(config: &Config, body: &Value, json: bool) -> Result<Record, Problem> 
     }
     events.narrow("runId", &id);
     let (there, path) = (api.clone(), format!("{RUNS}/{id}/cancel"));
-    let cancel = move || there.post(&path, &serde_json::json!({})).is_ok();
+    let cancel = move || there.post(&path, &json!({})).is_ok();
     let cancelling = OnInterrupt::watch(cancel.clone());
     let record = until_the_end(events, &api, &id, json);
     if let Err(Problem::Output(_)) = record {

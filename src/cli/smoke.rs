@@ -13,11 +13,11 @@ use crate::smoke;
 pub fn run(mut config: Config, json: bool, keep_files: bool) -> ExitCode {
     let folder = match (!keep_files).then(|| smoke::temporary(&mut config)).transpose() {
         Ok(folder) => folder,
-        Err(error) => return failed(&format!("no temporary folder: {error}")),
+        Err(error) => return print::fail(&format!("no temporary folder: {error}")),
     };
     let config = match smoke::configure(config) {
         Ok(config) => config,
-        Err(error) => return failed(&format!("cannot tell where this program is: {error}")),
+        Err(error) => return print::fail(&format!("cannot tell where this program is: {error}")),
     };
     let outcome = smoke::run(&config);
     drop(folder);
@@ -25,7 +25,7 @@ pub fn run(mut config: Config, json: bool, keep_files: bool) -> ExitCode {
         Ok(outcome) => outcome,
         Err(problem) => {
             smoke::clean_up();
-            return failed(&problem.to_string());
+            return print::fail(&problem.to_string());
         }
     };
     let told = if json {
@@ -34,9 +34,4 @@ pub fn run(mut config: Config, json: bool, keep_files: bool) -> ExitCode {
         print::out(&print::smoke_lines(&config, &checks, &snapshot))
     };
     if checks.iter().all(|check| check.ok) { told } else { ExitCode::FAILURE }
-}
-
-fn failed(message: &str) -> ExitCode {
-    print::complain(message);
-    ExitCode::FAILURE
 }

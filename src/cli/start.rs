@@ -25,10 +25,10 @@ use crate::threads;
 pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
     let signals = match watch_signals() {
         Ok(signals) => signals,
-        Err(error) => return failed(&format!("cannot watch signals: {error}")),
+        Err(error) => return print::fail(&format!("cannot watch signals: {error}")),
     };
     if let Err(error) = survive_file_size_limit() {
-        return failed(&format!("cannot watch signals: {error}"));
+        return print::fail(&format!("cannot watch signals: {error}"));
     }
     let lifetime = config.smoke_lifetime;
     let shown = config.clone();
@@ -37,7 +37,7 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
         Ok(daemon) => daemon,
         Err(error) => {
             manager.failed(&error.to_string());
-            return failed(&error.to_string());
+            return print::fail(&error.to_string());
         }
     };
     manager.ready(&daemon);
@@ -60,15 +60,10 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
             } else if run_once {
                 report(&shown, json, &service, &snapshot);
             }
-            logged.map_or_else(|error| failed(&error.to_string()), |()| ExitCode::SUCCESS)
+            logged.map_or_else(|error| print::fail(&error.to_string()), |()| ExitCode::SUCCESS)
         }
-        Err(error) => failed(&error.to_string()),
+        Err(error) => print::fail(&error.to_string()),
     }
-}
-
-fn failed(message: &str) -> ExitCode {
-    print::complain(message);
-    ExitCode::FAILURE
 }
 
 /// The line needs no more than the counts: whoever waits for it does not wait for 10,000 records to be gathered.

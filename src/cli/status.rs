@@ -29,10 +29,7 @@ pub fn run(config: &Config, json: bool) -> ExitCode {
     let snapshot = snapshot(config, holder.unwrap_or(None), &mut |complaint| print::complain(&complaint));
     let snapshot = match snapshot {
         Ok(snapshot) => snapshot,
-        Err(error) => {
-            print::complain(&format!("cannot show the configuration as JSON: {error}"));
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return print::fail(&format!("cannot show the configuration as JSON: {error}")),
     };
     let shown = if json {
         print::out_json(&snapshot)

@@ -20,42 +20,18 @@ use crate::os;
 /// How often a silent stream is left for a look at whether anybody still reads.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Why it ends.
-enum End {
-    /// Nobody reads any more: that is how a tail ends.
-    NobodyReads,
-    /// Something to complain of.
-    Failed(String),
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::NobodyReads,
-            _ => Self::Failed(format!("cannot write to standard output: {error}")),
-        }
-    }
-}
-
-impl From<Problem> for End {
-    fn from(problem: Problem) -> Self {
-        Self::Failed(problem.to_string())
-    }
-}
-
 /// Shows events until nobody reads them, or until it is interrupted. Fails when the daemon is not there at the
 /// beginning, or refuses; one that goes away later is waited for.
 pub fn run(config: &Config, args: &PeopleArgs, json: bool) -> ExitCode {
     match tail(config, args, json) {
-        Ok(()) | Err(End::NobodyReads) => ExitCode::SUCCESS,
-        Err(End::Failed(problem)) => {
-            print::complain(&problem);
-            ExitCode::FAILURE
-        }
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads any more: that is how a tail ends.
+        Err(Problem::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(problem) => problem.complain(),
     }
 }
 
-fn tail(config: &Config, args: &PeopleArgs, json: bool) -> Result<(), End> {
+fn tail(config: &Config, args: &PeopleArgs, json: bool) -> Result<(), Problem> {
     let types = args.types.iter().map(|prefix| ("type", prefix.trim()));
     let session = args.session.iter().map(|id| ("sessionId", id.as_str()));
     let filters: Vec<(&str, &str)> = types.chain(session).collect();
@@ -64,7 +40,7 @@ fn tail(config: &Config, args: &PeopleArgs, json: bool) -> Result<(), End> {
         // Of one that there is not, nothing would ever come.
         let path = format!("/v1/codexd/sessions/{}", utf8_percent_encode(id, NON_ALPHANUMERIC));
         if let Err(refused @ ClientError::Refused { status: 404, .. }) = reach::client(config)?.get(&path) {
-            return Err(Problem::from(refused).into());
+            return Err(refused.into());
         }
     }
     let stdout = BufWriter::new(io::stdout());
@@ -98,7 +74,7 @@ fn tail(config: &Config, args: &PeopleArgs, json: bool) -> Result<(), End> {
             Heard::Silence => {
                 output.idle()?;
                 if os::reader_is_gone(&io::stdout()) {
-                    return Err(End::NobodyReads);
+                    return Ok(());
                 }
             }
         }
@@ -114,36 +90,41 @@ enum Output {
 }
 
 impl Output {
-    fn event(&mut self, event: &RawValue) -> Result<(), End> {
+    fn event(&mut self, event: &RawValue) -> Result<(), Problem> {
         match self {
-            Self::Raw(stdout) => Ok(writeln!(stdout, "{}", print::json_to_show(event.get()))?),
-            Self::Lines(renderer) => match serde_json::from_str::<Event>(event.get()) {
-                Ok(event) => Ok(renderer.event(&event)?),
-                Err(error) => Err(End::Failed(format!("an event that is none: {error}"))),
-            },
+            Self::Raw(stdout) => writeln!(stdout, "{}", print::json_to_show(event.get())),
+            Self::Lines(renderer) => {
+                let event: Event = serde_json::from_str(event.get())
+                    .map_err(|error| Problem::here(format!("an event that is none: {error}")))?;
+                renderer.event(&event)
+            }
         }
+        .map_err(Problem::Output)
     }
 
     /// About the stream itself: between the lines for people, on standard error beside JSON.
-    fn note(&mut self, note: &str) -> Result<(), End> {
+    fn note(&mut self, note: &str) -> Result<(), Problem> {
         match self {
-            Self::Raw(_) => print::complain(note),
-            Self::Lines(renderer) => renderer.note(note)?,
+            Self::Raw(_) => {
+                print::complain(note);
+                Ok(())
+            }
+            Self::Lines(renderer) => renderer.note(note).map_err(Problem::Output),
         }
-        Ok(())
     }
 
-    fn idle(&mut self) -> Result<(), End> {
+    fn idle(&mut self) -> Result<(), Problem> {
         if let Self::Lines(renderer) = self {
-            renderer.idle()?;
+            renderer.idle().map_err(Problem::Output)?;
         }
         self.flush()
     }
 
-    fn flush(&mut self) -> Result<(), End> {
+    fn flush(&mut self) -> Result<(), Problem> {
         match self {
-            Self::Raw(stdout) => Ok(stdout.flush()?),
-            Self::Lines(renderer) => Ok(renderer.flush()?),
+            Self::Raw(stdout) => stdout.flush(),
+            Self::Lines(renderer) => renderer.flush(),
         }
+        .map_err(Problem::Output)
     }
 }

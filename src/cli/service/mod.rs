@@ -140,10 +140,7 @@ pub fn run(
     };
     Ok(match done {
         Ok(text) => print::out(&text),
-        Err(problem) => {
-            print::complain(&problem);
-            ExitCode::FAILURE
-        }
+        Err(problem) => print::fail(&problem),
     })
 }
 
