@@ -56,8 +56,7 @@ pub fn snapshot(
     complain: &mut dyn FnMut(String),
 ) -> serde_json::Result<Snapshot> {
     let paths = &config.paths;
-    let mut daemon = read(&paths.daemon_state(), complain).unwrap_or_else(|| config.never_started());
-    config.refresh_child(&mut daemon.child);
+    let mut daemon = config.daemon_state(read(&paths.daemon_state(), complain));
     match holder {
         None => bury(&mut daemon),
         // It has started, or is about to end: the file is a moment behind, the lock is not.

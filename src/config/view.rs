@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::Config;
 use crate::clock;
-use crate::model::record::{Child, ChildStatus, DaemonState};
+use crate::model::record::DaemonState;
 
 /// The resolved configuration as JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigView {
     node_id: String,
@@ -27,7 +27,7 @@ pub struct ConfigView {
     access: AccessView,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PathsView {
     repo_root: String,
@@ -45,14 +45,14 @@ struct PathsView {
     recent_events_path: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ServiceView {
     event_stream_path: String,
     local_api_base: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ServerView {
     mode: &'static str,
@@ -64,7 +64,7 @@ struct ServerView {
 }
 
 /// Null means without a limit, here and below.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SupervisionView {
     restart: bool,
@@ -76,7 +76,7 @@ struct SupervisionView {
     request_timeout_ms: Option<u64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct RunsView {
     codex_command: String,
@@ -84,7 +84,7 @@ struct RunsView {
     max_queued_runs: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LogsView {
     max_log_bytes: Option<u64>,
@@ -92,7 +92,7 @@ struct LogsView {
     sync: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AccessView {
     token_file: Option<String>,
@@ -163,47 +163,11 @@ impl Config {
         }
     }
 
-    /// The record of a child that was never started.
-    pub fn idle_child(&self) -> Child {
-        let mut child = Child {
-            strategy: String::new(),
-            mode: String::new(),
-            endpoint: String::new(),
-            status: ChildStatus::Idle,
-            command: None,
-            args: Vec::new(),
-            cwd: None,
-            pid: None,
-            started_at: None,
-            exited_at: None,
-            exit_code: None,
-            signal: None,
-            last_error: None,
-            generation: 0,
-            restarts: 0,
-            connected: None,
-            extra: serde_json::Map::new(),
-        };
-        self.refresh_child(&mut child);
-        child
-    }
-
-    /// The state of a daemon that was never started.
-    pub fn never_started(&self) -> DaemonState {
-        DaemonState {
-            started: false,
-            started_at: None,
-            stopped_at: None,
-            updated_at: clock::now_iso(),
-            pid: None,
-            child: self.idle_child(),
-            resolved_base_url: None,
-            extra: serde_json::Map::new(),
-        }
-    }
-
-    /// Puts the present configuration into the record of an earlier child.
-    pub fn refresh_child(&self, child: &mut Child) {
+    /// The recorded state with what this configuration says of the child; the default where there is none.
+    pub fn daemon_state(&self, recorded: Option<DaemonState>) -> DaemonState {
+        let mut state = recorded
+            .unwrap_or_else(|| DaemonState { updated_at: clock::now_iso(), ..DaemonState::default() });
+        let child = &mut state.child;
         let server = &self.server;
         let spawned = server.strategy == super::Strategy::Spawn;
         server.strategy.as_str().clone_into(&mut child.strategy);
@@ -212,6 +176,7 @@ impl Config {
         child.command = spawned.then(|| server.command.clone());
         child.args = if spawned { server.args.clone() } else { Vec::new() };
         child.cwd = spawned.then(|| text(&server.cwd));
+        state
     }
 }
 

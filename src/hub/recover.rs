@@ -114,7 +114,7 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
 
     let mut state = State::new(
         identity,
-        daemon_state(config, daemon),
+        config.daemon_state(daemon),
         sessions.registry,
         runs.registry,
         requests.registry,
@@ -314,11 +314,4 @@ fn new_identity(config: &Config) -> Identity {
         version: config.version.clone(),
         extra: Extra::new(),
     }
-}
-
-/// The recorded state with what the present configuration says of the child; the default where there is none.
-fn daemon_state(config: &Config, recorded: Option<DaemonState>) -> DaemonState {
-    let mut state = recorded.unwrap_or_else(|| config.never_started());
-    config.refresh_child(&mut state.child);
-    state
 }

@@ -58,8 +58,10 @@ pub struct Identity {
 
 worded! {
     /// Life of the child process.
+    #[derive(Default)]
     ChildStatus {
         /// Never started, or an external one let go.
+        #[default]
         Idle = "idle",
         /// Being started.
         Starting = "starting",
@@ -75,7 +77,7 @@ worded! {
 }
 
 /// The child process, or the external app-server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Child {
     /// `spawn` or `external`.
@@ -119,7 +121,7 @@ pub struct Child {
 }
 
 /// The daemon's own state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DaemonState {
     /// Whether it runs.
