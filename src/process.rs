@@ -25,7 +25,7 @@ use self::ledger::Recorded;
 use crate::os::{self, Announce, Listed};
 use crate::threads::{self, Thread};
 
-/// The variable by which what a process started can be told from everything else; its value is [`Process::mark`].
+/// The variable by which what a process started can be told from everything else; each process has a value of its own.
 pub const MARK: &str = "CODEXD_PROCESS";
 
 /// How long a process may outlive SIGKILL.
@@ -148,11 +148,6 @@ impl Process {
     /// Its process id, which is also its group's.
     pub fn id(&self) -> u32 {
         self.child.id()
-    }
-
-    /// The value of [`MARK`] in its environment and in that of everything it starts.
-    pub fn mark(&self) -> &str {
-        &self.mark
     }
 
     /// Its standard input, once.

@@ -25,12 +25,11 @@ pub mod service;
 pub mod smoke;
 pub mod start;
 pub mod status;
-pub mod stub;
 pub mod tail;
 pub mod terminal;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use log::LevelFilter;
@@ -38,6 +37,7 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::model::preview;
+use crate::stub;
 use flags::Action;
 use low::{Given, LowArgs};
 use parse::{Command, Parsed};
@@ -117,8 +117,12 @@ fn act(command: Command) -> ExitCode {
         }
         Action::Man => print::out(&man::page()),
         Action::Help => print::out(&help::help()),
-        Action::StubAppServer => stub::app_server(command.words),
-        Action::StubExec => stub::exec(command.words),
+        Action::StubAppServer => ExitCode::from(stub::app_server_stdio(command.words.first().map(Path::new))),
+        Action::StubExec => {
+            let words: Vec<_> =
+                command.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            ExitCode::from(stub::exec(&words, std::io::stdin(), std::io::stdout(), std::io::stderr()))
+        }
     }
 }
 
@@ -186,11 +190,7 @@ fn refuse(error: &UsageError) -> ExitCode {
 ///
 /// # Errors
 /// As the program's exit code 2.
-pub fn config_of(
-    words: &[&str],
-    env: &low::Env<'_>,
-    cwd: &std::path::Path,
-) -> Result<Option<Config>, UsageError> {
+pub fn config_of(words: &[&str], env: &low::Env<'_>, cwd: &Path) -> Result<Option<Config>, UsageError> {
     match parse::parse(words.iter().map(OsString::from).collect())? {
         Parsed::Act(command) => config_with(&command.given, env, cwd).map(Some),
         Parsed::Help | Parsed::Version => Ok(None),
@@ -198,6 +198,6 @@ pub fn config_of(
 }
 
 /// What these flags would run with in the environment `env` and the directory `cwd`.
-fn config_with(given: &Given, env: &low::Env<'_>, cwd: &std::path::Path) -> Result<Config, UsageError> {
+fn config_with(given: &Given, env: &low::Env<'_>, cwd: &Path) -> Result<Config, UsageError> {
     resolve::resolve(LowArgs::gather(given, env)?, cwd)
 }

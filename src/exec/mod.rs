@@ -182,9 +182,6 @@ macro_rules! failures {
         pub enum FailureCode { $($(#[doc = $doc])* $variant,)* }
 
         impl FailureCode {
-            /// Every code.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
             /// Its name in the record.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }

@@ -126,7 +126,7 @@ impl Prepared {
     /// # Errors
     /// What the system says when it has no thread or descriptor for it.
     pub fn open(self) -> io::Result<FrontDoor> {
-        let Self { bound: Bound { listener, address }, shared, stop } = self;
+        let Self { bound: Bound { listener, .. }, shared, stop } = self;
         let (alive, done) = bounded(0);
         let (wake_read, wake) = os::pipe()?;
         let acceptor = Acceptor {
@@ -142,14 +142,13 @@ impl Prepared {
             next: 1,
         };
         let accept = threads::spawn("accept", move || acceptor.run())?;
-        Ok(FrontDoor { address, shared, stop: Some((stop, wake)), accept: Some(accept), done })
+        Ok(FrontDoor { shared, stop: Some((stop, wake)), accept: Some(accept), done })
     }
 }
 
 /// The port, served. Dropping it closes it.
 #[derive(Debug)]
 pub struct FrontDoor {
-    address: SocketAddr,
     shared: Arc<Shared>,
     stop: Option<(Sender<()>, OwnedFd)>,
     accept: Option<Thread>,
@@ -169,11 +168,6 @@ impl FrontDoor {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         Ok(Bound { listener, address })
-    }
-
-    /// The address with the port it really has.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
     }
 
     /// Connections open now.

@@ -166,11 +166,6 @@ impl Ledger {
         Ok((Arc::new(ledger), leftovers))
     }
 
-    /// The daemon's id.
-    pub fn daemon_id(&self) -> &str {
-        &self.daemon_id
-    }
-
     /// Forgets what an earlier life has left, but for what is still there.
     ///
     /// # Errors

@@ -2,32 +2,32 @@
 
 /// Deviations from good behaviour, read from the environment variable `CODEXD_STUB` (comma separated).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Behaviour {
+pub(super) struct Behaviour {
     /// `mute-initialize`: `initialize` is never answered.
-    pub mute_initialize: bool,
+    pub(super) mute_initialize: bool,
     /// `ignore-sigterm`: only SIGKILL or the end of standard input ends the process.
-    pub ignore_sigterm: bool,
+    pub(super) ignore_sigterm: bool,
     /// `ignore-eof`: the process lives on after the end of standard input.
-    pub ignore_eof: bool,
+    pub(super) ignore_eof: bool,
     /// `close-stdout`: standard output is closed after the answer to `initialize`, the process stays.
-    pub close_stdout: bool,
+    pub(super) close_stdout: bool,
     /// `exit-at-once=CODE`: the process ends before it reads anything.
-    pub exit_at_once: Option<u8>,
+    pub(super) exit_at_once: Option<u8>,
     /// `overload=N`: the first N requests after `initialize` are refused with -32001.
-    pub overload: u32,
+    pub(super) overload: u32,
     /// `refuse-resume=N`: the first N `thread/resume` are refused, as with a broken configuration.
-    pub refuse_resume: u32,
+    pub(super) refuse_resume: u32,
     /// `no-thread-start`: `thread/start` is an unknown method, as in an older or newer Codex.
-    pub no_thread_start: bool,
+    pub(super) no_thread_start: bool,
     /// `refuse-initialize`: `initialize` is refused.
-    pub refuse_initialize: bool,
+    pub(super) refuse_initialize: bool,
     /// `version=VERSION`: it says that it is this version of Codex.
-    pub version: Option<String>,
+    pub(super) version: Option<String>,
 }
 
 impl Behaviour {
     /// Reads the comma separated list; what it does not know it leaves out.
-    pub fn parse(list: &str) -> Self {
+    pub(super) fn parse(list: &str) -> Self {
         let mut behaviour = Self::default();
         for entry in list.split(',') {
             let (name, value) = entry.trim().split_once('=').unwrap_or((entry.trim(), ""));
@@ -49,7 +49,7 @@ impl Behaviour {
     }
 
     /// What `CODEXD_STUB` asks for.
-    pub fn from_env() -> Self {
+    pub(super) fn from_env() -> Self {
         Self::parse(&std::env::var("CODEXD_STUB").unwrap_or_default())
     }
 }

@@ -33,7 +33,7 @@ struct Call {
     prompt: String,
 }
 
-/// Answers one prompt as `codex exec` does; `args` may begin with the word `exec`.
+/// `codexd stub-exec WORDS…`: answers one prompt as `codex exec` does; `args` may begin with the word `exec`.
 ///
 /// Exit code 0, 1 for a failed turn (`fail: TEXT`) and 2 for a command line it does not understand. Standard input is
 /// read to its end before anything else, so an inherited pipe that stays open blocks it, as it blocks the real one.

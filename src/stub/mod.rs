@@ -3,7 +3,7 @@
 //! `codex app-server` and `codex exec` need a network and an account, so the tests of this program and a first
 //! try of an installation run against this module instead. It speaks the protocol recorded from the real Codex
 //! (the transcripts in `tests/transcripts`); the first line of a prompt tells it what to do
-//! (`directive.rs`), and the environment variable `CODEXD_STUB` how to misbehave ([`Behaviour`]).
+//! (`directive.rs`), and the environment variable `CODEXD_STUB` how to misbehave (`behaviour.rs`).
 
 mod approvals;
 mod behaviour;
@@ -22,7 +22,5 @@ mod tests;
 mod tools;
 mod turn;
 
-pub use behaviour::Behaviour;
 pub use exec::exec;
 pub use process::app_server_stdio;
-pub use server::{app_server, app_server_with};

@@ -1,7 +1,7 @@
 //! The stand-in as a process of its own: standard streams and signals.
 
 use super::behaviour::Behaviour;
-use super::server::app_server_with;
+use super::server::app_server;
 use crossbeam_channel::{Sender, bounded};
 use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// [`super::app_server`] on the standard streams; SIGTERM ends it with exit code 0, as it ends the real Codex. Without a
+/// `codexd stub-app-server [FOLDER]`: [`app_server`] on the standard streams, with the behaviour `CODEXD_STUB` asks for; SIGTERM ends it with exit code 0, as it ends the real Codex. Without a
 /// folder for the threads they are kept in one that lasts as long as the process.
 pub fn app_server_stdio(rollouts: Option<&Path>) -> u8 {
     let behaviour = Behaviour::from_env();
@@ -23,12 +23,12 @@ pub fn app_server_stdio(rollouts: Option<&Path>) -> u8 {
     }
     let output = ProcessOutput { stream: io::stdout(), close: behaviour.close_stdout };
     if let Some(rollouts) = rollouts {
-        return app_server_with(io::stdin(), output, rollouts, &behaviour, &stopped);
+        return app_server(io::stdin(), output, rollouts, &behaviour, &stopped);
     }
     // Made only now that a signal does not end the process without removing it.
     let private = Permissions::from_mode(0o700);
     match tempfile::Builder::new().prefix("codexd-stub-").permissions(private).tempdir() {
-        Ok(folder) => app_server_with(io::stdin(), output, folder.path(), &behaviour, &stopped),
+        Ok(folder) => app_server(io::stdin(), output, folder.path(), &behaviour, &stopped),
         Err(error) => {
             let _ = writeln!(io::stderr(), "stub: no temporary folder for its threads: {error}");
             1

@@ -19,19 +19,10 @@ pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The same after SIGTERM, which the real one obeys within a few hundredths of a second even when it is blocked.
 const IN_A_HURRY: Duration = Duration::from_millis(50);
 
-/// Speaks the app-server protocol until the input ends (exit code 0), with the behaviour `CODEXD_STUB` asks for.
+/// Speaks the app-server protocol until the input ends (exit code 0); a code that comes through `stop` ends it from outside.
 ///
 /// Installs no signal handlers; [`super::app_server_stdio`] does.
-pub fn app_server(
-    input: impl Read + Send + 'static,
-    output: impl Write + Send + 'static,
-    rollouts: &Path,
-) -> u8 {
-    app_server_with(input, output, rollouts, &Behaviour::from_env(), &never())
-}
-
-/// [`app_server`] with a given behaviour; a code that comes through `stop` ends it from outside.
-pub fn app_server_with(
+pub(super) fn app_server(
     input: impl Read + Send + 'static,
     output: impl Write + Send + 'static,
     rollouts: &Path,

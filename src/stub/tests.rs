@@ -3,7 +3,8 @@
 mod tools;
 mod turns;
 
-use super::{Behaviour, app_server_with};
+use super::behaviour::Behaviour;
+use super::server::app_server;
 use crossbeam_channel::{Receiver, bounded, never};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, PipeWriter, Write};
@@ -31,7 +32,7 @@ impl Session {
         let behaviour = Behaviour::parse(behaviour);
         let server = std::thread::Builder::new()
             .name("stub".into())
-            .spawn(move || app_server_with(theirs, ours, &rollouts, &behaviour, &never()))
+            .spawn(move || app_server(theirs, ours, &rollouts, &behaviour, &never()))
             .unwrap();
         let (line, lines) = bounded(200_000);
         std::thread::Builder::new()

@@ -35,14 +35,6 @@ impl Manager {
         if cfg!(target_os = "macos") { Self::Launchd } else { Self::Systemd }
     }
 
-    /// What it is called.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Launchd => "launchd",
-            Self::Systemd => "systemd",
-        }
-    }
-
     /// The unit's text.
     ///
     /// # Errors
