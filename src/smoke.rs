@@ -134,17 +134,17 @@ impl Life {
 
     /// Session, turn over the stream, run.
     fn live(&self, checks: &mut Vec<Check>) -> Result<(), (&'static str, Problem)> {
-        let mut pass = |name, detail| checks.push(Check { name, ok: true, detail });
-        pass("daemon_start", format!("serving after {} ms", self.began.elapsed().as_millis()));
+        let mut step = |name, found: Result<String, Problem>| {
+            let detail = found.map_err(|problem| (name, problem))?;
+            checks.push(Check { name, ok: true, detail: detail.clone() });
+            Ok(detail)
+        };
+        step("daemon_start", Ok(format!("serving after {} ms", self.began.elapsed().as_millis())))?;
         let mut stream = self.stream_again().map_err(|problem| ("event_stream", problem))?;
-        let registered = self.registered().map_err(|problem| ("session_registered", problem))?;
-        pass("session_registered", registered);
-        let session = self.session().map_err(|problem| ("session_created", problem))?;
-        pass("session_created", session.clone());
-        let turn = self.turn(&mut stream, &session).map_err(|problem| ("turn_streamed", problem))?;
-        pass("turn_streamed", turn);
-        let run = self.one_shot_run(&mut stream).map_err(|problem| ("one_shot_run", problem))?;
-        pass("one_shot_run", run);
+        step("session_registered", self.registered())?;
+        let session = step("session_created", self.session())?;
+        step("turn_streamed", self.turn(&mut stream, &session))?;
+        step("one_shot_run", self.one_shot_run(&mut stream))?;
         Ok(())
     }
 
