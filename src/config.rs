@@ -200,7 +200,7 @@ pub struct Config {
     pub version: Option<String>,
     /// How many events are kept at hand; 0 for none.
     pub event_cache_size: usize,
-    /// How long `start --run-once` and `smoke` let the daemon live.
+    /// How long `start --run-once` lets the daemon live.
     pub smoke_lifetime: Duration,
     /// How long a stop waits for running turns and runs before it interrupts them.
     pub drain_timeout: Duration,

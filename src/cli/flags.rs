@@ -7,6 +7,7 @@ use super::low::{Expected, LowArgs, Restart, count, millis, number, one_of};
 use super::{completions, service};
 use crate::config::{ApiBase, Mode, RequestPolicy, Strategy, Sync};
 use crate::http::routes;
+use crate::model::record::worded;
 use crate::ops::runs::SANDBOXES;
 
 /// What the program does.
@@ -40,7 +41,7 @@ pub enum Operands {
     None,
     /// Flags, and these words, which must all be there; each text is a word's placeholder.
     Words(&'static [&'static str]),
-    /// Anything, passed on as it is: none of it is a flag of codexd.
+    /// Anything, passed on as it is: none of it is a flag of codexd. The action is for codexd's own use.
     Raw,
 }
 
@@ -55,12 +56,10 @@ pub struct ActionRow {
     pub doc: &'static str,
     /// What may follow.
     pub operands: Operands,
-    /// Whether it is for codexd's own use and stands last in the help.
-    pub internal: bool,
 }
 
 const fn action(action: Action, name: &'static str, doc: &'static str) -> ActionRow {
-    ActionRow { action, name, doc, operands: Operands::None, internal: false }
+    ActionRow { action, name, doc, operands: Operands::None }
 }
 
 const fn with_words(
@@ -69,14 +68,14 @@ const fn with_words(
     words: &'static [&'static str],
     doc: &'static str,
 ) -> ActionRow {
-    ActionRow { action, name, doc, operands: Operands::Words(words), internal: false }
+    ActionRow { action, name, doc, operands: Operands::Words(words) }
 }
 
 const fn stand_in(action: Action, name: &'static str, doc: &'static str) -> ActionRow {
-    ActionRow { action, name, doc, operands: Operands::Raw, internal: true }
+    ActionRow { action, name, doc, operands: Operands::Raw }
 }
 
-/// Every action, the default one first.
+/// Every action in the order of the help text, the default one first.
 pub const ACTIONS: &[ActionRow] = &[
     action(Action::Start, "start", "Run the daemon until SIGINT, SIGTERM or SIGHUP (the default)"),
     action(Action::Status, "status", "Show the daemon of this state folder; only reads its files"),
@@ -124,51 +123,20 @@ pub const ACTIONS: &[ActionRow] = &[
     stand_in(Action::StubExec, "stub-exec", "Built-in stand-in for `codex exec`"),
 ];
 
-/// The part of the help text a flag stands in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "see title")]
-pub enum Group {
-    Place,
-    Service,
-    Server,
-    Supervision,
-    Runs,
-    Logs,
-    OneRun,
-    Client,
-    Unit,
-    Output,
-}
-
-impl Group {
-    /// In the order of the help text.
-    pub const ALL: &'static [Self] = &[
-        Self::Place,
-        Self::Service,
-        Self::Server,
-        Self::Supervision,
-        Self::Runs,
-        Self::Logs,
-        Self::OneRun,
-        Self::Client,
-        Self::Unit,
-        Self::Output,
-    ];
-
-    /// The heading.
-    pub const fn title(self) -> &'static str {
-        match self {
-            Self::Place => "Who and where",
-            Self::Service => "REST API and event stream",
-            Self::Server => "App-server",
-            Self::Supervision => "Supervision",
-            Self::Runs => "One-shot runs (codex exec)",
-            Self::Logs => "Logs on disk",
-            Self::OneRun => "The run of codexd run",
-            Self::Client => "What codexd tail, ask, run and requests are about",
-            Self::Unit => "The service of codexd service",
-            Self::Output => "This call",
-        }
+worded! {
+    /// The part of the help text a flag stands in, with its heading, in the order of that text.
+    #[expect(missing_docs, reason = "see heading")]
+    Group {
+        Place = "Who and where",
+        Service = "REST API and event stream",
+        Server = "App-server",
+        Supervision = "Supervision",
+        Runs = "One-shot runs (codex exec)",
+        Logs = "Logs on disk",
+        OneRun = "The run of codexd run",
+        Client = "What codexd tail, ask, run and requests are about",
+        Unit = "The service of codexd service",
+        Output = "This call",
     }
 }
 
@@ -374,7 +342,7 @@ pub const FLAGS: &[Flag] = &[
     flag!(Output, "json", [], "off", "Print JSON instead of lines", switch!(json)),
     flag!(Output, "run-once", [], "off", "start: wait the smoke lifetime, then stop", switch!(run_once)),
     flag!(Output, "smoke-lifetime-ms", ["BAA_CODEXD_SMOKE_LIFETIME_MS"], "100",
-        "How long smoke and --run-once let the daemon live", one!("N", smoke_lifetime, |value| millis(0, value))),
+        "How long --run-once lets the daemon live", one!("N", smoke_lifetime, |value| millis(0, value))),
     flag!(Output, "log-level", ["BAA_CODEXD_LOG"], "warn; info for start",
         "How much codexd says on standard error: error, warn, info, debug, trace or off", one!("LEVEL", log_level, |value| one_of(LEVELS, value))),
 ];

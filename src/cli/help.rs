@@ -36,25 +36,23 @@ pub fn help() -> String {
         "codexd {}: supervises OpenAI Codex on this host\n\nUsage: codexd [ACTION] [OPTIONS]\n\nActions:\n",
         env!("CARGO_PKG_VERSION")
     );
-    for internal in [false, true] {
-        for action in ACTIONS.iter().filter(|action| action.internal == internal) {
-            let name = match action.operands {
-                Operands::Words(words) => format!("{} {}", action.name, words.join(" ")),
-                Operands::None | Operands::Raw => action.name.to_owned(),
-            };
-            entry(&mut text, &name, &[action.doc.to_owned()]);
-        }
+    for action in ACTIONS {
+        let name = match action.operands {
+            Operands::Words(words) => format!("{} {}", action.name, words.join(" ")),
+            Operands::None | Operands::Raw => action.name.to_owned(),
+        };
+        entry(&mut text, &name, &[action.doc.to_owned()]);
     }
     text.push('\n');
     text.push_str(EXAMPLES);
-    for group in Group::ALL {
-        text.push_str(&format!("\n{}:\n", group.title()));
-        for flag in FLAGS.iter().filter(|flag| flag.group == *group) {
+    for &(heading, group) in Group::ALL {
+        text.push_str(&format!("\n{heading}:\n"));
+        for flag in FLAGS.iter().filter(|flag| flag.group == group) {
             let mut paragraphs = vec![flag.doc.to_owned()];
             paragraphs.extend(origin(flag));
             entry(&mut text, &synopsis(flag), &paragraphs);
         }
-        if *group == Group::Output {
+        if group == Group::Output {
             entry(&mut text, "-h, --help", &["Show this text; anywhere on the line".to_owned()]);
             entry(&mut text, "-V", &["Show the version of this program".to_owned()]);
         }

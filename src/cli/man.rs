@@ -16,23 +16,21 @@ pub fn page() -> String {
     page.push_str(".SH SYNOPSIS\n.B codexd\n[\\fIACTION\\fR] [\\fIOPTIONS\\fR]\n");
     page.push_str(&format!(".SH DESCRIPTION\n{}\n", line(DESCRIPTION)));
     page.push_str(".SH ACTIONS\n");
-    for internal in [false, true] {
-        for row in ACTIONS.iter().filter(|row| row.internal == internal) {
-            let words = match row.operands {
-                Operands::Words(words) => words.join(" "),
-                Operands::None | Operands::Raw => String::new(),
-            };
-            entry(&mut page, row.name, &words, &[row.doc.to_owned()]);
-        }
+    for row in ACTIONS {
+        let words = match row.operands {
+            Operands::Words(words) => words.join(" "),
+            Operands::None | Operands::Raw => String::new(),
+        };
+        entry(&mut page, row.name, &words, &[row.doc.to_owned()]);
     }
     page.push_str(".SH OPTIONS\n");
-    for group in Group::ALL {
-        page.push_str(&format!(".SS \"{}\"\n", text(group.title())));
-        for flag in FLAGS.iter().filter(|flag| flag.group == *group) {
+    for &(heading, group) in Group::ALL {
+        page.push_str(&format!(".SS \"{}\"\n", text(heading)));
+        for flag in FLAGS.iter().filter(|flag| flag.group == group) {
             let value = flag.value().unwrap_or_default();
             entry(&mut page, &format!("--{}", flag.name), value, &paragraphs(flag));
         }
-        if *group == Group::Output {
+        if group == Group::Output {
             entry(&mut page, "-h, --help", "", &["Show the help text; anywhere on the line.".to_owned()]);
             entry(&mut page, "-V", "", &["Show the version of this program.".to_owned()]);
         }

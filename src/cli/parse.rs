@@ -197,7 +197,8 @@ fn unknown_flag(given: &str) -> UsageError {
 
 fn find_action(word: &OsStr) -> Result<&'static ActionRow, UsageError> {
     ACTIONS.iter().find(|row| row.name == word).ok_or_else(|| {
-        let public: Vec<&str> = ACTIONS.iter().filter(|row| !row.internal).map(|row| row.name).collect();
+        let public: Vec<&str> =
+            ACTIONS.iter().filter(|row| row.operands != Operands::Raw).map(|row| row.name).collect();
         UsageError::new(format!("unknown action \"{}\"; the actions are {}", shown(word), public.join(", ")))
     })
 }

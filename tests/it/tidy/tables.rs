@@ -60,10 +60,10 @@ fn errors_table() -> String {
 
 fn flags_table() -> String {
     let mut table = String::new();
-    for group in Group::ALL {
-        write!(table, "\n**{}**\n\n| flag | variable | default | what |\n|---|---|---|---|\n", group.title())
+    for &(heading, group) in Group::ALL {
+        write!(table, "\n**{heading}**\n\n| flag | variable | default | what |\n|---|---|---|---|\n")
             .unwrap();
-        for flag in FLAGS.iter().filter(|flag| flag.group == *group) {
+        for flag in FLAGS.iter().filter(|flag| flag.group == group) {
             let synopsis = format!("--{} {}", flag.name, flag.value().unwrap_or_default());
             let variables: Vec<String> = flag.env.iter().map(|name| code(name)).collect();
             writeln!(
