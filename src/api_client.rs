@@ -1,6 +1,9 @@
 //! A client of codexd's own API, for the command line and the smoke test: one request a connection, blocking, with a
 //! deadline.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -179,7 +182,6 @@ impl ApiClient {
             self.authorization()
         );
         let timeout = if method == "GET" { self.timeout.min(READ_TIMEOUT) } else { self.timeout };
-        let broken = |source| ClientError::Io { address: self.address, source };
         let mut stream = self.connect(timeout)?;
         let mut answer = Vec::new();
         stream
@@ -193,7 +195,7 @@ impl ApiClient {
                 ),
                 _ => source,
             })
-            .map_err(broken)?;
+            .map_err(|source| self.broken(source))?;
         if answer.len() as u64 > self.max_answer {
             return Err(ClientError::TooLong { address: self.address, limit: self.max_answer });
         }
@@ -219,7 +221,7 @@ impl ApiClient {
             let ours = stream.local_addr()?;
             Ok((stream, ours))
         };
-        let (stream, ours) = connect().map_err(|source| ClientError::Io { address: self.address, source })?;
+        let (stream, ours) = connect().map_err(|source| self.broken(source))?;
         match self.peer.and_then(|check| check(self.address, ours)) {
             Some(uid) => Err(ClientError::OtherUser { address: self.address, uid }),
             None => Ok(stream),
@@ -229,13 +231,27 @@ impl ApiClient {
     fn split<'a>(&self, answer: &'a [u8]) -> Result<(u16, &'a [u8]), ClientError> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
-        match response.parse(answer) {
-            Ok(httparse::Status::Complete(head)) => {
-                Ok((response.code.unwrap_or(0), answer.get(head..).unwrap_or_default()))
-            }
-            Ok(httparse::Status::Partial) => Err(self.not_codexd(&"the answer was cut off")),
-            Err(_) => Err(self.not_codexd(&"its answer is no HTTP")),
+        // A daemon that is killed is no stranger.
+        let cut_off = || {
+            let told = "the connection ended before the answer did";
+            self.broken(io::Error::new(io::ErrorKind::UnexpectedEof, told))
+        };
+        let head = match response.parse(answer) {
+            Ok(httparse::Status::Complete(head)) => head,
+            Ok(httparse::Status::Partial) => return Err(cut_off()),
+            Err(_) => return Err(self.not_codexd(&"its answer is no HTTP")),
+        };
+        let body = answer.get(head..).unwrap_or_default();
+        let length = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
+        let length = length.and_then(|field| str::from_utf8(field.value).ok()?.trim().parse().ok());
+        if length.is_some_and(|length: usize| body.len() < length) {
+            return Err(cut_off());
         }
+        Ok((response.code.unwrap_or(0), body))
+    }
+
+    fn broken(&self, source: io::Error) -> ClientError {
+        ClientError::Io { address: self.address, source }
     }
 
     fn not_codexd(&self, problem: &dyn std::fmt::Display) -> ClientError {
@@ -349,73 +365,5 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             outcome => return outcome,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn who_does_not_answer_is_told_in_words() {
-        // Connections are taken by the system; nobody ever reads them.
-        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = ApiClient::new(silent.local_addr().unwrap()).with_timeout(Duration::from_millis(500));
-        let error = client.get("/healthz").unwrap_err();
-        assert!(error.to_string().ends_with(": no answer within 0.5 s"), "{error}");
-        assert!(error.is_timeout());
-    }
-
-    /// What the client makes of an answer of so many bytes in all.
-    fn told(length: usize, limit: u64) -> Result<Value, ClientError> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = ApiClient { max_answer: limit, ..ApiClient::new(listener.local_addr().unwrap()) };
-        let answer = || {
-            let (mut stream, _) = listener.accept().unwrap();
-            // Else the answer is lost when this end is closed.
-            let _ = stream.read(&mut [0; 4096]);
-            let head = "HTTP/1.1 200 OK\r\n\r\n{}";
-            let _ = stream.write_all([head, &" ".repeat(length - head.len())].concat().as_bytes());
-        };
-        std::thread::scope(|scope| {
-            scope.spawn(answer);
-            client.get("/x")
-        })
-    }
-
-    #[test]
-    fn an_answer_has_an_end() {
-        assert_eq!(told(1000, 1000).unwrap(), serde_json::json!({}));
-        for length in [1001, 1 << 24] {
-            let error = told(length, 1000).unwrap_err();
-            assert!(matches!(error, ClientError::TooLong { limit: 1000, .. }), "{length}: {error}");
-            assert!(error.to_string().ends_with(" is longer than 1000 bytes"), "{error}");
-        }
-    }
-
-    #[test]
-    fn who_does_not_pass_the_check_is_told_nothing() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let open = ApiClient::new(listener.local_addr().unwrap())
-            .with_token(Some("secret".to_owned()))
-            .with_timeout(Duration::from_millis(500));
-        let client = open.clone().with_peer_check(|_, ours| ours.ip().is_loopback().then_some(7));
-        let tries: [&dyn Fn() -> ClientError; 3] =
-            [&|| client.get("/x").unwrap_err(), &|| client.post("/x", &Value::Null).unwrap_err(), &|| {
-                client.stream("/x").err().unwrap()
-            }];
-        for attempt in tries {
-            let error = attempt();
-            assert!(matches!(error, ClientError::OtherUser { uid: 7, .. }), "{error}");
-            let mut heard = Vec::new();
-            listener.accept().unwrap().0.read_to_end(&mut heard).unwrap();
-            assert_eq!(heard, b"", "{error}");
-        }
-        assert!(open.get("/x").unwrap_err().is_timeout());
-        let mut heard = Vec::new();
-        listener.accept().unwrap().0.read_to_end(&mut heard).unwrap();
-        assert!(String::from_utf8(heard).unwrap().contains("\r\nAuthorization: Bearer secret\r\n"));
     }
 }
