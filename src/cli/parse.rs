@@ -141,9 +141,9 @@ fn asks_for_help(words: &[OsString]) -> bool {
     let mut takes_word = false;
     for word in words {
         match ACTIONS.iter().find(|row| row.name == word).map(|row| row.operands) {
-            Some(Operands::Raw) => return false,
+            Some(Operands::Raw) if !takes_word => return false,
             Some(Operands::Words(_)) => takes_word = true,
-            Some(Operands::None) | None => {}
+            _ => {}
         }
         match word.to_str() {
             Some("--") if takes_word => return false,
@@ -275,6 +275,7 @@ mod tests {
             &["--bogus", "--help"],
             &["--node-id", "-h"],
             &["--node-id", "--help"],
+            &["run", "stub-exec", "--help"],
         ] {
             assert!(matches!(words(line), Ok(Parsed::Help)), "{line:?}");
         }
