@@ -104,12 +104,7 @@ fn act(command: Command) -> ExitCode {
         Action::Tail => with_config(&|config, low| tail::run(&config, &low.people, low.json)),
         Action::Doctor => doctor(&command),
         Action::Service => with_config(&|config, low| {
-            use service::Manager;
-            let wanted = [(low.launchd, Manager::Launchd), (low.systemd, Manager::Systemd)];
-            let wanted: Vec<Manager> =
-                wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, manager)| manager).collect();
-            service::run(&config, &command.given, &command.words, &wanted)
-                .unwrap_or_else(|error| refuse(&error))
+            service::run(&config, low, &command).unwrap_or_else(|error| refuse(&error))
         }),
         Action::Completions => {
             let shell = command.words.first().map(|shell| shell.to_string_lossy()).unwrap_or_default();

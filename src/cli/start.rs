@@ -52,12 +52,10 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
     manager.stopping();
     match daemon.stop() {
         Ok(Stopped { service, snapshot, logged }) => {
-            if !json && !run_once {
-                if let Some(signal) = ended_by {
-                    print::out(&format!("codexd stopped after {}\n", name(signal)));
-                }
-                report(&shown, json, &service, &snapshot);
-            } else if run_once {
+            if let Some(signal) = ended_by.filter(|_| !json && !run_once) {
+                print::out(&format!("codexd stopped after {}\n", name(signal)));
+            }
+            if !json || run_once {
                 report(&shown, json, &service, &snapshot);
             }
             logged.map_or_else(|error| print::fail(&error.to_string()), |()| ExitCode::SUCCESS)

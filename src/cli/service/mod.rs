@@ -6,11 +6,11 @@ mod launchd;
 mod plan;
 mod systemd;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::low::Given;
+use super::low::{Given, LowArgs};
+use super::parse::Command;
 use super::{UsageError, print};
 use crate::config::Config;
 
@@ -109,18 +109,17 @@ pub const VERBS: &str = "install|uninstall|print";
 ///
 /// # Errors
 /// A word that is no verb, or both managers at once.
-pub fn run(
-    config: &Config,
-    given: &Given,
-    words: &[OsString],
-    wanted: &[Manager],
-) -> Result<ExitCode, UsageError> {
-    let manager = match wanted {
-        [] => Manager::of_this_system(),
-        [one] => *one,
-        _ => return Err(UsageError::new("--launchd and --systemd are two services: name one")),
+pub fn run(config: &Config, low: &LowArgs, command: &Command) -> Result<ExitCode, UsageError> {
+    let manager = match (low.launchd, low.systemd) {
+        (false, false) => Manager::of_this_system(),
+        (true, false) => Manager::Launchd,
+        (false, true) => Manager::Systemd,
+        (true, true) => {
+            return Err(UsageError::new("--launchd and --systemd are two services: name one"));
+        }
     };
-    let verb = words.first().and_then(|word| word.to_str()).unwrap_or_default();
+    let given = &command.given;
+    let verb = command.words.first().and_then(|word| word.to_str()).unwrap_or_default();
     let done = match verb {
         "print" => Plan::of_this_process(config, given).and_then(|plan| manager.render(&plan)),
         "install" => install(manager, config, given),
