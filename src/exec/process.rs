@@ -122,16 +122,19 @@ fn retry_delay() -> Duration {
     RETRY_DELAY + clock::jitter(RETRY_DELAY)
 }
 
-/// Whether Codex did not even begin because its database was locked. A run that has begun may have changed something
-/// and is never started again: text output names its session on standard error then, JSON output has a first line.
+/// Whether Codex ended by itself and did not even begin because its database was locked. A run that has begun may have
+/// changed something and is never started again: text output names its session on standard error then, JSON output has a
+/// first line.
 fn database_locked(outcome: &Outcome) -> bool {
-    outcome.result.as_ref().is_some_and(|result| {
-        result.exit_code.is_some_and(|code| code != 0)
-            && result.stderr.contains("database is locked")
-            && !result.stderr_truncated
-            && !result.stderr.contains("session id:")
-            && result.stdout.is_empty()
-    })
+    let by_itself = |failure: &Failure| failure.code == FailureCode::ExitNonZero.name();
+    outcome.error.as_ref().is_some_and(by_itself)
+        && outcome.result.as_ref().is_some_and(|result| {
+            result.exit_code.is_some()
+                && result.stderr.contains("database is locked")
+                && !result.stderr_truncated
+                && !result.stderr.contains("session id:")
+                && result.stdout.is_empty()
+        })
 }
 
 /// A folder for the last message and the schema, gone when dropped.

@@ -414,6 +414,27 @@ fn a_database_that_is_locked_at_the_start_is_tried_again() {
 }
 
 #[test]
+fn what_was_ended_is_not_started_again_whatever_it_complained_of() {
+    let bench = Bench::stub(&[]);
+    let (gate, began) = (bench.daemon.repo().join("gate"), bench.daemon.repo().join("began"));
+    assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    // Started a second time it ends well.
+    let script = format!(
+        "[ ! -e '{began}' ] || exit 0; : > '{began}'; trap 'echo database is locked >&2; exit 1' TERM; \
+         echo ready > '{gate}'; sleep 300 & wait",
+        began = began.display(),
+        gate = gate.display()
+    );
+    let run = bench.begin(&scripted("x", &script, "hi"));
+    assert_eq!(std::fs::read_to_string(&gate).unwrap(), "ready\n");
+    assert_eq!(bench.cancel(&run).status, 202);
+    let record = bench.wait_end(&run);
+    assert_failed(&record, "CODEX_EXEC_CANCELLED");
+    let result = &record["result"]["result"];
+    assert_eq!((&result["retries"], &result["exitCode"]), (&json!(0), &json!(1)), "{record:#}");
+}
+
+#[test]
 fn exec_mode_has_runs_too() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let script = folder.path().join("codex");
