@@ -53,8 +53,9 @@ impl Manager {
         notifier.send(&format!("READY=1\nSTATUS={serving}"));
         let Some(interval) = notifier.watchdog() else { return };
         let (notifier, ops) = (Arc::clone(notifier), Arc::clone(daemon.ops()));
+        let told = serving.clone();
         let look = move || health(&ops.readiness(), &serving);
-        match Watchdog::start(notifier, interval / 2, look) {
+        match Watchdog::start(notifier, interval / 2, told, look) {
             Ok(watchdog) => self.watchdog = Some(watchdog),
             Err(error) => warn!("the service manager's watchdog will hear nothing: {error}"),
         }
@@ -95,27 +96,33 @@ impl Watchdog {
     fn start(
         notifier: Arc<Notifier>,
         interval: Duration,
+        told: String,
         look: impl Fn() -> Health + Send + 'static,
     ) -> std::io::Result<Self> {
         let (stop, stopped) = bounded(0);
-        let thread = threads::spawn("watchdog", move || watch(&notifier, interval, look, &stopped))?;
+        let thread = threads::spawn("watchdog", move || watch(&notifier, interval, told, look, &stopped))?;
         Ok(Self { _stop: stop, _thread: thread })
     }
 }
 
-fn watch(notifier: &Notifier, interval: Duration, look: impl Fn() -> Health, stopped: &Receiver<()>) {
-    let mut told = None;
+/// `told`: the status that the manager knows.
+fn watch(
+    notifier: &Notifier,
+    interval: Duration,
+    mut told: String,
+    look: impl Fn() -> Health,
+    stopped: &Receiver<()>,
+) {
     loop {
         let Health { alive, status } = look();
         let mut assignments = Vec::new();
         if alive {
             assignments.push("WATCHDOG=1".to_owned());
         }
-        // At its first look READY has just told it.
-        if told.as_ref().is_some_and(|told| *told != status) {
+        if told != status {
             assignments.push(format!("STATUS={status}"));
+            told = status;
         }
-        told = Some(status);
         if !assignments.is_empty() {
             notifier.send(&assignments.join("\n"));
         }
@@ -154,19 +161,24 @@ mod tests {
         let notifier = Arc::new(Notifier::new(path.as_os_str(), None).unwrap());
         let (send, looks) = bounded::<Readiness>(0);
         let look = move || {
-            let next = looks.recv().unwrap_or_else(|_| readiness(true, None));
+            // A test that has failed waits for this thread and sends no more.
+            let next = looks.recv_timeout(Duration::from_secs(30)).unwrap_or_else(|_| readiness(true, None));
             health(&next, "Serving")
         };
-        let watchdog = Watchdog::start(notifier, Duration::from_millis(1), look).unwrap();
+        let watchdog =
+            Watchdog::start(notifier, Duration::from_millis(1), "Serving".to_owned(), look).unwrap();
         let heard = || {
             let mut datagram = [0; 512];
             let length = manager.recv(&mut datagram).unwrap();
             String::from_utf8(datagram[..length].to_vec()).unwrap()
         };
+        let full = "WATCHDOG=1\nSTATUS=Serving, but not ready: disk: full\\nup";
         for (now, expected) in [
+            (readiness(true, Some("full\nup")), full),
+            (readiness(true, None), "WATCHDOG=1\nSTATUS=Serving"),
             (readiness(true, None), "WATCHDOG=1"),
             (readiness(true, None), "WATCHDOG=1"),
-            (readiness(true, Some("full\nup")), "WATCHDOG=1\nSTATUS=Serving, but not ready: disk: full\\nup"),
+            (readiness(true, Some("full\nup")), full),
             (readiness(false, None), "STATUS=Serving, but not ready: hub: the hub did not answer in time"),
             (readiness(true, None), "WATCHDOG=1\nSTATUS=Serving"),
         ] {
