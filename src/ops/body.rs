@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::fields::Field;
+use super::fields::{Field, param};
 use super::{OpError, readable};
 use crate::model;
 use crate::model::members::Members;
@@ -137,16 +138,23 @@ impl Body {
         self.fields.get(name).map(|(_, value)| value.as_ref())
     }
 
+    /// A field as a value of the type that stands for that kind.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn value<T: DeserializeOwned>(&self, name: &str, kind: Kind) -> Result<Option<T>, OpError> {
+        let read =
+            |raw: &RawValue| serde_json::from_str(raw.get()).map_err(|_| wrong(name, &kind.describe()));
+        self.raw(name).map(read).transpose()
+    }
+
     /// A string, trimmed; blank is none.
     ///
     /// # Errors
     /// When it is no string.
     pub fn text(&self, name: &str) -> Result<Option<String>, OpError> {
-        let Some(raw) = self.raw(name) else { return Ok(None) };
-        let text: String =
-            serde_json::from_str(raw.get()).map_err(|_| wrong(name, &Kind::Text.describe()))?;
-        let text = text.trim();
-        Ok((!text.is_empty()).then(|| text.to_owned()))
+        let text: Option<String> = self.value(name, Kind::Text)?;
+        Ok(text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()))
     }
 
     /// A string that must be there.
@@ -163,9 +171,7 @@ impl Body {
     /// # Errors
     /// When it is something else.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, OpError> {
-        self.raw(name)
-            .map(|raw| serde_json::from_str(raw.get()).map_err(|_| wrong(name, &Kind::Flag.describe())))
-            .transpose()
+        self.value(name, Kind::Flag)
     }
 
     /// A whole number of at least `least`.
@@ -173,10 +179,9 @@ impl Body {
     /// # Errors
     /// When it is something else.
     pub fn number(&self, name: &str, least: u64) -> Result<Option<u64>, OpError> {
-        let Some(raw) = self.raw(name) else { return Ok(None) };
-        match serde_json::from_str(raw.get()) {
-            Ok(number) if number >= least => Ok(Some(number)),
-            _ => Err(wrong(name, &Kind::Number(least).describe())),
+        match self.value(name, Kind::Number(least))? {
+            Some(number) if number < least => Err(wrong(name, &Kind::Number(least).describe())),
+            number => Ok(number),
         }
     }
 
@@ -185,9 +190,7 @@ impl Body {
     /// # Errors
     /// When it is something else.
     pub fn texts(&self, name: &str) -> Result<Vec<String>, OpError> {
-        let Some(raw) = self.raw(name) else { return Ok(Vec::new()) };
-        let texts: Vec<String> =
-            serde_json::from_str(raw.get()).map_err(|_| wrong(name, &Kind::List.describe()))?;
+        let texts: Vec<String> = self.value(name, Kind::List)?.unwrap_or_default();
         Ok(texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).map(str::to_owned).collect())
     }
 
@@ -204,10 +207,9 @@ impl Body {
     /// # Errors
     /// When it is no object of strings.
     pub fn metadata(&self) -> Result<BTreeMap<String, String>, OpError> {
-        let Some(raw) = self.raw("metadata") else { return Ok(BTreeMap::new()) };
-        let given: BTreeMap<String, Option<String>> =
-            serde_json::from_str(raw.get()).map_err(|_| wrong("metadata", &Kind::Texts.describe()))?;
+        let given: Option<BTreeMap<String, Option<String>>> = self.value("metadata", Kind::Texts)?;
         Ok(given
+            .unwrap_or_default()
             .into_iter()
             .filter_map(|(key, value)| Some((key.trim().to_owned(), value?.trim().to_owned())))
             .filter(|(key, value)| !key.is_empty() && !value.is_empty())
@@ -241,12 +243,7 @@ impl Body {
             check_readable(name, raw)?;
             return Ok(Some(raw.to_owned()));
         }
-        match self.text(name)? {
-            None => Ok(None),
-            Some(text) => serde_json::value::to_raw_value(&text)
-                .map(Some)
-                .map_err(|error| OpError::Internal(format!("`{name}` cannot be passed on: {error}"))),
-        }
+        self.text(name)?.map(|text| param(&text)).transpose()
     }
 }
 

@@ -247,9 +247,7 @@ pub fn interrupted_by_a_crash(core: &mut Core, drafts: &mut Drafts) {
 
 /// `env`: strings by name; null removes a variable.
 fn environment(body: &Body) -> Result<BTreeMap<String, Option<String>>, OpError> {
-    let Some(raw) = body.raw("env") else { return Ok(BTreeMap::new()) };
-    let env: BTreeMap<String, Option<String>> =
-        serde_json::from_str(raw.get()).map_err(|_| wrong("env", &Kind::TextsOrNulls.describe()))?;
+    let env: BTreeMap<String, Option<String>> = body.value("env", Kind::TextsOrNulls)?.unwrap_or_default();
     match env.keys().find(|name| name.is_empty() || name.contains('=')) {
         Some(name) => {
             Err(wrong("env", &format!("an object of variables: \"{}\" is no name", model::preview(name))))

@@ -96,7 +96,6 @@ pub fn body(tables: &[&[Field]]) -> Value {
 }
 
 fn field_schema(field: &Field) -> Value {
-    let texts = |values: Value| json!({ "type": ["object", "null"], "additionalProperties": values });
     match field.kind {
         // Blank is as good as absent.
         Kind::Text if field.required => json!({ "type": "string", "minLength": 1, "pattern": "[^\\s]" }),
@@ -111,8 +110,9 @@ fn field_schema(field: &Field) -> Value {
             json!({ "enum": words })
         }
         Kind::List => json!({ "type": ["array", "null"], "items": { "type": "string" } }),
-        Kind::Texts => texts(json!({ "type": ["string", "null"] })),
-        Kind::TextsOrNulls => texts(json!({ "type": ["string", "null"] })),
+        Kind::Texts | Kind::TextsOrNulls => {
+            json!({ "type": ["object", "null"], "additionalProperties": { "type": ["string", "null"] } })
+        }
         Kind::Input => json!({ "anyOf": [
             { "type": "string", "minLength": 1, "pattern": "[^\\s]" },
             { "type": "array", "minItems": 1, "items": { "type": "object" } },
