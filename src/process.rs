@@ -25,7 +25,7 @@ use self::ledger::Recorded;
 use crate::os::{self, Announce, Listed};
 use crate::threads::{self, Thread};
 
-/// The variable by which what a process started can be told from everything else; each process has a value of its own.
+/// The variable by which what a process started can be told from everything else; its value is the process's own.
 pub const MARK: &str = "CODEXD_PROCESS";
 
 /// How long a process may outlive SIGKILL.

@@ -196,8 +196,6 @@ macro_rules! failures {
 }
 
 failures! {
-    /// The request itself is wrong.
-    InvalidInput "CODEX_EXEC_INVALID_INPUT" retryable false,
     /// The command could not be started.
     SpawnFailed "CODEX_EXEC_SPAWN_FAILED" retryable false,
     /// The time limit passed.

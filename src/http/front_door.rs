@@ -42,9 +42,8 @@ const REFUSED_LINGER: Duration = Duration::from_secs(1);
 const DROP_GRACE: Duration = Duration::from_secs(2);
 
 /// What the connections share.
-#[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) api: ApiHandle,
+    pub(super) api: Arc<dyn Api>,
     pub(super) guard: Guard,
     pub(super) limits: Limits,
     pub(super) handlers: Pool,
@@ -53,22 +52,6 @@ pub(super) struct Shared {
     pub(super) stopping: Receiver<()>,
     closing: AtomicBool,
     pub(super) open: Open,
-}
-
-/// The daemon; a type of its own because trait objects have no `Debug`.
-pub(super) struct ApiHandle(Arc<dyn Api>);
-
-impl std::ops::Deref for ApiHandle {
-    type Target = dyn Api;
-    fn deref(&self) -> &Self::Target {
-        &*self.0
-    }
-}
-
-impl std::fmt::Debug for ApiHandle {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Api")
-    }
 }
 
 impl Shared {
@@ -100,7 +83,7 @@ impl Bound {
         let (stop, stopping) = bounded(0);
         let shared = Shared {
             handlers: Pool::start(Arc::clone(&api))?,
-            api: ApiHandle(api),
+            api,
             guard,
             limits,
             large_bodies: Permits::new(LARGE_BODIES),
@@ -113,7 +96,6 @@ impl Bound {
 }
 
 /// A port with handlers behind it, and nobody at the door yet.
-#[derive(Debug)]
 pub struct Prepared {
     bound: Bound,
     shared: Arc<Shared>,
@@ -147,7 +129,6 @@ impl Prepared {
 }
 
 /// The port, served. Dropping it closes it.
-#[derive(Debug)]
 pub struct FrontDoor {
     shared: Arc<Shared>,
     stop: Option<(Sender<()>, OwnedFd)>,

@@ -5,7 +5,6 @@
 //! requests here. A page cannot choose `Host` (so DNS rebinding shows there) nor leave `Origin` out of a POST or of a
 //! WebSocket handshake, and cannot send JSON across origins without a preflight, which nothing here ever allows.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -28,16 +27,6 @@ pub struct Guard {
     port: u16,
     token: Option<TokenCheck>,
     peer: Option<PeerCheck>,
-}
-
-impl fmt::Debug for Guard {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Guard")
-            .field("port", &self.port)
-            .field("token", &self.token.is_some())
-            .field("peer", &self.peer.is_some())
-            .finish()
-    }
 }
 
 impl Guard {

@@ -59,7 +59,6 @@ const STOPPING: &str = "The daemon is stopping.";
 pub(super) type Slot = Mutex<Option<Arc<UnixStream>>>;
 
 /// The handlers.
-#[derive(Debug)]
 pub(super) struct Pool {
     core: Arc<Core>,
     reads: Permits,
@@ -71,7 +70,6 @@ pub(super) struct Pool {
     done: Receiver<()>,
 }
 
-#[derive(Debug)]
 struct Workers {
     threads: Vec<Thread>,
     /// A clone in every worker; `None` when no more are to be started.

@@ -20,12 +20,6 @@ pub(super) struct Core {
     pub(super) tickets: Tickets,
 }
 
-impl std::fmt::Debug for Core {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Core").finish_non_exhaustive()
-    }
-}
-
 /// A request that was not answered.
 pub(super) struct Lost {
     /// Whether a worker had taken it.
