@@ -16,7 +16,6 @@ pub mod recovery;
 pub mod requests;
 pub mod runs;
 pub mod service;
-pub mod session_list;
 pub mod sessions;
 pub mod status;
 pub mod turns;

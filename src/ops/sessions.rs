@@ -1,5 +1,6 @@
 //! Sessions: one thread of the app-server each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use serde_json::value::RawValue;
 use super::body::Body;
 use super::fields::{self, Params, param};
 use super::idempotency::{Key, Seen};
+use super::query::Query;
 use super::{OpError, Ops};
 use crate::hub::Core;
 use crate::hub::batch::Subject;
@@ -79,6 +81,25 @@ struct SessionDetail<'a> {
 }
 
 impl Ops {
+    /// The sessions that fit `status`, `purpose`, `limit` and `after`, in order of creation.
+    ///
+    /// # Errors
+    /// For a wrong parameter.
+    pub fn sessions(&self, query: &Query<'_>) -> Result<Vec<Arc<Session>>, OpError> {
+        let status = query.one_of("status", SessionStatus::ALL)?;
+        let purpose = query.one_of("purpose", SessionPurpose::ALL)?;
+        let page = query.page()?;
+        let all = self.hub.ask(|core| core.state().sessions.all().to_vec())?;
+        page.take(
+            &all,
+            |session| &session.session_id,
+            |session| {
+                status.is_none_or(|status| session.status == status)
+                    && purpose.is_none_or(|purpose| session.purpose == purpose)
+            },
+        )
+    }
+
     /// One session.
     ///
     /// # Errors
@@ -159,32 +180,20 @@ impl Ops {
             if let Some(session) = core.state().active_session_of_thread(&answer.thread.id) {
                 return Ok(Ok(Created { session: Arc::clone(session), new: false }));
             }
-            let now = clock::now_iso();
             let session = Arc::new(Session {
-                session_id: ids::record_id("session"),
-                purpose,
                 thread_id: Some(answer.thread.id),
-                status: SessionStatus::Active,
-                endpoint,
-                child_pid: pid,
-                created_at: now.clone(),
-                updated_at: now,
                 cwd: answer.cwd,
                 model: answer.model,
                 model_provider: answer.model_provider,
                 service_tier: answer.service_tier,
                 reasoning_effort: answer.reasoning_effort,
-                current_turn_id: None,
-                last_turn_id: None,
-                last_turn_status: None,
                 metadata,
                 generation: Some(generation),
-                last_error: None,
                 thread_params,
                 request_policy,
                 request_timeout_ms,
                 idempotency: key.map(Key::record),
-                extra: Extra::new(),
+                ..without_a_thread(purpose, endpoint, pid)
             });
             draft_created(drafts, &session, resumed);
             Ok(Ok(Created { session, new: true }))
@@ -204,32 +213,9 @@ impl Ops {
     pub fn register_session(&self, purpose: SessionPurpose) -> Result<Arc<Session>, OpError> {
         let endpoint = self.config.server.endpoint.clone();
         Ok(self.hub.transact(move |core, drafts| {
-            let now = clock::now_iso();
             let session = Arc::new(Session {
-                session_id: ids::record_id("session"),
-                purpose,
-                thread_id: None,
-                status: SessionStatus::Active,
-                endpoint,
-                child_pid: core.state().daemon.child.pid,
-                created_at: now.clone(),
-                updated_at: now,
-                cwd: None,
-                model: None,
-                model_provider: None,
-                service_tier: None,
-                reasoning_effort: None,
-                current_turn_id: None,
-                last_turn_id: None,
-                last_turn_status: None,
                 metadata: [("source".to_owned(), "embedded-smoke".to_owned())].into(),
-                generation: None,
-                last_error: None,
-                thread_params: serde_json::Value::Null,
-                request_policy: None,
-                request_timeout_ms: None,
-                idempotency: None,
-                extra: Extra::new(),
+                ..without_a_thread(purpose, endpoint, core.state().daemon.child.pid)
             });
             let detail = serde_json::json!({
                 "record": &*session, "sessionId": session.session_id, "threadId": null,
@@ -243,6 +229,37 @@ impl Ops {
             );
             session
         })?)
+    }
+}
+
+/// A new session.
+fn without_a_thread(purpose: SessionPurpose, endpoint: String, child_pid: Option<u32>) -> Session {
+    let now = clock::now_iso();
+    Session {
+        session_id: ids::record_id("session"),
+        purpose,
+        thread_id: None,
+        status: SessionStatus::Active,
+        endpoint,
+        child_pid,
+        created_at: now.clone(),
+        updated_at: now,
+        cwd: None,
+        model: None,
+        model_provider: None,
+        service_tier: None,
+        reasoning_effort: None,
+        current_turn_id: None,
+        last_turn_id: None,
+        last_turn_status: None,
+        metadata: BTreeMap::new(),
+        generation: None,
+        last_error: None,
+        thread_params: serde_json::Value::Null,
+        request_policy: None,
+        request_timeout_ms: None,
+        idempotency: None,
+        extra: Extra::new(),
     }
 }
 
