@@ -203,13 +203,6 @@ struct RunDetail<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct StartedDetail<'a> {
-    run_id: &'a str,
-    session_id: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct OutputDetail<'a> {
     event: &'a RawValue,
     run_id: &'a str,
@@ -355,7 +348,7 @@ fn draft_started(core: &Core, drafts: &mut Drafts, id: &str) {
         drafts.push(
             EventType::RunStarted,
             format_args!("Started run {id}."),
-            Some(&StartedDetail { run_id: id, session_id: subject.session.as_deref() }),
+            Some(&serde_json::json!({ "runId": id, "sessionId": subject.session })),
             subject.clone(),
             Some(Change::RunStarted { run_id: id.to_owned() }),
         );
@@ -386,30 +379,24 @@ pub fn draft_finished(core: &mut Core, drafts: &mut Drafts, id: &str, outcome: &
     run.updated_at.clone_from(&now);
     run.finished_at = Some(now);
     run.result = serde_json::value::to_raw_value(outcome).ok();
-    let (kind, verb) = match &outcome.error {
+    let (kind, message) = match &outcome.error {
         None => {
             let last = outcome.result.as_ref().and_then(|result| result.last_message.clone());
             let code = outcome.result.as_ref().and_then(|result| result.exit_code).unwrap_or(0);
             run.status = RunStatus::Completed;
             run.summary = Some(last.unwrap_or_else(|| format!("exit_code:{code}")));
-            (EventType::RunCompleted, "Completed")
+            (EventType::RunCompleted, format!("Completed run {id}."))
         }
         Some(failure) => {
             run.status = RunStatus::Failed;
             run.error = Some(failure.message.clone());
             run.summary = Some(failure.message.clone());
-            (EventType::RunFailed, "Failed")
+            (EventType::RunFailed, format!("Failed run {id}: {}", crate::model::preview(&failure.message)))
         }
     };
     let run = Arc::new(run);
     let subject = Subject::run(id, run.session_id.as_deref());
     let detail = RunDetail { record: &run, run_id: id, session_id: run.session_id.as_deref() };
     let change = Some(Change::Run(Arc::clone(&run)));
-    match &run.error {
-        None => drafts.push(kind, format_args!("{verb} run {id}."), Some(&detail), subject, change),
-        Some(error) => {
-            let shown = crate::model::preview(error);
-            drafts.push(kind, format_args!("{verb} run {id}: {shown}"), Some(&detail), subject, change);
-        }
-    }
+    drafts.push(kind, format_args!("{message}"), Some(&detail), subject, change);
 }

@@ -85,7 +85,8 @@ pub fn run(
             return outcome;
         }
         retries += 1;
-        earliest = Instant::now() + retry_delay();
+        // Not in step with whatever else is starting on the same home.
+        earliest = Instant::now() + RETRY_DELAY + clock::jitter(RETRY_DELAY);
         warn!(
             "run {}: Codex found its database locked; starting it again ({retries} of {RETRIES})",
             task.run_id
@@ -117,11 +118,6 @@ fn reserve_start(shared: &Shared, task: &Task, earliest: Instant) -> Instant {
     start
 }
 
-/// Not in step with whatever else is starting on the same home.
-fn retry_delay() -> Duration {
-    RETRY_DELAY + clock::jitter(RETRY_DELAY)
-}
-
 /// Whether Codex ended by itself and did not even begin because its database was locked. A run that has begun may have
 /// changed something and is never started again: text output names its session on standard error then, JSON output has a
 /// first line.
@@ -137,11 +133,6 @@ fn database_locked(outcome: &Outcome) -> bool {
         })
 }
 
-/// A folder for the last message and the schema, gone when dropped.
-fn private_folder(shared: &Shared) -> io::Result<tempfile::TempDir> {
-    private::temporary_folder(&shared.temporary, "run-")
-}
-
 fn attempt(
     shared: &Shared,
     task: &Task,
@@ -150,12 +141,17 @@ fn attempt(
     retries: u32,
 ) -> Outcome {
     let spawn_failed = |problem: String| Outcome::failed(Failure::new(FailureCode::SpawnFailed, problem));
-    let folder = match private_folder(shared) {
+    // For the last message and the schema; gone when dropped.
+    let folder = match private::temporary_folder(&shared.temporary, "run-") {
         Ok(folder) => folder,
         Err(error) => return spawn_failed(format!("Cannot make a private folder for the run: {error}.")),
     };
     let last_message = folder.path().join("last-message.txt");
-    let keep = |name: &str, text: &str| write_private(folder.path().join(name), text);
+    let keep = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        private::create_new(&path)?.write_all(text.as_bytes())?;
+        Ok::<_, io::Error>(path)
+    };
     let schema = task.output_schema.as_deref().map(|schema| keep("output-schema.json", schema.get()));
     let schema = match schema.transpose() {
         Ok(schema) => schema,
@@ -181,11 +177,6 @@ fn attempt(
     };
     outcome.invocation = Some(invocation);
     outcome
-}
-
-fn write_private(path: PathBuf, text: &str) -> io::Result<PathBuf> {
-    private::create_new(&path)?.write_all(text.as_bytes())?;
-    Ok(path)
 }
 
 /// Codex writes an empty file when the run failed.
