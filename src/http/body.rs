@@ -32,11 +32,7 @@ pub(super) fn framing(head: &Head) -> Result<Framing, ApiError> {
     if lengths.next().is_some() {
         return Err(ApiError::bad_request("The request has more than one Content-Length."));
     }
-    let codings: Vec<&str> = head
-        .all("transfer-encoding")
-        .flat_map(|value| value.split(','))
-        .map(|coding| coding.trim_matches([' ', '\t']))
-        .collect();
+    let codings: Vec<&str> = head.items("transfer-encoding").collect();
     if !codings.is_empty() {
         if length.is_some() {
             return Err(ApiError::bad_request("The request has both Content-Length and Transfer-Encoding."));

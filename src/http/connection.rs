@@ -227,8 +227,8 @@ fn check_forwarded(head: &Head) -> Result<(), ApiError> {
 /// Whether the client waits for a word before it sends the body (RFC 9110 section 10.1.1).
 fn expects_continue(head: &Head) -> Result<bool, ApiError> {
     let mut expects = false;
-    for expectation in head.all("expect").flat_map(|value| value.split(',')) {
-        if !expectation.trim().eq_ignore_ascii_case("100-continue") {
+    for expectation in head.items("expect") {
+        if !expectation.eq_ignore_ascii_case("100-continue") {
             return Err(ApiError::expectation_failed("The only expectation met here is 100-continue."));
         }
         // One from an HTTP/1.0 client is to be ignored.

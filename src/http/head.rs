@@ -174,7 +174,7 @@ impl Head {
 
     /// Whether the client asks for Server-Sent Events (RFC 9110 section 12.5.1; not by a wildcard).
     pub fn wants_event_stream(&self) -> bool {
-        self.all("accept").flat_map(|value| value.split(',')).any(|range| {
+        self.items("accept").any(|range| {
             let media = range.split(';').next().unwrap_or_default();
             media.trim_matches([' ', '\t']).eq_ignore_ascii_case("text/event-stream")
         })
