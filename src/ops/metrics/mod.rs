@@ -6,7 +6,7 @@
 mod counters;
 mod scrape;
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 pub use counters::{Counters, Protocol};
 pub use scrape::Scrape;
@@ -60,18 +60,12 @@ struct Samples<'a> {
 
 impl Samples<'_> {
     /// The only one.
-    #[expect(clippy::cast_precision_loss, reason = "nothing here comes near 2^53")]
-    fn one(&mut self, value: u64) {
-        self.put("", value as f64);
+    fn one(&mut self, value: impl Display) {
+        self.with("", value);
     }
 
     /// The one with this value of the label.
-    #[expect(clippy::cast_precision_loss, reason = "nothing here comes near 2^53")]
-    fn with(&mut self, label: &str, value: u64) {
-        self.put(label, value as f64);
-    }
-
-    fn put(&mut self, label: &str, value: f64) {
+    fn with(&mut self, label: &str, value: impl Display) {
         let name = self.metric.name;
         // Writing to a String cannot fail. Values of labels are our own words, without quotes or backslashes.
         let _ = match self.metric.label {
@@ -97,9 +91,9 @@ pub const METRICS: &[Metric] = &[
     metric!(Gauge "build_info" ["version"], "Always 1; the label says which codexd this is.",
         |_, samples| samples.with(env!("CARGO_PKG_VERSION"), 1)),
     metric!(Gauge "process_start_time_seconds", "When the daemon started, in seconds since 1970.",
-        |scrape, samples| samples.put("", scrape.started_seconds)),
+        |scrape, samples| samples.one(scrape.started_seconds)),
     metric!(Gauge "ready" ["check"], "The checks of /readyz: 1 for one that is well.",
-        |scrape, samples| for (check, ok) in scrape.ready { samples.with(check, ok.into()) }),
+        |scrape, samples| for (check, ok) in scrape.ready { samples.with(check, u8::from(ok)) }),
     metric!(Counter "events_total" ["type"], "Events logged, by type.",
         |scrape, samples| if let Some(hub) = &scrape.hub {
             for &kind in EventType::ALL { samples.with(kind.name(), hub.tally.of_type(kind)) }
@@ -113,7 +107,7 @@ pub const METRICS: &[Metric] = &[
     metric!(Gauge "event_oldest_seq", "Seq of the oldest event that retention has kept; 0 for an empty log.",
         |scrape, samples| if let Some(hub) = &scrape.hub { samples.one(hub.oldest_seq) }),
     metric!(Gauge "event_log_stalled", "1 while the event log cannot be written and events wait.",
-        |scrape, samples| if let Some(hub) = &scrape.hub { samples.one(hub.stalled.into()) }),
+        |scrape, samples| if let Some(hub) = &scrape.hub { samples.one(u8::from(hub.stalled)) }),
     metric!(Gauge "event_log_segments", "Files of the event log, the current one included.",
         |scrape, samples| if let Some(logs) = &scrape.logs { samples.one(logs.segments) }),
     metric!(Gauge "log_bytes" ["log"], "Size of the logs, older files included.",
@@ -128,13 +122,13 @@ pub const METRICS: &[Metric] = &[
         }),
     metric!(Gauge "hub_inbox_messages" ["inbox"], "Messages that wait for the hub: of the child, and of everybody else.",
         |scrape, samples| {
-            samples.with("events", scrape.waiting.events as u64);
-            samples.with("control", scrape.waiting.control as u64);
+            samples.with("events", scrape.waiting.events);
+            samples.with("control", scrape.waiting.control);
         }),
     metric!(Gauge "hub_inbox_bytes", "Size of the child's messages that wait for the hub.",
-        |scrape, samples| samples.one(scrape.waiting.event_bytes as u64)),
+        |scrape, samples| samples.one(scrape.waiting.event_bytes)),
     metric!(Gauge "child_up", "1 while the app-server or child runs, or is an external one.",
-        |scrape, samples| if let Some(hub) = &scrape.hub { samples.one(hub.child_up.into()) }),
+        |scrape, samples| if let Some(hub) = &scrape.hub { samples.one(u8::from(hub.child_up)) }),
     metric!(Gauge "child_generation", "Which life of the child this is, over all lives of the daemon.",
         |scrape, samples| if let Some(hub) = &scrape.hub { samples.one(hub.child_generation) }),
     metric!(Counter "child_restarts_total", "Times that the child was started again.",
