@@ -258,26 +258,19 @@ fn never_ran(message: &str) -> bool {
 fn draft_recovered(drafts: &mut Drafts, session: &Arc<Session>, replaced: Option<&str>) {
     let (id, thread) = (&session.session_id, session.thread_id.as_deref());
     let shown = thread.unwrap_or("none");
+    let message = match replaced {
+        None => format!("Loaded thread {shown} of session {id} again."),
+        Some(old) => format!("Session {id} has a new thread {shown}: nothing was kept of thread {old}."),
+    };
     let detail =
         RecoveredDetail { record: session, replaced_thread_id: replaced, session_id: id, thread_id: thread };
-    let subject = Subject::session(id, thread);
-    let change = Some(Change::Session(Arc::clone(session)));
-    match replaced {
-        None => drafts.push(
-            EventType::SessionRecovered,
-            format_args!("Loaded thread {shown} of session {id} again."),
-            Some(&detail),
-            subject,
-            change,
-        ),
-        Some(old) => drafts.push(
-            EventType::SessionRecovered,
-            format_args!("Session {id} has a new thread {shown}: nothing was kept of thread {old}."),
-            Some(&detail),
-            subject,
-            change,
-        ),
-    }
+    drafts.push(
+        EventType::SessionRecovered,
+        format_args!("{message}"),
+        Some(&detail),
+        Subject::session(id, thread),
+        Some(Change::Session(Arc::clone(session))),
+    );
 }
 
 #[cfg(test)]
