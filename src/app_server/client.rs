@@ -13,7 +13,6 @@ use super::call::CallError;
 use super::connection::{Connection, Handshake};
 use super::wire;
 use crate::hub::Hub;
-use crate::hub::batch::Subject;
 use crate::model::event::EventType;
 use crate::threads::{lock, sound};
 
@@ -278,17 +277,15 @@ impl Client {
                 let server: Server = serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
                 // Kept until here, so that a crash loop shows in the status also while the child is up.
                 core.update_child(|child| child.last_error = None);
-                drafts.push(
+                drafts.note(
                     EventType::AppServerConnected,
                     format_args!("Connected codexd to app-server {endpoint}."),
-                    Some(&json!({
+                    &json!({
                         "endpoint": endpoint,
                         "platformFamily": server.platform_family,
                         "platformOs": server.platform_os,
                         "userAgent": server.user_agent,
-                    })),
-                    Subject::default(),
-                    None,
+                    }),
                 );
                 Ok(server.user_agent)
             },
@@ -302,12 +299,10 @@ impl Client {
         let endpoint = self.introduction.endpoint.clone();
         let message = format!("Could not connect to app-server {endpoint}: {error}.");
         let told = self.hub.transact(move |_, drafts| {
-            drafts.push(
+            drafts.note(
                 EventType::AppServerConnectFailed,
                 format_args!("{message}"),
-                Some(&json!({ "endpoint": endpoint })),
-                Subject::default(),
-                None,
+                &json!({ "endpoint": endpoint }),
             );
         });
         if let Err(error) = told {

@@ -283,12 +283,10 @@ impl Reader {
     }
 
     pub(super) fn unreadable(&mut self, bytes: usize, reason: &str, line: &str) {
-        self.drafts.push(
+        self.drafts.note(
             EventType::MessageUnreadable,
             format_args!("The app-server wrote what is no message ({reason}): {}", model::preview(line)),
-            Some(&serde_json::json!({ "bytes": bytes, "reason": reason })),
-            Subject::default(),
-            None,
+            &serde_json::json!({ "bytes": bytes, "reason": reason }),
         );
     }
 

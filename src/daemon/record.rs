@@ -90,12 +90,10 @@ fn draft_reaped(drafts: &mut Drafts, reaped: &Reaped) {
         (Some(purpose), false) => format!("a descendant of the {purpose}"),
         (None, _) => "a descendant of a child".to_owned(),
     };
-    drafts.push(
+    drafts.note(
         EventType::ChildOrphanReaped,
         format_args!("Ended process {pid}, {what} of an earlier life."),
-        Some(&serde_json::json!({ "leader": leader, "owner": owner, "pid": pid, "purpose": purpose })),
-        Subject::default(),
-        None,
+        &serde_json::json!({ "leader": leader, "owner": owner, "pid": pid, "purpose": purpose }),
     );
 }
 

@@ -279,12 +279,10 @@ impl Core {
         let first_seq = self.next_seq;
         let stalled_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut drafts = Drafts::new();
-        drafts.push(
+        drafts.note(
             EventType::StoreResumed,
             format_args!("The event log could not be written for {stalled_ms} ms: {reason}."),
-            Some(&serde_json::json!({ "reason": reason, "stalledMs": stalled_ms })),
-            Subject::default(),
-            None,
+            &serde_json::json!({ "reason": reason, "stalledMs": stalled_ms }),
         );
         let rendered = self.render(vec![drafts], Vec::new());
         if let Err(error) = self.append(&rendered) {
@@ -394,12 +392,10 @@ impl Core {
         let mut drafts = Drafts::new();
         for after in lagged {
             let detail = serde_json::json!({ "afterSeq": after });
-            drafts.push(
+            drafts.note(
                 EventType::StreamClientLagged,
                 format_args!("A stream client could not keep up and was cut off after seq {after}."),
-                Some(&detail),
-                Subject::default(),
-                None,
+                &detail,
             );
         }
         // It may be what makes others lag. Each time there are fewer.

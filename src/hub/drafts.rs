@@ -118,6 +118,11 @@ impl Drafts {
         self.push_at(kind, kind.level(), message, detail, subject, change);
     }
 
+    /// Adds an event that is about no session, thread or run and leaves the state as it is; without a detail that is `&()`.
+    pub fn note<D: Serialize + ?Sized>(&mut self, kind: EventType, message: fmt::Arguments<'_>, detail: &D) {
+        self.push(kind, message, Some(detail), Subject::default(), None);
+    }
+
     /// Adds an event. A detail that cannot be serialised becomes null: its types are our own and all can be.
     pub fn push_at<D: Serialize + ?Sized>(
         &mut self,
@@ -142,12 +147,10 @@ impl Drafts {
     pub fn push_repaired(&mut self, repair: &Repair) {
         let file = repair.file.display().to_string();
         let kept_as = repair.kept_as.as_ref().map(|path| path.display().to_string());
-        self.push(
+        self.note(
             EventType::StoreRepaired,
             format_args!("Repaired {file}: {}.", repair.problem),
-            Some(&serde_json::json!({ "file": file, "keptAs": kept_as, "problem": repair.problem })),
-            Subject::default(),
-            None,
+            &serde_json::json!({ "file": file, "keptAs": kept_as, "problem": repair.problem }),
         );
     }
 

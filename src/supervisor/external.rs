@@ -17,7 +17,6 @@ use crate::app_server::reader::End;
 use crate::app_server::websocket::Socket;
 use crate::duplex;
 use crate::hub::HubError;
-use crate::hub::batch::Subject;
 use crate::hub::drafts::Drafts;
 use crate::model::event::EventType;
 use crate::model::record::{Child, ChildStatus, SessionStatus};
@@ -79,12 +78,10 @@ impl External {
                 child.last_error = None;
                 child.connected = Some(false);
             });
-            drafts.push(
+            drafts.note(
                 EventType::ChildExternal,
                 format_args!("codexd uses an external app-server; no child is started."),
-                None::<&()>,
-                Subject::default(),
-                None,
+                &(),
             );
             let before = drafts.count();
             farewell::turns_cut_off_by_a_crash(core, drafts);
@@ -227,12 +224,10 @@ impl External {
 
     fn tell_close_failed(&self) {
         let mut drafts = Drafts::new();
-        drafts.push(
+        drafts.note(
             EventType::AppServerCloseFailed,
             format_args!("The app-server did not answer the end of the connection; it was cut."),
-            None::<&()>,
-            Subject::default(),
-            None,
+            &(),
         );
         if let Err(error) = self.parts.hub.send(drafts) {
             warn!("app-server.close.failed could not be logged: {error}");

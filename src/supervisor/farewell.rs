@@ -46,42 +46,25 @@ struct TurnMissing<'a> {
 
 /// What cut the turns off, as much of it as is known.
 struct Cut<'a> {
-    message: &'a str,
-    source: &'a str,
-    flushed_trailing_message: bool,
-    trailing_message_length: usize,
+    end: &'a End,
     exit_code: Option<i32>,
     signal: Option<&'a str>,
     status: ChildStatus,
 }
 
-impl<'a> Cut<'a> {
-    fn of(end: &'a End, exit_code: Option<i32>, signal: Option<&'a str>, status: ChildStatus) -> Self {
-        Self {
-            message: &end.message,
-            source: end.source,
-            flushed_trailing_message: end.flushed_trailing_message,
-            trailing_message_length: end.trailing_message_length,
-            exit_code,
-            signal,
-            status,
-        }
-    }
-
+impl Cut<'_> {
     /// That the connection is closed, and which turns that cut off; `pid`: of the process that ran them.
     fn draft(&self, core: &Core, drafts: &mut Drafts, pid: Option<u32>) {
-        drafts.push(
+        drafts.note(
             EventType::TransportClosed,
-            format_args!("App-server transport closed: {}.", self.message),
-            Some(&TransportClosed {
+            format_args!("App-server transport closed: {}.", self.end.message),
+            &TransportClosed {
                 exit_code: self.exit_code,
-                flushed_trailing_message: self.flushed_trailing_message,
+                flushed_trailing_message: self.end.flushed_trailing_message,
                 signal: self.signal,
-                source: self.source,
-                trailing_message_length: self.trailing_message_length,
-            }),
-            Subject::default(),
-            None,
+                source: self.end.source,
+                trailing_message_length: self.end.trailing_message_length,
+            },
         );
         self.draft_turns(core, drafts, |_| pid);
     }
@@ -98,12 +81,12 @@ impl<'a> Cut<'a> {
                     child_signal: self.signal,
                     child_status: self.status,
                     failure_class: "transport_closed_before_turn_completed",
-                    flushed_trailing_message: self.flushed_trailing_message,
+                    flushed_trailing_message: self.end.flushed_trailing_message,
                     session_id: &session.session_id,
                     thread_id: session.thread_id.as_deref(),
-                    trailing_message_length: self.trailing_message_length,
-                    transport_close_message: self.message,
-                    transport_close_source: self.source,
+                    trailing_message_length: self.end.trailing_message_length,
+                    transport_close_message: &self.end.message,
+                    transport_close_source: self.end.source,
                     turn_id,
                     turn_status_at_close: session.last_turn_status.as_deref(),
                 }),
@@ -165,21 +148,17 @@ fn draft(core: &mut Core, drafts: &mut Drafts, ending: &Ending, asked: bool) {
         child.last_error = problem;
     });
     if let Some(reason) = given_up {
-        drafts.push(
+        drafts.note(
             EventType::ChildError,
             format_args!("The child is of no use any more and was ended: {}.", crate::model::preview(reason)),
-            None::<&()>,
-            Subject::default(),
-            None,
+            &(),
         );
     }
     if ending.survived {
-        drafts.push(
+        drafts.note(
             EventType::ChildKillFailed,
             format_args!("Child process {} could not be killed; it may still run.", ending.pid),
-            None::<&()>,
-            Subject::default(),
-            None,
+            &(),
         );
     }
     let failed = exit.code.map_or(!well, |code| code != 0);
@@ -202,7 +181,7 @@ fn draft(core: &mut Core, drafts: &mut Drafts, ending: &Ending, asked: bool) {
         return;
     }
     if let Some(output) = ending.output.as_ref().filter(|_| ending.connected) {
-        Cut::of(output, exit.code, signal, status).draft(core, drafts, Some(ending.pid));
+        Cut { end: output, exit_code: exit.code, signal, status }.draft(core, drafts, Some(ending.pid));
     }
 }
 
@@ -212,20 +191,17 @@ fn draft_lost(core: &mut Core, drafts: &mut Drafts, end: &End, used: bool) {
         child.last_error = Some(format!("The connection has ended: {}.", end.message));
     });
     if used {
-        Cut::of(end, None, None, ChildStatus::External).draft(core, drafts, None);
+        Cut { end, exit_code: None, signal: None, status: ChildStatus::External }.draft(core, drafts, None);
     }
 }
 
 /// The turns that were in flight when an earlier life of the daemon itself was cut off.
 pub fn turns_cut_off_by_a_crash(core: &Core, drafts: &mut Drafts) {
-    let cut = Cut {
-        message: "codexd ended without stopping",
+    let end = End {
         source: "daemon.crash",
-        flushed_trailing_message: false,
-        trailing_message_length: 0,
-        exit_code: None,
-        signal: None,
-        status: ChildStatus::Failed,
+        message: "codexd ended without stopping".to_owned(),
+        ..End::unexplained()
     };
+    let cut = Cut { end: &end, exit_code: None, signal: None, status: ChildStatus::Failed };
     cut.draft_turns(core, drafts, |session| session.child_pid);
 }

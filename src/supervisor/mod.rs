@@ -37,7 +37,6 @@ use crate::app_server::client::Client;
 use crate::app_server::inbox::Inbox;
 use crate::clock;
 use crate::config::{Config, Mode, Strategy};
-use crate::hub::batch::Subject;
 use crate::hub::drafts::Drafts;
 use crate::hub::{Hub, HubError};
 use crate::model::event::EventType;
@@ -174,12 +173,10 @@ impl Actor {
             let delay = backoff.next(began.elapsed(), progress);
             let mut drafts = Drafts::new();
             let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-            drafts.push(
+            drafts.note(
                 EventType::ChildRestarting,
                 format_args!("The Codex child is started again in {millis} ms (attempt {attempt})."),
-                Some(&serde_json::json!({ "attempt": attempt, "delayMs": millis })),
-                Subject::default(),
-                None,
+                &serde_json::json!({ "attempt": attempt, "delayMs": millis }),
             );
             self.log(drafts);
             if self.stops.recv_timeout(delay).is_ok() {
@@ -206,20 +203,12 @@ impl Actor {
         let server = &self.parts.config.server;
         let detail = serde_json::json!({ "args": server.args, "command": server.command });
         let mut drafts = Drafts::new();
-        drafts.push(
-            EventType::ChildStarted,
-            format_args!("Started Codex child process {pid}."),
-            Some(&detail),
-            Subject::default(),
-            None,
-        );
+        drafts.note(EventType::ChildStarted, format_args!("Started Codex child process {pid}."), &detail);
         if attempt > 0 {
-            drafts.push(
+            drafts.note(
                 EventType::ChildRestarted,
                 format_args!("The Codex child runs again as process {pid}."),
-                Some(&serde_json::json!({ "attempt": attempt, "generation": generation })),
-                Subject::default(),
-                None,
+                &serde_json::json!({ "attempt": attempt, "generation": generation }),
             );
         }
         self.update(move |child| {
@@ -250,13 +239,7 @@ impl Actor {
 
     fn spawn_failed(&self, problem: String) -> StartError {
         let mut drafts = Drafts::new();
-        drafts.push(
-            EventType::ChildSpawnFailed,
-            format_args!("{problem}"),
-            None::<&()>,
-            Subject::default(),
-            None,
-        );
+        drafts.note(EventType::ChildSpawnFailed, format_args!("{problem}"), &());
         let shown = problem.clone();
         self.update(move |child| {
             child.status = ChildStatus::Failed;

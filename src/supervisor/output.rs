@@ -7,7 +7,6 @@ use std::sync::Mutex;
 use log::warn;
 
 use crate::hub::Hub;
-use crate::hub::batch::Subject;
 use crate::hub::drafts::Drafts;
 use crate::model;
 use crate::model::event::EventType;
@@ -120,12 +119,10 @@ fn draft(drafts: &mut Drafts, stream: Stream, line: &[u8], last_words: &LastWord
     let text = String::from_utf8_lossy(line);
     last_words.note(&text);
     let shown = model::preview(&text);
-    drafts.push(
+    drafts.note(
         stream.kind(),
         format_args!("{name}: {shown}"),
-        Some(&serde_json::json!({ "bytes": line.len(), "stream": name })),
-        Subject::default(),
-        None,
+        &serde_json::json!({ "bytes": line.len(), "stream": name }),
     );
 }
 
