@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// Longest prompt given as an argument, in bytes; Linux takes 128 KiB for one (`MAX_ARG_STRLEN` of execve(2)). A longer
@@ -21,22 +21,28 @@ const COLOR: &str = "never";
 /// The time limit of a run that names none.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A run as it was asked for, checked.
-#[derive(Debug, Clone)]
+/// A run as it was asked for, checked; as JSON what the record shows of that.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Task {
     /// The run's id.
+    #[serde(skip)]
     pub run_id: String,
     /// What Codex is to do.
     pub prompt: String,
     /// What it is for, in the contract's words.
     pub purpose: String,
     /// Where Codex works; absolute.
+    #[serde(serialize_with = "as_text")]
     pub cwd: PathBuf,
     /// The model.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// The profile of Codex's configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     /// The sandbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
     /// `key=value` overrides of Codex's configuration.
     pub config: Vec<String>,
@@ -45,6 +51,7 @@ pub struct Task {
     /// Pictures for the prompt.
     pub images: Vec<String>,
     /// Variables added to or, with `None`, removed from the daemon's environment.
+    #[serde(skip)]
     pub env: BTreeMap<String, Option<String>>,
     /// Work outside a git repository too.
     pub skip_git_repo_check: bool,
@@ -53,50 +60,37 @@ pub struct Task {
     /// Keep nothing of the thread.
     pub ephemeral: bool,
     /// Shape of the last message.
+    #[serde(skip)]
     pub output_schema: Option<Box<RawValue>>,
     /// The time limit.
+    #[serde(rename = "timeoutMs", serialize_with = "as_millis")]
     pub timeout: Duration,
 }
 
 /// How Codex was called, for the record.
 #[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct Invocation {
     /// The command as configured.
     pub command: String,
     /// Its arguments, without the pair that names the file for the last message.
     pub args: Vec<String>,
-    /// Where Codex worked.
-    pub cwd: String,
-    /// The prompt.
-    pub prompt: String,
-    /// What it was for.
-    pub purpose: String,
-    /// The time limit in milliseconds.
-    pub timeout_ms: u64,
     /// Always `never`.
     pub color: &'static str,
-    /// Whether output was JSON lines.
-    pub json: bool,
-    /// Whether nothing was kept.
-    pub ephemeral: bool,
-    /// Whether any folder would do.
-    pub skip_git_repo_check: bool,
-    /// The model, if one was named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// The profile, if one was named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub profile: Option<String>,
-    /// The sandbox, if one was named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sandbox: Option<String>,
-    /// Configuration overrides.
-    pub config: Vec<String>,
-    /// Further folders that might be written.
-    pub additional_writable_directories: Vec<String>,
-    /// Pictures.
-    pub images: Vec<String>,
+    /// What for.
+    #[serde(flatten)]
+    pub task: Task,
+}
+
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+fn as_millis<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    millis(*time).serialize(serializer)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The command line in full: the arguments, and the prompt where it goes by standard input.
@@ -154,24 +148,7 @@ impl Task {
 
     /// How Codex is called, for the record.
     pub fn invocation(&self, command: &str, line: &CommandLine) -> Invocation {
-        Invocation {
-            command: command.to_owned(),
-            args: line.shown.clone(),
-            cwd: self.cwd.display().to_string(),
-            prompt: self.prompt.clone(),
-            purpose: self.purpose.clone(),
-            timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
-            color: COLOR,
-            json: self.json,
-            ephemeral: self.ephemeral,
-            skip_git_repo_check: self.skip_git_repo_check,
-            model: self.model.clone(),
-            profile: self.profile.clone(),
-            sandbox: self.sandbox.clone(),
-            config: self.config.clone(),
-            additional_writable_directories: self.additional_writable_directories.clone(),
-            images: self.images.clone(),
-        }
+        Invocation { command: command.to_owned(), args: line.shown.clone(), color: COLOR, task: self.clone() }
     }
 }
 

@@ -12,7 +12,7 @@ use log::{info, warn};
 
 use super::capture::{self, Capture, Captured};
 use super::json_lines::{Collected, JsonLines, OnJson};
-use super::{CommandLine, Failure, FailureCode, Outcome, ProcessResult, Task, verdict};
+use super::{CommandLine, Failure, FailureCode, Outcome, ProcessResult, Task, millis, verdict};
 use crate::clock;
 use crate::os;
 use crate::process::ledger::{Ledger, Purpose};
@@ -303,7 +303,7 @@ impl Ended {
         retries: u32,
     ) -> ProcessResult {
         ProcessResult {
-            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            duration_ms: millis(began.elapsed()),
             exit_code: self.exit.code,
             finished_at: clock::now_iso(),
             json_events: task.json.then(|| self.json.events.clone()),

@@ -6,11 +6,11 @@ use serde::Deserialize;
 
 use super::json_lines::Collected;
 use super::process::{Cancel, CutShort, Ended};
-use super::{Details, Failure, FailureCode};
+use super::{Details, Failure, FailureCode, millis};
 
 /// Why the run failed, if it did.
 pub(super) fn failure(ended: &Ended, timeout: Duration) -> Option<Failure> {
-    let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let millis = millis(timeout);
     match ended.cut_short {
         Some(CutShort::Timeout) => Some(Failure {
             details: Some(Details { timeout_ms: Some(millis), ..Details::default() }),
