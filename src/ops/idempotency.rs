@@ -21,17 +21,6 @@ pub struct Key {
     body: String,
 }
 
-/// What is known of a key.
-#[derive(Debug)]
-pub enum Seen<T> {
-    /// Nothing, or nothing any more.
-    Never,
-    /// The same body made this record.
-    Same(Arc<T>),
-    /// Another body did.
-    Other,
-}
-
 impl Key {
     /// A key as a client sent it.
     ///
@@ -59,17 +48,21 @@ impl Key {
         Idempotency { key: self.name, body: self.body }
     }
 
-    /// Compares with the record that has this key.
-    pub fn seen<T: Idempotent>(&self, record: Option<&Arc<T>>) -> Seen<T> {
-        let Some(record) = record else { return Seen::Never };
-        let Some(known) = record.idempotency() else { return Seen::Never };
+    /// The record that this key and body have made; `record`: the one that has the key.
+    ///
+    /// # Errors
+    /// [`OpError::IdempotencyMismatch`] when another body has made it.
+    pub fn made<T: Idempotent>(&self, record: Option<&Arc<T>>) -> Result<Option<Arc<T>>, OpError> {
+        let Some((record, known)) = record.and_then(|record| Some((record, record.idempotency()?))) else {
+            return Ok(None);
+        };
         let age = clock::unix_millis().saturating_sub(clock::parse_iso(record.created_at()).unwrap_or(0));
         if age > LIFETIME {
-            Seen::Never
+            Ok(None)
         } else if known.body == self.body {
-            Seen::Same(Arc::clone(record))
+            Ok(Some(Arc::clone(record)))
         } else {
-            Seen::Other
+            Err(OpError::IdempotencyMismatch)
         }
     }
 }
@@ -89,10 +82,11 @@ mod tests {
                 "idempotency": body.clone().record(),
             });
             let record: Arc<Run> = Arc::new(serde_json::from_value(record).unwrap());
-            match key.seen(Some(&record)) {
-                Seen::Never => "never",
-                Seen::Same(_) => "same",
-                Seen::Other => "other",
+            match key.made(Some(&record)) {
+                Ok(None) => "never",
+                Ok(Some(_)) => "same",
+                Err(OpError::IdempotencyMismatch) => "other",
+                Err(error) => panic!("{error}"),
             }
         };
         let other = Key::new("k", b"{ }").unwrap();

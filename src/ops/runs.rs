@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::body::{Body, Kind, wrong};
-use super::idempotency::{Key, Seen};
+use super::idempotency::Key;
 use super::query::Query;
 use super::{OpError, Ops};
 use crate::exec::pool::Refused;
@@ -192,11 +192,7 @@ impl Ops {
 
 /// The run that this key named before, if any.
 fn known(core: &Core, key: &Key) -> Result<Option<Arc<Run>>, OpError> {
-    match key.seen(core.state().runs.by_key(key.name())) {
-        Seen::Never => Ok(None),
-        Seen::Same(run) => Ok(Some(run)),
-        Seen::Other => Err(OpError::IdempotencyMismatch),
-    }
+    key.made(core.state().runs.by_key(key.name()))
 }
 
 fn refused(refused: Refused) -> OpError {

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::body::Body;
 use super::fields::{self, Params, param};
-use super::idempotency::{Key, Seen};
+use super::idempotency::Key;
 use super::query::Query;
 use super::{OpError, Ops};
 use crate::hub::Core;
@@ -265,11 +265,7 @@ fn without_a_thread(purpose: SessionPurpose, endpoint: String, child_pid: Option
 
 /// The session that this key named before, if any.
 fn known(core: &Core, key: &Key) -> Result<Option<Arc<Session>>, OpError> {
-    match key.seen(core.state().sessions.by_key(key.name())) {
-        Seen::Never => Ok(None),
-        Seen::Same(session) => Ok(Some(session)),
-        Seen::Other => Err(OpError::IdempotencyMismatch),
-    }
+    key.made(core.state().sessions.by_key(key.name()))
 }
 
 /// Without `excludeTurns` the answer would hold the thread's whole history.
