@@ -172,58 +172,22 @@ impl Reply {
             Ok(compact) => Self::from_compact(status, &compact),
             Err(error) => {
                 log::error!("an answer could not be serialised: {error}");
-                Self::error(&ApiError::internal_error("The answer could not be serialised."))
+                ApiError::internal_error("The answer could not be serialised.").into()
             }
         }
     }
 
-    /// `{"ok":false,"error":CODE,"message":TEXT}` with `data` if there is some.
-    pub fn error(error: &ApiError) -> Self {
-        let failure = Failure {
-            ok: false,
-            error: error.code.name(),
-            message: &error.message,
-            data: error.data.as_deref(),
-        };
-        // Strings and a raw value always serialise.
-        let compact = serde_json::to_vec(&failure).unwrap_or_default();
-        let mut reply = Self::from_compact(error.code.status(), &compact);
-        if let Some(seconds) = error.retry_after {
-            reply.headers.push(("retry-after", seconds.to_string()));
-        }
-        if let Some(methods) = &error.allow {
-            reply.headers.push(("allow", methods.clone()));
-        }
-        if error.code == ErrorCode::Unauthorized {
-            // RFC 9110 section 15.5.2: a 401 carries a challenge.
-            reply.headers.push(("www-authenticate", "Bearer".to_owned()));
-        }
-        reply
-    }
-
-    /// Text of another type than JSON.
+    /// Text of that type.
     pub fn text(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
-        Self {
-            status,
-            headers: vec![
-                ("content-type", content_type.to_owned()),
-                ("cache-control", "no-store".to_owned()),
-            ],
-            body: body.into(),
-        }
+        Self { status, headers: Vec::new(), body: body.into() }
+            .with_header("content-type", content_type)
+            .with_header("cache-control", "no-store")
     }
 
     fn from_compact(status: u16, compact: &[u8]) -> Self {
         let mut body = pretty(compact);
         body.push(b'\n');
-        Self {
-            status,
-            headers: vec![
-                ("content-type", "application/json; charset=utf-8".to_owned()),
-                ("cache-control", "no-store".to_owned()),
-            ],
-            body,
-        }
+        Self::text(status, "application/json; charset=utf-8", body)
     }
 
     /// With one more header field; `name` in lower case.
@@ -261,14 +225,24 @@ impl Reply {
 }
 
 impl From<ApiError> for Reply {
+    /// `{"ok":false,"error":CODE,"message":TEXT}` with `data` if there is some.
     fn from(error: ApiError) -> Self {
-        Self::error(&error)
-    }
-}
-
-impl From<&ApiError> for Reply {
-    fn from(error: &ApiError) -> Self {
-        Self::error(error)
+        let ApiError { code, message, retry_after, allow, data } = error;
+        let failure = Failure { ok: false, error: code.name(), message: &message, data: data.as_deref() };
+        // Strings and a raw value always serialise.
+        let compact = serde_json::to_vec(&failure).unwrap_or_default();
+        let mut reply = Self::from_compact(code.status(), &compact);
+        if let Some(seconds) = retry_after {
+            reply.headers.push(("retry-after", seconds.to_string()));
+        }
+        if let Some(methods) = allow {
+            reply.headers.push(("allow", methods));
+        }
+        if code == ErrorCode::Unauthorized {
+            // RFC 9110 section 15.5.2: a 401 carries a challenge.
+            reply.headers.push(("www-authenticate", "Bearer".to_owned()));
+        }
+        reply
     }
 }
 
@@ -335,7 +309,7 @@ mod tests {
     fn what_is_sent_has_a_length_and_no_injected_field() {
         let error =
             ApiError::method_not_allowed("x").with_allow("GET\r\nset-cookie: a=b").with_retry_after(7);
-        let text = String::from_utf8(Reply::from(&error).to_http(true, true)).unwrap();
+        let text = String::from_utf8(Reply::from(error).to_http(true, true)).unwrap();
         assert!(text.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"));
         assert!(text.contains("\r\nallow: GETset-cookie: a=b\r\n"));
         assert!(text.contains("\r\nretry-after: 7\r\n"));
