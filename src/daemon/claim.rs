@@ -66,16 +66,15 @@ fn is_held((path, flag): &(PathBuf, &'static str)) -> Option<LockError> {
 
 /// The port; one that another start has only looked at is free again in a moment.
 fn bind(address: SocketAddr) -> Result<Bound, Error> {
-    let mut problem = None;
-    let bound = within(|| match FrontDoor::bind(address) {
-        Ok(bound) => Some(Ok(bound)),
-        Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-            problem = Some(source);
-            None
+    let mut bound = FrontDoor::bind(address);
+    within(|| {
+        let taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+        if !bound.as_ref().is_err_and(taken) {
+            return Some(());
         }
-        Err(source) => Some(Err(source)),
+        bound = FrontDoor::bind(address);
+        None
     });
-    let bound = bound.unwrap_or_else(|| Err(problem.unwrap_or_else(|| io::ErrorKind::AddrInUse.into())));
     bound.map_err(|source| Error::Bind { address, source })
 }
 

@@ -1,19 +1,20 @@
 //! What the daemon says of its own port.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::config::Config;
 use crate::model::view::ServiceView;
+use crate::threads::lock;
 
 /// The port's state, shared by whoever shows it; nothing here needs the hub, so /healthz never waits.
 #[derive(Debug)]
 pub struct Service {
     configured: String,
     path: String,
-    address: OnceLock<SocketAddr>,
-    listening: AtomicBool,
+    /// While it listens.
+    address: Mutex<Option<SocketAddr>>,
     stream_clients: AtomicUsize,
 }
 
@@ -23,22 +24,19 @@ impl Service {
         Self {
             configured: config.service.local_api_base.text.clone(),
             path: config.service.event_stream_path.clone(),
-            address: OnceLock::new(),
-            listening: AtomicBool::new(false),
+            address: Mutex::new(None),
             stream_clients: AtomicUsize::new(0),
         }
     }
 
     /// It listens at this address.
     pub fn open(&self, address: SocketAddr) {
-        // There is one listener in a daemon's life.
-        let _ = self.address.set(address);
-        self.listening.store(true, Ordering::Release);
+        *lock(&self.address) = Some(address);
     }
 
     /// It listens no more.
     pub fn close(&self) {
-        self.listening.store(false, Ordering::Release);
+        *lock(&self.address) = None;
     }
 
     /// A stream client has come.
@@ -53,7 +51,7 @@ impl Service {
 
     /// The address it listens at, while it does.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.address.get().copied().filter(|_| self.listening.load(Ordering::Acquire))
+        *lock(&self.address)
     }
 
     /// As clients see it.
