@@ -17,9 +17,8 @@ use crate::app_server::reader::End;
 use crate::app_server::websocket::Socket;
 use crate::duplex;
 use crate::hub::HubError;
-use crate::hub::drafts::Drafts;
 use crate::model::event::EventType;
-use crate::model::record::{Child, ChildStatus, SessionStatus};
+use crate::model::record::{ChildStatus, SessionStatus};
 use crate::os;
 use crate::threads::answer::{Reply, answer};
 use crate::threads::{self, Thread};
@@ -63,7 +62,7 @@ impl External {
         first.give(Ok(()));
         self.keep_connected();
         self.parts.client.gone("codexd is stopping");
-        self.update(|child| {
+        self.parts.update(|child| {
             child.status = ChildStatus::Idle;
             child.connected = Some(false);
         });
@@ -176,7 +175,7 @@ impl External {
             }
         };
         self.told = None;
-        self.update(move |child| {
+        self.parts.update(move |child| {
             child.connected = Some(true);
             child.generation = generation;
             child.last_error = None;
@@ -197,7 +196,11 @@ impl External {
         let Some(end) = ended else {
             self.parts.client.gone("codexd is stopping");
             if !socket.close("codexd is stopping") {
-                self.tell_close_failed();
+                self.parts.note(
+                    EventType::AppServerCloseFailed,
+                    format_args!("The app-server did not answer the end of the connection; it was cut."),
+                    &(),
+                );
             }
             return Outcome::Asked;
         };
@@ -216,28 +219,10 @@ impl External {
         if asked || self.told.as_ref() != Some(&text) {
             self.parts.client.tell_failure(&text);
             let shown = format!("The app-server cannot be reached: {text}.");
-            self.update(move |child| child.last_error = Some(shown));
+            self.parts.update(move |child| child.last_error = Some(shown));
             self.told = Some(text.clone());
         }
         self.parts.client.away(format!("the app-server cannot be reached: {text}"), false);
-    }
-
-    fn tell_close_failed(&self) {
-        let mut drafts = Drafts::new();
-        drafts.note(
-            EventType::AppServerCloseFailed,
-            format_args!("The app-server did not answer the end of the connection; it was cut."),
-            &(),
-        );
-        if let Err(error) = self.parts.hub.send(drafts) {
-            warn!("app-server.close.failed could not be logged: {error}");
-        }
-    }
-
-    fn update(&self, change: impl FnOnce(&mut Child) + Send + 'static) {
-        if let Err(error) = self.parts.hub.ask(|core| core.update_child(change)) {
-            warn!("the state of the external app-server could not be recorded: {error}");
-        }
     }
 }
 

@@ -27,11 +27,13 @@ mod output;
 pub mod probe;
 
 use std::cell::RefCell;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::warn;
+use serde::Serialize;
 
 use crate::app_server::client::Client;
 use crate::app_server::inbox::Inbox;
@@ -40,7 +42,7 @@ use crate::config::{Config, Mode, Strategy};
 use crate::hub::drafts::Drafts;
 use crate::hub::{Hub, HubError};
 use crate::model::event::EventType;
-use crate::model::record::ChildStatus;
+use crate::model::record::{Child, ChildStatus};
 use crate::process::ledger::Ledger;
 use crate::threads::answer::{Answer, Reply, answer};
 use crate::threads::{self, Thread};
@@ -67,6 +69,23 @@ pub struct Parts {
     pub ledger: Arc<Ledger>,
     /// Told of each life after the first: what the one before had loaded is to be loaded again.
     pub revived: Sender<()>,
+}
+
+impl Parts {
+    fn update(&self, change: impl FnOnce(&mut Child) + Send + 'static) {
+        if let Err(error) = self.hub.ask(|core| core.update_child(change)) {
+            warn!("the child's state could not be recorded: {error}");
+        }
+    }
+
+    /// Logs something about the child, in its own order.
+    fn note(&self, kind: EventType, message: fmt::Arguments<'_>, detail: &impl Serialize) {
+        let mut drafts = Drafts::new();
+        drafts.note(kind, message, detail);
+        if let Err(error) = self.hub.send(drafts) {
+            warn!("an event of the child could not be logged: {error}");
+        }
+    }
 }
 
 /// Why the child could not be started the first time.
@@ -171,14 +190,12 @@ impl Actor {
             };
             attempt += 1;
             let delay = backoff.next(began.elapsed(), progress);
-            let mut drafts = Drafts::new();
             let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-            drafts.note(
+            self.parts.note(
                 EventType::ChildRestarting,
                 format_args!("The Codex child is started again in {millis} ms (attempt {attempt})."),
                 &serde_json::json!({ "attempt": attempt, "delayMs": millis }),
             );
-            self.log(drafts);
             if self.stops.recv_timeout(delay).is_ok() {
                 // Whoever waits for the next life is told that there is none.
                 return self.parts.client.gone("codexd is stopping");
@@ -192,7 +209,7 @@ impl Actor {
     }
 
     fn start_life(&mut self, attempt: u64) -> Result<Life, StartError> {
-        self.update(|child| child.status = ChildStatus::Starting);
+        self.parts.update(|child| child.status = ChildStatus::Starting);
         self.generation += 1;
         let generation = self.generation;
         let mut life = Life::spawn(&self.parts, generation).map_err(|problem| self.spawn_failed(problem))?;
@@ -200,18 +217,7 @@ impl Actor {
             self.restarts += 1;
         }
         let (pid, restarts) = (life.pid(), self.restarts);
-        let server = &self.parts.config.server;
-        let detail = serde_json::json!({ "args": server.args, "command": server.command });
-        let mut drafts = Drafts::new();
-        drafts.note(EventType::ChildStarted, format_args!("Started Codex child process {pid}."), &detail);
-        if attempt > 0 {
-            drafts.note(
-                EventType::ChildRestarted,
-                format_args!("The Codex child runs again as process {pid}."),
-                &serde_json::json!({ "attempt": attempt, "generation": generation }),
-            );
-        }
-        self.update(move |child| {
+        self.parts.update(move |child| {
             child.status = ChildStatus::Running;
             child.pid = Some(pid);
             child.started_at = Some(clock::now_iso());
@@ -224,7 +230,19 @@ impl Actor {
             child.generation = generation;
             child.restarts = restarts;
         });
-        self.log(drafts);
+        let server = &self.parts.config.server;
+        self.parts.note(
+            EventType::ChildStarted,
+            format_args!("Started Codex child process {pid}."),
+            &serde_json::json!({ "args": server.args, "command": server.command }),
+        );
+        if attempt > 0 {
+            self.parts.note(
+                EventType::ChildRestarted,
+                format_args!("The Codex child runs again as process {pid}."),
+                &serde_json::json!({ "attempt": attempt, "generation": generation }),
+            );
+        }
         life.listen(&self.parts)
             .map_err(|error| self.spawn_failed(format!("cannot listen to the child: {error}")))?;
         if let Some(connection) = life.connection() {
@@ -238,15 +256,13 @@ impl Actor {
     }
 
     fn spawn_failed(&self, problem: String) -> StartError {
-        let mut drafts = Drafts::new();
-        drafts.note(EventType::ChildSpawnFailed, format_args!("{problem}"), &());
         let shown = problem.clone();
-        self.update(move |child| {
+        self.parts.update(move |child| {
             child.status = ChildStatus::Failed;
             child.pid = None;
             child.last_error = Some(shown);
         });
-        self.log(drafts);
+        self.parts.note(EventType::ChildSpawnFailed, format_args!("{problem}"), &());
         StartError::Spawn(problem)
     }
 
@@ -292,17 +308,5 @@ impl Actor {
     fn down(&self) {
         let why = self.stillborn.borrow().as_ref().map_or_else(String::new, |why| format!(". {why}"));
         self.parts.client.down(format!("{BETWEEN}{why}"));
-    }
-
-    fn update(&self, change: impl FnOnce(&mut crate::model::record::Child) + Send + 'static) {
-        if let Err(error) = self.parts.hub.ask(|core| core.update_child(change)) {
-            warn!("the child's state could not be recorded: {error}");
-        }
-    }
-
-    fn log(&self, drafts: Drafts) {
-        if let Err(error) = self.parts.hub.send(drafts) {
-            warn!("an event of the child could not be logged: {error}");
-        }
     }
 }
