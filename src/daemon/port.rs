@@ -32,7 +32,7 @@ impl Api for Port {
     }
 
     fn answered(&self, status: u16) {
-        self.ops.counters.answered(status);
+        self.ops.service.counters.answered(status);
     }
 
     fn route(&self, method: &str, path: &str) -> Result<Kind, ApiError> {

@@ -22,7 +22,7 @@ pub struct ServiceView {
     /// The API base with the address and port it really has.
     pub resolved_base_url: Option<String>,
     /// Clients of the event stream that are connected by WebSocket now; those of Server-Sent Events do not count.
-    pub websocket_clients: usize,
+    pub websocket_clients: u64,
 }
 
 /// The sessions, with the time of the last change.

@@ -30,7 +30,6 @@ use crate::config::{Config, Mode};
 use crate::exec::pool::Pool;
 use crate::hub::{Hub, HubError};
 use crate::model::record::Request;
-use crate::ops::metrics::Counters;
 use crate::ops::service::Service;
 
 /// Why a verb did not do what it was asked.
@@ -120,8 +119,6 @@ pub struct Ops {
     pub service: Arc<Service>,
     /// The runs' queue.
     pub runs: Pool,
-    /// What is counted on the way.
-    pub counters: Counters,
     last_snapshot: status::LastSnapshot,
     loading: recovery::BeingLoaded,
     /// The daemon is about to stop.
@@ -148,7 +145,6 @@ impl Ops {
             inbox,
             service,
             runs,
-            counters: Counters::default(),
             last_snapshot: status::LastSnapshot::default(),
             loading: recovery::BeingLoaded::default(),
             draining: AtomicBool::new(false),

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::metrics::{Counters, Protocol};
 use crate::config::Config;
 use crate::model::view::ServiceView;
 use crate::threads::lock;
@@ -15,7 +15,8 @@ pub struct Service {
     path: String,
     /// While it listens.
     address: Mutex<Option<SocketAddr>>,
-    stream_clients: AtomicUsize,
+    /// What is counted on the way.
+    pub counters: Counters,
 }
 
 impl Service {
@@ -25,7 +26,7 @@ impl Service {
             configured: config.service.local_api_base.text.clone(),
             path: config.service.event_stream_path.clone(),
             address: Mutex::new(None),
-            stream_clients: AtomicUsize::new(0),
+            counters: Counters::default(),
         }
     }
 
@@ -37,16 +38,6 @@ impl Service {
     /// It listens no more.
     pub fn close(&self) {
         *lock(&self.address) = None;
-    }
-
-    /// A stream client has come.
-    pub fn client_opened(&self) {
-        self.stream_clients.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// A stream client has gone.
-    pub fn client_closed(&self) {
-        self.stream_clients.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// The address it listens at, while it does.
@@ -63,7 +54,7 @@ impl Service {
             event_stream_url: address.map(|address| format!("ws://{address}{}", self.path)),
             listening: address.is_some(),
             resolved_base_url: address.map(|address| format!("http://{address}")),
-            websocket_clients: self.stream_clients.load(Ordering::Acquire),
+            websocket_clients: self.counters.streams_of(Protocol::WebSocket).present(),
         }
     }
 }

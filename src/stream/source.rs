@@ -61,8 +61,8 @@ impl HubSource {
 
     /// Counts a client of Server-Sent Events, and its answer, until the guard is dropped.
     pub(super) fn sse_client(&self) -> SseClient<'_> {
-        self.ops.counters.answered(200);
-        self.ops.counters.stream_opened(Protocol::Sse);
+        self.ops.service.counters.answered(200);
+        self.ops.service.counters.stream_opened(Protocol::Sse);
         SseClient(self)
     }
 }
@@ -72,7 +72,7 @@ pub(super) struct SseClient<'a>(&'a HubSource);
 
 impl Drop for SseClient<'_> {
     fn drop(&mut self) {
-        self.0.ops.counters.stream_closed(Protocol::Sse);
+        self.0.ops.service.counters.stream_closed(Protocol::Sse);
     }
 }
 
@@ -122,16 +122,14 @@ impl EventSource for HubSource {
     }
 
     fn client_opened(&self) {
-        self.ops.service.client_opened();
-        self.ops.counters.stream_opened(Protocol::WebSocket);
+        self.ops.service.counters.stream_opened(Protocol::WebSocket);
     }
 
     fn client_accepted(&self) {
-        self.ops.counters.answered(101);
+        self.ops.service.counters.answered(101);
     }
 
     fn client_closed(&self) {
-        self.ops.service.client_closed();
-        self.ops.counters.stream_closed(Protocol::WebSocket);
+        self.ops.service.counters.stream_closed(Protocol::WebSocket);
     }
 }

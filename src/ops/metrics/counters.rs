@@ -29,11 +29,18 @@ pub struct Counters {
 
 /// Clients of one protocol.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Streams {
+pub(in super::super) struct Streams {
     /// Came.
     pub(super) opened: u64,
     /// Went.
     pub(super) closed: u64,
+}
+
+impl Streams {
+    /// How many there are now.
+    pub(in super::super) fn present(self) -> u64 {
+        self.opened.saturating_sub(self.closed)
+    }
 }
 
 impl Default for Counters {
@@ -78,12 +85,15 @@ impl Counters {
 
     /// Stream clients by protocol.
     pub(super) fn streams(&self) -> [(&'static str, Streams); PROTOCOLS.len()] {
-        PROTOCOLS.map(|(protocol, name)| {
-            // Closed first: whoever comes in between must not have gone before he came.
-            let closed = self.closed[protocol as usize].load(Ordering::Relaxed);
-            let opened = self.opened[protocol as usize].load(Ordering::Relaxed);
-            (name, Streams { opened, closed })
-        })
+        PROTOCOLS.map(|(protocol, name)| (name, self.streams_of(protocol)))
+    }
+
+    /// Stream clients of that protocol.
+    pub(in super::super) fn streams_of(&self, protocol: Protocol) -> Streams {
+        // Closed first: whoever comes in between must not have gone before he came.
+        let closed = self.closed[protocol as usize].load(Ordering::Relaxed);
+        let opened = self.opened[protocol as usize].load(Ordering::Relaxed);
+        Streams { opened, closed }
     }
 }
 

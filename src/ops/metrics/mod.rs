@@ -149,7 +149,7 @@ pub const METRICS: &[Metric] = &[
         }),
     metric!(Gauge "stream_clients" ["protocol"], "Clients of the event stream now.",
         |scrape, samples| for (protocol, streams) in scrape.streams {
-            samples.with(protocol, streams.opened.saturating_sub(streams.closed));
+            samples.with(protocol, streams.present());
         }),
     metric!(Counter "stream_clients_opened_total" ["protocol"], "Clients of the event stream that came.",
         |scrape, samples| for (protocol, streams) in scrape.streams { samples.with(protocol, streams.opened) }),

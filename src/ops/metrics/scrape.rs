@@ -54,14 +54,14 @@ impl Scrape {
         let paths = &ops.config.paths;
         let free = |folder: &Path| usage::free(folder).ok();
         Self {
-            started_seconds: ops.counters.started() as f64 / 1000.0,
+            started_seconds: ops.service.counters.started() as f64 / 1000.0,
             ready,
             hub: hub.and_then(Result::ok),
             logs: Usage::of(&paths.logs_dir).ok(),
             free: [("logs", free(&paths.logs_dir)), ("state", free(&paths.state_dir))],
             waiting: ops.hub.waiting(),
-            streams: ops.counters.streams(),
-            answers: ops.counters.answers(),
+            streams: ops.service.counters.streams(),
+            answers: ops.service.counters.answers(),
             panics: threads::contained_panics(),
         }
     }
