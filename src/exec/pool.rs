@@ -122,19 +122,19 @@ impl Pool {
 
     /// Ends a run: at once and recorded if it waits, soon if it runs. `false` when it is not here, having ended.
     pub fn cancel(&self, run_id: &str) -> bool {
-        let queued = {
-            let mut state = lock(&self.inner.state);
-            if let Some(cancel) = state.running.get(run_id) {
-                // Full means that it is being ended already.
-                let _ = cancel.try_send(Cancel::Client);
-                return true;
-            }
-            let place = state.queue.iter().position(|task| task.run_id == run_id);
-            place.and_then(|place| state.queue.remove(place))
-        };
-        let Some(task) = queued else { return false };
-        self.inner.finish(&task.run_id, process::before_start(Cancel::Client));
-        self.inner.changed.notify_all();
+        let mut state = lock(&self.inner.state);
+        if let Some(cancel) = state.running.get(run_id) {
+            // An error means that it is being ended already.
+            let _ = cancel.try_send(Cancel::Client);
+            return true;
+        }
+        let Some(place) = state.queue.iter().position(|task| task.run_id == run_id) else { return false };
+        state.queue.remove(place);
+        // Until its end is recorded it has not ended.
+        state.running.insert(run_id.to_owned(), bounded(0).0);
+        drop(state);
+        self.inner.finish(run_id, process::before_start(Cancel::Client));
+        self.inner.ended(run_id);
         true
     }
 
@@ -170,6 +170,8 @@ impl Pool {
             inner.finish(&task.run_id, process::before_start(Cancel::Stop));
         }
         workers.into_iter().for_each(Thread::join);
+        // Those that a client has cancelled as they waited.
+        drop(inner.wait(lock(&inner.state), RECORDING, |state| state.running.is_empty()));
     }
 }
 
@@ -252,9 +254,8 @@ impl Inner {
             let id = &task.run_id;
             let on_start = || self.started(id);
             let outcome = process::run(&self.shared, &task, &cancels, on_start, &Self::on_json(&self, id));
-            self.finish(&task.run_id, outcome);
-            lock(&self.state).running.remove(&task.run_id);
-            self.changed.notify_all();
+            self.finish(id, outcome);
+            self.ended(id);
         }
     }
 
@@ -272,6 +273,11 @@ impl Inner {
         let (cancel, cancels) = bounded(1);
         state.running.insert(task.run_id.clone(), cancel);
         Some((task, cancels))
+    }
+
+    fn ended(&self, run_id: &str) {
+        lock(&self.state).running.remove(run_id);
+        self.changed.notify_all();
     }
 
     fn started(&self, run_id: &str) {

@@ -4,17 +4,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use codexd::app_server::inbox::Inbox;
+use codexd::config::Config;
 use codexd::exec::pool::Pool;
 use codexd::exec::process::Shared;
-use codexd::hub::{Core, HubError};
+use codexd::hub::{Core, Hub, HubError, HubThreads};
 use codexd::model::record::RunStatus;
 use codexd::ops::Ops;
 use codexd::ops::body::Body;
 use codexd::ops::service::Service;
 use codexd::process::ledger::Ledger;
 use codexd::store::files::make_folder;
-use codexd::timer::Timer;
-use crossbeam_channel::bounded;
+use codexd::timer::{Timer, TimerThread};
+use crossbeam_channel::{Sender, bounded};
 use serde_json::Value;
 
 use crate::conversation::{fake_codex, until};
@@ -28,45 +29,13 @@ fn what_a_run_prints_while_the_hub_answers_nobody_is_not_lost() {
         "cd {}; echo '{{\"n\":0}}'; while [ ! -e now ]; do sleep 0.02; done; echo '{{\"n\":1}}'; : > printed",
         root.display()
     ));
-    let words = ["start", "--repo-root", root.to_str().unwrap(), "--codex-command", codex.to_str().unwrap()];
-    let config = Arc::new(codexd::cli::config_of(&words, &|_| None, root).unwrap().unwrap());
-    let (hub, threads) = lone_hub::start(&config);
-    let client = lone_hub::client(&hub, &config);
-    let (timer, timer_thread) = Timer::start().unwrap();
-    let inbox = Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config));
-    let (ledger, _) = Ledger::open(&config.paths.processes(), "test", &mut Vec::new()).unwrap();
-    let shared = Shared {
-        command: config.runs.command.clone(),
-        leading_args: Vec::new(),
-        fallback_cwd: root.to_owned(),
-        temporary: root.join("temporary"),
-        logs: root.join("runs"),
-        ledger,
-        starts: Mutex::default(),
-    };
-    make_folder(&shared.temporary).unwrap();
-    let service = Arc::new(Service::new(&config));
-    let runs = Pool::new(hub.clone(), shared, 1, 1);
-    let ops = Ops::new(Arc::clone(&config), hub.clone(), client, inbox, service, runs);
+    let Lone { config, hub, threads, timer_thread, ops } = Lone::start(root, &codex);
     let body = Body::parse(br#"{"prompt": "x", "json": true}"#).unwrap();
     let run = ops.create_run(&body, None).unwrap().run.run_id.clone();
     let log = config.paths.events();
     until("the first line", DEADLINE, || (printed(&log) == [0]).then_some(()));
 
-    // The hub is busy with a question until the test lets it go, and there is no room for another.
-    let (let_go, held) = bounded::<()>(0);
-    let (asked, busy) = bounded(1);
-    let asking = hub.clone();
-    let question = move || {
-        let held_up = move |_: &mut Core| {
-            asked.send(()).unwrap();
-            let _ = held.recv();
-        };
-        // It is past its deadline when it is let go.
-        let _ = asking.ask(held_up);
-    };
-    let question = std::thread::Builder::new().name("question".into()).spawn(question).unwrap();
-    busy.recv_timeout(DEADLINE).unwrap();
+    let (let_go, question) = hold_up(&hub);
     while hub.waiting().control < 256 {
         hub.started();
     }
@@ -85,6 +54,87 @@ fn what_a_run_prints_while_the_hub_answers_nobody_is_not_lost() {
     drop(timer_thread);
     threads.stop();
     assert_eq!(printed(&log), [0, 1]);
+}
+
+#[test]
+fn a_run_whose_cancel_is_being_recorded_has_not_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let codex = fake_codex("exec sleep 300");
+    let Lone { hub, threads, timer_thread, ops, .. } = Lone::start(folder.path(), &codex);
+    let body = Body::parse(br#"{"prompt": "x"}"#).unwrap();
+    let run = || ops.create_run(&body, None).unwrap().run.run_id.clone();
+    let (runs, waits) = (run(), run());
+    // Nothing of it is on its way to the hub then.
+    let is_running = || (ops.run(&runs).unwrap().status == RunStatus::Running).then_some(());
+    until("the first run", DEADLINE, is_running);
+    let (let_go, question) = hold_up(&hub);
+    std::thread::scope(|scope| {
+        let cancelling = scope.spawn(|| ops.runs.cancel(&waits));
+        until("the cancel on its way to the hub", DEADLINE, || (hub.waiting().events > 0).then_some(()));
+        assert!(ops.runs.cancel(&waits), "its record says that it waits");
+        drop(let_go);
+        assert!(cancelling.join().unwrap());
+    });
+    question.join().unwrap();
+    assert_eq!(ops.run(&waits).unwrap().status, RunStatus::Failed);
+    assert!(!ops.runs.cancel(&waits), "it has ended");
+    ops.runs.stop();
+    drop(timer_thread);
+    threads.stop();
+}
+
+/// The verbs of a daemon with room for one run at a time and one that waits, without the daemon.
+struct Lone {
+    config: Arc<Config>,
+    hub: Hub,
+    threads: HubThreads,
+    timer_thread: TimerThread,
+    ops: Ops,
+}
+
+impl Lone {
+    fn start(root: &Path, codex: &Path) -> Lone {
+        let words =
+            ["start", "--repo-root", root.to_str().unwrap(), "--codex-command", codex.to_str().unwrap()];
+        let config = Arc::new(codexd::cli::config_of(&words, &|_| None, root).unwrap().unwrap());
+        let (hub, threads) = lone_hub::start(&config);
+        let client = lone_hub::client(&hub, &config);
+        let (timer, timer_thread) = Timer::start().unwrap();
+        let inbox = Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config));
+        let (ledger, _) = Ledger::open(&config.paths.processes(), "test", &mut Vec::new()).unwrap();
+        let shared = Shared {
+            command: config.runs.command.clone(),
+            leading_args: Vec::new(),
+            fallback_cwd: root.to_owned(),
+            temporary: root.join("temporary"),
+            logs: root.join("runs"),
+            ledger,
+            starts: Mutex::default(),
+        };
+        make_folder(&shared.temporary).unwrap();
+        let service = Arc::new(Service::new(&config));
+        let runs = Pool::new(hub.clone(), shared, 1, 1);
+        let ops = Ops::new(Arc::clone(&config), hub.clone(), client, inbox, service, runs);
+        Lone { config, hub, threads, timer_thread, ops }
+    }
+}
+
+/// The hub is busy with a question until what this returns is dropped.
+fn hold_up(hub: &Hub) -> (Sender<()>, std::thread::JoinHandle<()>) {
+    let (let_go, held) = bounded::<()>(0);
+    let (asked, busy) = bounded(1);
+    let asking = hub.clone();
+    let question = move || {
+        let held_up = move |_: &mut Core| {
+            asked.send(()).unwrap();
+            let _ = held.recv();
+        };
+        // It is past its deadline when it is let go.
+        let _ = asking.ask(held_up);
+    };
+    let question = std::thread::Builder::new().name("question".into()).spawn(question).unwrap();
+    busy.recv_timeout(DEADLINE).unwrap();
+    (let_go, question)
 }
 
 /// The numbers that the log's `run.output` events have.
