@@ -239,27 +239,18 @@ fn expects_continue(head: &Head) -> Result<bool, ApiError> {
 
 /// The request as the inner server gets it: everything of it was checked, nothing else of the head goes on.
 fn inner_request(head: &Head, body: &[u8], ticket: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(512 + body.len());
-    let mut put = |text: &str| out.extend_from_slice(text.as_bytes());
-    put(head.method());
-    put(" ");
-    put(head.path());
-    if !head.query().is_empty() {
-        put("?");
-        put(head.query());
-    }
-    put(" HTTP/1.1\r\nhost: codexd\r\n");
+    let (method, path, query) = (head.method(), head.path(), head.query());
+    let mark = if query.is_empty() { "" } else { "?" };
+    let mut fields = String::new();
     for name in FORWARDED {
-        for value in head.all(name) {
-            put(name);
-            put(": ");
-            put(value);
-            put("\r\n");
-        }
+        head.all(name).for_each(|value| fields.extend([name, ": ", value, "\r\n"]));
     }
-    put(&format!("{TICKET}: {ticket}\r\ncontent-length: {}\r\n\r\n", body.len()));
-    out.extend_from_slice(body);
-    out
+    let length = body.len();
+    let head = format!(
+        "{method} {path}{mark}{query} HTTP/1.1\r\nhost: codexd\r\n{fields}{TICKET}: {ticket}\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
 }
 
 /// The inner server's answer with `connection: close`, which it never says itself.
