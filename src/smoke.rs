@@ -150,7 +150,7 @@ impl Life {
 
     /// A stream of its own for the loop: the first one is kept to see the daemon's end.
     fn stream_again(&self) -> Result<EventStream, Problem> {
-        let path = self.daemon.service().event_stream_path;
+        let path = self.daemon.ops().service.view().event_stream_path;
         let mut stream = self.api.stream(&path)?;
         let hello = stream.next(Instant::now() + STEP)?;
         if hello["type"] == "hello" { Ok(stream) } else { Err(unexpected("hello", &hello)) }

@@ -15,6 +15,7 @@ use crate::daemon::manager::Manager;
 use crate::daemon::{Daemon, Stopped};
 use crate::model::view::{ServiceView, Snapshot, Summary};
 use crate::ops::OpError;
+use crate::ops::status::Status;
 use crate::os;
 use crate::process::orphans;
 use crate::threads;
@@ -66,11 +67,12 @@ pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
 
 /// The line needs no more than the counts: whoever waits for it does not wait for 10,000 records to be gathered.
 fn announce(config: &Config, json: bool, daemon: &Daemon) -> Result<(), OpError> {
-    let service = &daemon.service();
+    let ops = daemon.ops();
     if json {
-        print::out_json(&StartReport { service, snapshot: &*daemon.snapshot()? });
+        let Status { service, snapshot } = ops.status()?;
+        print::out_json(&StartReport { service: &service, snapshot: &snapshot });
     } else {
-        line(config, &daemon.summary()?, service);
+        line(config, &ops.summary()?, &ops.service.view());
     }
     Ok(())
 }

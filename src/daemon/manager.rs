@@ -48,7 +48,7 @@ impl Manager {
     /// The daemon serves. From here on the watchdog hears of it, if it wants to.
     pub fn ready(&mut self, daemon: &Daemon) {
         let Some(notifier) = &self.notifier else { return };
-        let at = daemon.service().resolved_base_url.unwrap_or_default();
+        let at = daemon.ops().service.view().resolved_base_url.unwrap_or_default();
         let serving = format!("Serving at {at}");
         notifier.send(&format!("READY=1\nSTATUS={serving}"));
         let Some(interval) = notifier.watchdog() else { return };

@@ -31,7 +31,7 @@ use crate::http::limits::Limits;
 use crate::http::{peer, token};
 use crate::hub::recover::{self, Recovered};
 use crate::hub::{Hub, HubThreads};
-use crate::model::view::{ServiceView, Snapshot, Summary};
+use crate::model::view::{ServiceView, Snapshot};
 use crate::ops::service::Service;
 use crate::ops::{OpError, Ops, recovery};
 use crate::os;
@@ -217,27 +217,6 @@ impl Daemon {
     /// The verbs.
     pub fn ops(&self) -> &Arc<Ops> {
         &self.ops
-    }
-
-    /// The port as clients see it.
-    pub fn service(&self) -> ServiceView {
-        self.ops.service.view()
-    }
-
-    /// What there is, in short.
-    ///
-    /// # Errors
-    /// When the hub does not answer.
-    pub fn summary(&self) -> Result<Summary, OpError> {
-        self.ops.summary()
-    }
-
-    /// Everything, now.
-    ///
-    /// # Errors
-    /// When the hub does not answer.
-    pub fn snapshot(&self) -> Result<Arc<Snapshot>, OpError> {
-        Ok(self.ops.status()?.snapshot)
     }
 
     /// Stops it, and says how it was left.

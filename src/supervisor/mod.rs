@@ -175,7 +175,11 @@ impl Actor {
                     let connection = life.connection();
                     match self.live(life) {
                         LifeEnd::Asked => return,
-                        LifeEnd::Ended { restart: false } => return self.wait_for_stop(),
+                        LifeEnd::Ended { restart: false } => {
+                            // What is left to do is to wait for the daemon's stop.
+                            let _ = self.stops.recv();
+                            return;
+                        }
                         LifeEnd::Ended { restart: true } => {}
                     }
                     connection.is_some_and(|connection| connection.made_progress())
@@ -201,11 +205,6 @@ impl Actor {
                 return self.parts.client.gone("codexd is stopping");
             }
         }
-    }
-
-    /// A life that has ended for good: what is left to do is to wait for the daemon's stop.
-    fn wait_for_stop(&self) {
-        let _ = self.stops.recv();
     }
 
     fn start_life(&mut self, attempt: u64) -> Result<Life, StartError> {

@@ -61,7 +61,7 @@ fn allocations_per_event() {
     ];
     let config = codexd::cli::config_of(&words, &|_| None, folder.path()).unwrap().unwrap();
     let daemon = Daemon::start(config).unwrap();
-    let address = daemon.service().resolved_base_url.unwrap();
+    let address = daemon.ops().service.view().resolved_base_url.unwrap();
     let address = address.strip_prefix("http://").unwrap().parse().unwrap();
     let mut http = Http::new(address);
     let session = http.post("/v1/codexd/sessions", "{}")["session"]["sessionId"].as_str().unwrap().to_owned();
