@@ -37,7 +37,7 @@ impl Command {
             "command": self.shell(), "cwd": cwd, "processId": ran.then_some("4242"),
             "source": if ran { "unifiedExecStartup" } else { "agent" }, "status": status,
             "commandActions": self.actions(), "aggregatedOutput": output, "exitCode": ran.then_some(0),
-            "durationMs": ran.then(|| now_ms() - self.at), "startedAtMs": self.at, "completedAtMs": completed})
+            "durationMs": ran.then(|| now_ms().saturating_sub(self.at)), "startedAtMs": self.at, "completedAtMs": completed})
     }
 }
 
@@ -170,5 +170,17 @@ fn refusal(decision: Decision) -> Outcome {
             told: failed("rejected by user"),
             cancel: decision == Decision::Cancel,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_meanwhile_makes_a_command_short() {
+        let at = now_ms() + 3_600_000;
+        let command = Command { id: "call_1_0".to_owned(), command: "ls".to_owned(), at, request: None };
+        assert_eq!(command.json("/", "completed", Some("ran: ls"))["durationMs"], 0);
     }
 }
