@@ -7,6 +7,9 @@ use time::format_description::FormatItem;
 use time::macros::format_description;
 use uuid::Uuid;
 
+/// `IMF-fixdate` of RFC 9110 section 5.6.7.
+const HTTP_DATE: &[FormatItem<'_>] =
+    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 const ISO_MILLIS: &[FormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
@@ -19,16 +22,28 @@ pub fn unix_millis() -> u64 {
 
 /// `millis` since 1970 as UTC, ISO 8601 with milliseconds and `Z` (`2026-03-22T15:39:28.123Z`).
 pub fn iso(millis: u64) -> String {
-    let nanos = i128::from(millis) * 1_000_000;
-    OffsetDateTime::from_unix_timestamp_nanos(nanos)
-        .ok()
-        .and_then(|at| at.format(ISO_MILLIS).ok())
-        .unwrap_or_else(|| "9999-12-31T23:59:59.999Z".to_owned())
+    format(millis, ISO_MILLIS).unwrap_or_else(|| "9999-12-31T23:59:59.999Z".to_owned())
+}
+
+/// `millis` since 1970 as HTTP writes it (`Sun, 22 Mar 2026 15:39:28 GMT`).
+fn http(millis: u64) -> String {
+    format(millis, HTTP_DATE).unwrap_or_else(|| "Fri, 31 Dec 9999 23:59:59 GMT".to_owned())
+}
+
+/// `None` beyond the year 9999.
+fn format(millis: u64, description: &[FormatItem<'_>]) -> Option<String> {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok()?;
+    at.format(description).ok()
 }
 
 /// The present time as [`iso`] writes it.
 pub fn now_iso() -> String {
     iso(unix_millis())
+}
+
+/// The present time for a `date` field of HTTP.
+pub fn now_http() -> String {
+    http(unix_millis())
 }
 
 /// Milliseconds since 1970 of a time written by [`iso`] (any RFC 3339 time in UTC is read); `None` if it is none.
@@ -51,6 +66,13 @@ mod tests {
     fn iso_has_three_digits_and_z() {
         assert_eq!(iso(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(iso(1_774_193_968_123), "2026-03-22T15:39:28.123Z");
+    }
+
+    #[test]
+    fn http_has_names_for_day_and_month_and_no_year_beyond_9999() {
+        assert_eq!(http(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(http(1_774_193_968_123), "Sun, 22 Mar 2026 15:39:28 GMT");
+        assert_eq!(http(u64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! `CODEXD_FAULT=ACTION:POINT:N` with the actions `die` (SIGKILL, at the N-th time the point is passed), `half` (for
 //! writes: half of the bytes, then SIGKILL) and `fail` (an `EIO` from the N-th time on). `CODEXD_FAULT=clock:jump`
-//! makes the wall clock jump to and fro by an hour.
+//! makes the wall clock jump to and fro by an hour, `clock:before-1970` leaves it there.
 
 use std::io;
 
@@ -107,7 +107,7 @@ mod debug {
         Die,
         Half,
         Fail,
-        ClockJump,
+        Clock,
     }
 
     struct Order {
@@ -130,7 +130,7 @@ mod debug {
             "die" => Action::Die,
             "half" => Action::Half,
             "fail" => Action::Fail,
-            "clock" => Action::ClockJump,
+            "clock" => Action::Clock,
             _ => return None,
         };
         let point = parts.next()?.to_owned();
@@ -146,7 +146,7 @@ mod debug {
             Action::Die if passed == order.number => die(),
             Action::Half => Ok(passed == order.number),
             Action::Fail if passed >= order.number => Err(rustix::io::Errno::IO.into()),
-            Action::Die | Action::Fail | Action::ClockJump => Ok(false),
+            Action::Die | Action::Fail | Action::Clock => Ok(false),
         }
     }
 
@@ -159,10 +159,10 @@ mod debug {
 
     pub(super) fn clock_offset() -> i64 {
         const HOUR: i64 = 3_600_000;
-        match order() {
-            Some(order) if order.action == Action::ClockJump => {
-                HOUR * (TICKS.fetch_add(1, Ordering::Relaxed) % 3 - 1)
-            }
+        let Some(order) = order().filter(|order| order.action == Action::Clock) else { return 0 };
+        match order.point.as_str() {
+            "jump" => HOUR * (TICKS.fetch_add(1, Ordering::Relaxed) % 3 - 1),
+            "before-1970" => i64::MIN,
             _ => 0,
         }
     }

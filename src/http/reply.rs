@@ -2,15 +2,9 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
-use time::format_description::FormatItem;
-use time::macros::format_description;
 
+use crate::clock;
 use crate::model::json::pretty;
-
-/// `IMF-fixdate` of RFC 9110 section 5.6.7.
-const HTTP_DATE: &[FormatItem<'_>] =
-    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
 macro_rules! error_codes {
     ($($variant:ident $constructor:ident $name:literal $status:literal $doc:literal,)*) => {
@@ -209,10 +203,9 @@ impl Reply {
             out.extend(value.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')));
             out.extend_from_slice(b"\r\n");
         }
-        if let Ok(date) = OffsetDateTime::now_utc().format(HTTP_DATE) {
-            out.extend_from_slice(format!("date: {date}\r\n").as_bytes());
-        }
-        out.extend_from_slice(format!("content-length: {}\r\n", self.body.len()).as_bytes());
+        out.extend_from_slice(
+            format!("date: {}\r\ncontent-length: {}\r\n", clock::now_http(), self.body.len()).as_bytes(),
+        );
         if close {
             out.extend_from_slice(b"connection: close\r\n");
         }

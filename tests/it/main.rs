@@ -23,6 +23,7 @@ mod cli_support;
 mod cli_tail;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]
 mod client;
+mod clock;
 mod conversation;
 mod crash;
 #[allow(dead_code, reason = "the tests of codexd itself use the rest")]

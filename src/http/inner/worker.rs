@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::TICKET;
 use super::answer::ANSWER_ROOM;
 use super::core::Core;
+use crate::clock;
 use crate::http::api::{FORWARDED, Request};
 use crate::http::reply::{ApiError, Reply};
 
@@ -55,6 +56,8 @@ impl Core {
         } else {
             self.handle(taken)
         };
+        // tiny_http would give it one of its own, and panic over a clock that is set before 1970.
+        let reply = reply.with_header("date", clock::now_http());
         let headers = reply
             .headers
             .iter()
