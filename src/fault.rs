@@ -33,6 +33,8 @@ pub enum Point {
     StateFolderSync,
     /// The start of a thread.
     ThreadStart,
+    /// poll(2) for the next client.
+    PortPoll,
 }
 
 impl Point {
@@ -51,6 +53,7 @@ impl Point {
             Self::StateRename => "state.rename",
             Self::StateFolderSync => "state.folder-sync",
             Self::ThreadStart => "thread.start",
+            Self::PortPoll => "port.poll",
         }
     }
 }

@@ -20,6 +20,7 @@ use super::inner::{Pool, cut, sweep};
 use super::limits::{self, Limits};
 use super::open::{Open, Waiting};
 use super::reply::{ApiError, Reply};
+use crate::fault::{self, Point};
 use crate::os;
 use crate::threads::permits::Permits;
 use crate::threads::{self, Thread};
@@ -121,6 +122,7 @@ impl Prepared {
             refused: VecDeque::new(),
             turned_away: 0,
             shortages: 0,
+            troubles: 0,
             next: 1,
         };
         let accept = threads::spawn("accept", move || acceptor.run())?;
@@ -221,6 +223,8 @@ struct Acceptor {
     turned_away: u64,
     /// How often there was no descriptor.
     shortages: u64,
+    /// How often poll(2) or accept(2) failed otherwise.
+    troubles: u64,
     next: u64,
 }
 
@@ -243,21 +247,35 @@ impl Acceptor {
         let left = self.refused.front().map(|(since, _)| REFUSED_LINGER.saturating_sub(since.elapsed()));
         let left: Option<Timespec> = left.and_then(|left| left.try_into().ok());
         let mut events = [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
-        match poll(&mut events, left.as_ref()) {
+        let polled = fault::point(Point::PortPoll).and_then(|()| Ok(poll(&mut events, left.as_ref())?));
+        match polled {
             Ok(_) => events[1].revents().is_empty(),
-            Err(Errno::INTR) => true,
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
             Err(error) => {
-                log::error!("poll on the port: {error}");
-                self.pause()
+                self.troubled("poll on the port", &error);
+                // What has no memory for two descriptors may have none for one.
+                threads::pause(PAUSE);
+                !self.shared.is_closing()
             }
         }
     }
 
-    /// Waits a moment; `false` when it is time to end.
-    fn pause(&self) -> bool {
+    /// Waits a moment, or until it is time to end.
+    fn pause(&self) {
         let pause = Timespec { tv_sec: 0, tv_nsec: i64::from(PAUSE.subsec_nanos()) as _ };
         let mut events = [PollFd::new(&self.wake, PollFlags::IN)];
-        !matches!(poll(&mut events, Some(&pause)), Ok(1..))
+        if !matches!(poll(&mut events, Some(&pause)), Ok(_) | Err(Errno::INTR)) {
+            threads::pause(PAUSE);
+        }
+    }
+
+    /// Tells of what is tried again: not a line each, for neither a flood of clients nor a lasting want must fill the disk.
+    fn troubled(&mut self, what: &str, error: &io::Error) {
+        self.troubles += 1;
+        let times = self.troubles;
+        if times.is_power_of_two() {
+            log::error!("{what}, {times} times so far: {error}");
+        }
     }
 
     fn failed(&mut self, error: &io::Error) {
@@ -281,7 +299,7 @@ impl Acceptor {
                 }
             }
             _ => {
-                log::error!("accept on the port: {error}");
+                self.troubled("accept on the port", error);
                 self.pause();
             }
         }

@@ -69,6 +69,7 @@ mod model_server;
 mod mutate;
 
 #[cfg(target_os = "linux")] // As file_limit.
+mod no_poll;
 mod not_logged;
 mod notify;
 mod older_state;
