@@ -35,6 +35,10 @@ pub enum Point {
     ThreadStart,
     /// poll(2) for the next client.
     PortPoll,
+    /// A request on its way to a handler.
+    InnerSend,
+    /// The handler's answer.
+    InnerAnswer,
 }
 
 impl Point {
@@ -54,6 +58,8 @@ impl Point {
             Self::StateFolderSync => "state.folder-sync",
             Self::ThreadStart => "thread.start",
             Self::PortPoll => "port.poll",
+            Self::InnerSend => "inner.send",
+            Self::InnerAnswer => "inner.answer",
         }
     }
 }

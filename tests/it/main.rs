@@ -50,6 +50,7 @@ mod file_limit;
 mod forced;
 mod fuzz;
 mod golden_shapes;
+mod handlers;
 mod hostile;
 mod hub;
 mod inbox;

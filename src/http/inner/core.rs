@@ -1,6 +1,7 @@
 //! What requests and workers share: the server's present life, its connections, its tickets.
 
 use std::io::{self, ErrorKind, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +11,7 @@ use super::connections::Connections;
 use super::generation::Generation;
 use super::tickets::Tickets;
 use super::worker::hello;
+use crate::fault::{self, Point};
 use crate::http::api::Api;
 
 pub(super) struct Core {
@@ -72,7 +74,11 @@ impl Core {
     ) -> Result<Vec<u8>, Lost> {
         let Some(ticket) = self.tickets.issue(generation, stream) else { return Err(Lost { taken: false }) };
         let mut answer = Vec::new();
-        let sent = (&**stream).write_all(&request(ticket));
+        let sent = fault::point(Point::InnerSend).and_then(|()| (&**stream).write_all(&request(ticket)));
+        if sent.is_err() {
+            // What has not gone out whole would be waited for at both ends.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
         let read = answer::receive(stream, head_only, &mut answer);
         let taken = !self.tickets.withdraw(ticket);
         if read.as_ref().is_ok_and(|&whole| whole) {

@@ -27,10 +27,9 @@ struct Waiting {
 }
 
 impl Out {
-    /// Whether there was one.
-    fn remove(&mut self, which: impl Fn(&Waiting) -> bool) -> bool {
+    fn remove(&mut self, which: impl Fn(&Waiting) -> bool) -> Option<Waiting> {
         let found = self.waiting.iter().position(which);
-        found.map(|at| self.waiting.swap_remove(at)).is_some()
+        found.map(|at| self.waiting.swap_remove(at))
     }
 }
 
@@ -48,17 +47,18 @@ impl Tickets {
         Some(ticket)
     }
 
-    /// Whether the request with this ticket is to be handled.
-    pub(super) fn take(&self, ticket: u64) -> bool {
+    /// The sender's end of the connection of the request with this ticket; `None` when it is not to be handled.
+    pub(super) fn take(&self, ticket: u64) -> Option<Arc<UnixStream>> {
         let mut out = self.lock();
         let ended = out.ended;
         // What is left of a server that has ended stays, for whoever waits for it to withdraw.
-        out.remove(|waiting| waiting.ticket == ticket && waiting.generation > ended)
+        let taken = out.remove(|waiting| waiting.ticket == ticket && waiting.generation > ended);
+        taken.map(|waiting| waiting.stream)
     }
 
     /// Whether no worker has taken it; none will.
     pub(super) fn withdraw(&self, ticket: u64) -> bool {
-        self.lock().remove(|waiting| waiting.ticket == ticket)
+        self.lock().remove(|waiting| waiting.ticket == ticket).is_some()
     }
 
     /// A life of the server has ended, and those before it. What nobody has taken will not be; whoever waits for it is
@@ -93,12 +93,12 @@ mod tests {
         let (tickets, (stream, _there)) = (Tickets::default(), connection());
         let issue = || tickets.issue(1, &stream).unwrap();
         let (first, second) = (issue(), issue());
-        assert!(tickets.take(first));
-        assert!(!tickets.take(first) && !tickets.withdraw(first));
+        assert!(tickets.take(first).is_some());
+        assert!(tickets.take(first).is_none() && !tickets.withdraw(first));
         assert!(tickets.withdraw(second));
-        assert!(!tickets.take(second) && !tickets.withdraw(second));
+        assert!(tickets.take(second).is_none() && !tickets.withdraw(second));
         let third = issue();
-        assert!(third != first && third != second && tickets.take(third));
+        assert!(third != first && third != second && tickets.take(third).is_some());
     }
 
     #[test]
@@ -109,17 +109,17 @@ mod tests {
         let waiting = tickets.issue(1, &old).unwrap();
         let at_work = tickets.issue(1, &taken).unwrap();
         let next = tickets.issue(2, &new).unwrap();
-        assert!(tickets.take(at_work));
+        assert!(tickets.take(at_work).is_some());
         tickets.end(1);
         assert_eq!(old_end.read(&mut [0]).unwrap(), 0);
         assert!(tickets.issue(1, &old).is_none());
         // Whoever waited may send it again.
-        assert!(!tickets.take(waiting) && tickets.withdraw(waiting));
+        assert!(tickets.take(waiting).is_none() && tickets.withdraw(waiting));
         for open in [taken_end, new_end] {
             open.set_nonblocking(true).unwrap();
             assert!((&open).read(&mut [0]).is_err(), "it was cut");
         }
-        assert!(tickets.take(next));
+        assert!(tickets.take(next).is_some());
         tickets.end(3);
         tickets.end(2);
         assert!(tickets.issue(3, &new).is_none());

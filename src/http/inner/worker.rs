@@ -1,12 +1,14 @@
 //! The workers' side: a request is read, handled and answered.
 
 use std::io::{self, Cursor, ErrorKind, Write};
+use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::TICKET;
 use super::answer::ANSWER_ROOM;
 use super::core::Core;
 use crate::clock;
+use crate::fault::{self, Point};
 use crate::http::api::{FORWARDED, Request};
 use crate::http::reply::{ApiError, Reply};
 
@@ -48,9 +50,9 @@ impl Core {
             // Whoever sent it sees that it was not taken.
             Err(error) => return log::error!("a request was cut on its way to the handler: {error}"),
         };
-        if !self.tickets.take(ticket) {
+        let Some(connection) = self.tickets.take(ticket) else {
             return log::debug!("a request had been withdrawn before it was taken");
-        }
+        };
         let reply = if taken.method == HELLO {
             Reply { status: 200, headers: Vec::new(), body: Vec::new() }
         } else {
@@ -75,6 +77,8 @@ impl Core {
         .with_chunked_threshold(usize::MAX);
         if let Err(error) = respond(request, response, length) {
             log::debug!("an answer was not taken: {error}");
+            // Whoever still waits for the rest of it would do so for ever.
+            let _ = connection.shutdown(Shutdown::Both);
         }
     }
 }
@@ -91,6 +95,7 @@ fn respond(
     let head_only = *request.method() == tiny_http::Method::Head;
     response.raw_print(&mut text, request.http_version().clone(), request.headers(), head_only, None)?;
     let mut writer = request.into_writer();
+    fault::point(Point::InnerAnswer)?;
     writer.write_all(&text)?;
     writer.flush()
 }
