@@ -1,8 +1,8 @@
 //! Faults on demand, for the tests: only a debug build has them, a release build compiles every point to nothing.
 //!
-//! `CODEXD_FAULT=ACTION:POINT:N` with the actions `die` (SIGKILL, at the N-th time the point is passed), `half` (for
-//! writes: half of the bytes, then SIGKILL) and `fail` (an `EIO` from the N-th time on). `CODEXD_FAULT=clock:jump`
-//! makes the wall clock jump to and fro by an hour, `clock:before-1970` leaves it there.
+//! `CODEXD_FAULT=ACTION:POINT:N` with the actions `die` (SIGKILL, at the N-th time the point is passed), `panic` (then),
+//! `half` (for writes: half of the bytes, then SIGKILL) and `fail` (an `EIO` from the N-th time on).
+//! `CODEXD_FAULT=clock:jump` makes the wall clock jump to and fro by an hour, `clock:before-1970` leaves it there.
 
 use std::io;
 
@@ -114,6 +114,7 @@ mod debug {
     #[derive(Debug, PartialEq, Eq)]
     enum Action {
         Die,
+        Panic,
         Half,
         Fail,
         Clock,
@@ -137,6 +138,7 @@ mod debug {
         let mut parts = text.split(':');
         let action = match parts.next()? {
             "die" => Action::Die,
+            "panic" => Action::Panic,
             "half" => Action::Half,
             "fail" => Action::Fail,
             "clock" => Action::Clock,
@@ -153,6 +155,10 @@ mod debug {
         let passed = PASSED.fetch_add(1, Ordering::AcqRel) + 1;
         match order.action {
             Action::Die if passed == order.number => die(),
+            Action::Panic => {
+                assert_ne!(passed, order.number, "CODEXD_FAULT");
+                Ok(false)
+            }
             Action::Half => Ok(passed == order.number),
             Action::Fail if passed >= order.number => Err(rustix::io::Errno::IO.into()),
             Action::Die | Action::Fail | Action::Clock => Ok(false),

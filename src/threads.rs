@@ -110,6 +110,12 @@ pub fn spawn(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> st
     start(name.into(), NORMAL_STACK, true, Box::new(run))
 }
 
+/// Does in this thread what the process lives for: if it panics, the process ends as with [`spawn`].
+pub fn vital<T>(name: &str, run: impl FnOnce() -> T) -> T {
+    // The panic hook has printed place and message already.
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| end_the_daemon(&format!("thread {name} panicked")))
+}
+
 /// Starts a thread on a small stack whose panic is logged and counted, but ends nothing but itself.
 ///
 /// # Errors
@@ -121,18 +127,22 @@ pub fn spawn_contained(
     start(name.into(), SMALL_STACK, false, Box::new(run))
 }
 
-fn start(name: String, stack: usize, vital: bool, run: Box<dyn FnOnce() + Send>) -> std::io::Result<Thread> {
+fn start(
+    name: String,
+    stack: usize,
+    is_vital: bool,
+    run: Box<dyn FnOnce() + Send>,
+) -> std::io::Result<Thread> {
     fault::point(Point::ThreadStart)?;
     let builder = Builder::new().name(name.clone()).stack_size(stack);
     let (ending, ended) = bounded::<()>(0);
     let handle = builder.spawn(move || {
         let _ending = ending;
-        // The panic hook has printed place and message already.
+        if is_vital {
+            return vital(&name, run);
+        }
         if catch_unwind(AssertUnwindSafe(run)).is_ok() {
             return;
-        }
-        if vital {
-            end_the_daemon(&format!("thread {name} panicked"));
         }
         CONTAINED_PANICS.fetch_add(1, Ordering::Relaxed);
         error!("thread {name} panicked; the daemon goes on");

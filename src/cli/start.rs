@@ -24,6 +24,10 @@ use crate::threads;
 ///
 /// After start-up it prints [`print::start_line`] or, with `json`, [`print::StartReport`].
 pub fn run(config: Config, json: bool, run_once: bool) -> ExitCode {
+    threads::vital("main", || live(config, json, run_once))
+}
+
+fn live(config: Config, json: bool, run_once: bool) -> ExitCode {
     let signals = match watch_signals() {
         Ok(signals) => signals,
         Err(error) => return print::fail(&format!("cannot watch signals: {error}")),

@@ -60,3 +60,17 @@ fn what_stands_where_a_folder_is_to_be() {
     let expected = format!("codexd: cannot empty {}: Not a directory", folder.display());
     assert!(ended.stderr.contains(&expected), "{}", ended.stderr);
 }
+
+#[test]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
+fn a_panic_of_the_main_thread_is_told_and_a_fault_of_codexd_itself() {
+    // Before the first of the threads that others start.
+    for number in [2, 4, 6] {
+        let fault = format!("panic:thread.start:{number}");
+        let ended = Daemon::builder().env("CODEXD_FAULT", &fault).try_start().err().expect("no start");
+        assert_eq!(ended.status.code(), Some(70), "{fault}: {ended:?}");
+        for told in ["thread main panicked at src/fault.rs", "codexd cannot go on and ends"] {
+            assert!(ended.stderr.contains(told), "{fault}: {}", ended.stderr);
+        }
+    }
+}
