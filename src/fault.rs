@@ -19,6 +19,8 @@ pub enum Point {
     LogRename,
     /// The new segment after it.
     LogOpen,
+    /// The log's folder, opened to be forced to disk.
+    LogFolder,
     /// The torn end of the log, on its way to a file of its own.
     TailWrite,
     /// The temporary file of a state file.
@@ -50,6 +52,7 @@ impl Point {
             Self::LogSync => "log.sync",
             Self::LogRename => "log.rename",
             Self::LogOpen => "log.open",
+            Self::LogFolder => "log.folder",
             Self::TailWrite => "tail.write",
             Self::StateOpen => "state.open",
             Self::StateWrite => "state.write",

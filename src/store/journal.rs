@@ -45,7 +45,8 @@ pub struct Journal {
 #[derive(Debug)]
 pub struct Finished {
     file: Arc<File>,
-    folder: PathBuf,
+    /// Open already: when there is no descriptor for it that is a reason to wait, and none to end.
+    folder: File,
 }
 
 impl Finished {
@@ -56,7 +57,7 @@ impl Finished {
     pub fn force(&self) -> io::Result<()> {
         fault::point(Point::LogSync)?;
         force(&self.file, File::sync_data)?;
-        sync_folder(&self.folder)
+        force(&self.folder, File::sync_all)
     }
 }
 
@@ -229,6 +230,7 @@ impl Journal {
         if self.limits.sync == Sync::Always {
             self.force()?;
         }
+        let folder = (self.limits.sync == Sync::Interval).then(|| self.open_folder()).transpose()?;
         let old = self.folder.join(segments::finished_name(first_seq));
         fault::point(Point::LogRename)?;
         if is_at(&self.path, &self.file)? {
@@ -239,9 +241,7 @@ impl Journal {
         }
         let fresh = self.open_next()?;
         let file = std::mem::replace(&mut self.file, fresh);
-        if self.limits.sync == Sync::Interval {
-            self.unforced = Some(Finished { file, folder: self.folder.clone() });
-        }
+        self.unforced = folder.map(|folder| Finished { file, folder });
         self.len = 0;
         self.first_seq = None;
         Arc::make_mut(&mut self.finished).push(Segment { first_seq, path: old });
@@ -312,6 +312,7 @@ impl Journal {
     /// The file that is written has lost its name. What it held may have been removed on purpose, so only that is put back
     /// which no state file has: it was acknowledged, and nothing else would tell of it.
     fn begin_anew(&mut self) -> Result<(), AppendError> {
+        let folder = (self.limits.sync != Sync::Never).then(|| self.open_folder()).transpose()?;
         self.forget_removed();
         let from = segments::locate(&self.file, self.len, self.disposable + 1)?;
         let mut fresh = tempfile::Builder::new().prefix(files::TEMPORARY).tempfile_in(&self.folder)?;
@@ -328,9 +329,9 @@ impl Journal {
         let file = self.open_next()?;
         let len = file.metadata()?.len();
         let first_seq = tail::first_seq(&file, len)?;
-        if self.limits.sync != Sync::Never {
+        if let Some(folder) = folder {
             force(&file, File::sync_data)
-                .and_then(|()| sync_folder(&self.folder))
+                .and_then(|()| force(&folder, File::sync_all))
                 .map_err(AppendError::Sync)?;
         }
         let lost = match self.first_seq.filter(|&first| first <= self.disposable && from > 0) {
@@ -349,11 +350,18 @@ impl Journal {
     /// The next file to write, under the name of the current segment.
     fn open_next(&self) -> Result<Arc<File>, AppendError> {
         fault::point(Point::LogOpen)?;
+        let folder = (self.limits.sync == Sync::Always).then(|| self.open_folder()).transpose()?;
         let fresh = open_append(&self.path).map_err(|error| error.source)?;
-        if self.limits.sync == Sync::Always {
-            sync_folder(&self.folder).map_err(AppendError::Sync)?;
+        if let Some(folder) = folder {
+            force(&folder, File::sync_all).map_err(AppendError::Sync)?;
         }
         Ok(Arc::new(fresh))
+    }
+
+    /// The folder, to be forced to disk: nothing has gone wrong with what is in it when it cannot be opened.
+    fn open_folder(&self) -> io::Result<File> {
+        fault::point(Point::LogFolder)?;
+        File::open(&self.folder)
     }
 
     /// Retention. A segment whose events are not yet in the state files stays: with them it would take what was

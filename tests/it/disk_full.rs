@@ -172,6 +172,32 @@ fn a_failed_fsync_ends_the_daemon() {
     }
 }
 
+#[test]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
+fn a_folder_that_cannot_be_opened_to_be_forced_is_waited_for() {
+    for sync in ["--sync=always", "--sync=interval"] {
+        let mut daemon = Daemon::builder()
+            .flags(&[sync, "--max-log-bytes=3000"])
+            .env("CODEXD_FAULT", "fail:log.folder:3")
+            .start();
+        let client = daemon.client();
+        let mut answers = Vec::new();
+        while answers.last() != Some(&503) {
+            answers.push(client.post("/v1/codexd/sessions", &json!({})).status);
+            assert!(answers.len() < 100, "{answers:?}");
+        }
+        check_stalled(&client, "Input/output error");
+        let created = answers.iter().filter(|&&status| status == 201).count();
+        assert!(created > 2, "{sync}: {answers:?}");
+        assert_eq!(daemon.stop().status.code(), Some(1), "{sync}");
+        let mut daemon = daemon.again().env("CODEXD_FAULT", "none").start();
+        let listed = daemon.client().get("/v1/codexd/sessions").json()["data"]["sessions"].take();
+        assert_eq!(listed.as_array().unwrap().len(), created, "{sync}");
+        daemon.stop();
+        check_contiguous(&on_disk(&daemon));
+    }
+}
+
 /// A mounted tmpfs; unmounted when dropped.
 struct Tmpfs(PathBuf);
 
