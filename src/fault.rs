@@ -1,7 +1,7 @@
 //! Faults on demand, for the tests: only a debug build has them, a release build compiles every point to nothing.
 //!
 //! `CODEXD_FAULT=ACTION:POINT:N` with the actions `die` (SIGKILL, at the N-th time the point is passed), `panic` (then),
-//! `half` (for writes: half of the bytes, then SIGKILL) and `fail` (an `EIO` from the N-th time on).
+//! `half` (for writes: half of the bytes, then SIGKILL), `once` (an `EIO`, then) and `fail` (an `EIO`, from then on).
 //! `CODEXD_FAULT=clock:jump` makes the wall clock jump to and fro by an hour, `clock:before-1970` leaves it there.
 
 use std::io;
@@ -35,6 +35,8 @@ pub enum Point {
     StateFolderSync,
     /// The start of a thread.
     ThreadStart,
+    /// The last message of a run.
+    LastMessage,
     /// poll(2) for the next client.
     PortPoll,
     /// A request on its way to a handler.
@@ -60,6 +62,7 @@ impl Point {
             Self::StateRename => "state.rename",
             Self::StateFolderSync => "state.folder-sync",
             Self::ThreadStart => "thread.start",
+            Self::LastMessage => "run.last-message",
             Self::PortPoll => "port.poll",
             Self::InnerSend => "inner.send",
             Self::InnerAnswer => "inner.answer",
@@ -120,6 +123,7 @@ mod debug {
         Panic,
         Half,
         Fail,
+        Once,
         Clock,
     }
 
@@ -144,6 +148,7 @@ mod debug {
             "panic" => Action::Panic,
             "half" => Action::Half,
             "fail" => Action::Fail,
+            "once" => Action::Once,
             "clock" => Action::Clock,
             _ => return None,
         };
@@ -164,7 +169,8 @@ mod debug {
             }
             Action::Half => Ok(passed == order.number),
             Action::Fail if passed >= order.number => Err(rustix::io::Errno::IO.into()),
-            Action::Die | Action::Fail | Action::Clock => Ok(false),
+            Action::Once if passed == order.number => Err(rustix::io::Errno::IO.into()),
+            Action::Die | Action::Fail | Action::Once | Action::Clock => Ok(false),
         }
     }
 

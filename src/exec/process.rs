@@ -14,6 +14,7 @@ use super::capture::{self, Capture, Captured};
 use super::json_lines::{Collected, JsonLines, OnJson};
 use super::{CommandLine, Failure, FailureCode, Outcome, ProcessResult, Task, millis, verdict};
 use crate::clock;
+use crate::fault::{self, Point};
 use crate::os;
 use crate::process::ledger::{Ledger, Purpose};
 use crate::process::{self, Exit, Flags, Input, Process, Spec};
@@ -29,6 +30,9 @@ const SPACING: Duration = Duration::from_millis(150);
 const RETRIES: u32 = 2;
 /// How long such a retry waits at least; up to as much again is added at random.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
+/// How often a last message that cannot be read is tried again, and after what time: nothing tells when it can be.
+const READ_AGAIN: u32 = 10;
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Chosen by these, which are not flags of whoever reads the run's error.
 const FLAGS: Flags =
     Flags { command: "--codex-command of codexd start", folder: "--repo-root of codexd start" };
@@ -179,9 +183,19 @@ fn attempt(
     outcome
 }
 
-/// Codex writes an empty file when the run failed.
+/// Codex writes an empty file when the run failed. The file goes with its folder, and what the run was for with it: a
+/// moment without descriptors is waited out.
 fn read_last_message(run: &str, path: &Path) -> Option<Captured> {
-    match capture::last_message(path) {
+    let read = || fault::point(Point::LastMessage).and_then(|()| capture::last_message(path));
+    let mut found = read();
+    for _ in 0..READ_AGAIN {
+        if found.is_ok() {
+            break;
+        }
+        threads::pause(READ_AGAIN_AFTER);
+        found = read();
+    }
+    match found {
         Ok(message) => message.filter(|message| !message.text.is_empty()),
         Err(error) => {
             warn!("run {run}: its last message cannot be read: {error}");

@@ -1,4 +1,5 @@
-//! What became of a run is recorded once, however long the hub is held up by something else.
+//! What became of a run is recorded once and whole, however long the hub is held up by something else, and though its
+//! last message cannot be read for a moment.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -16,9 +17,11 @@ use codexd::process::ledger::Ledger;
 use codexd::store::files::make_folder;
 use codexd::timer::{Timer, TimerThread};
 use crossbeam_channel::{Sender, bounded};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::conversation::{fake_codex, until};
+use crate::daemon::Daemon;
+use crate::run_bench::Bench;
 use crate::{DEADLINE, lone_hub};
 
 #[test]
@@ -135,6 +138,20 @@ fn hold_up(hub: &Hub) -> (Sender<()>, std::thread::JoinHandle<()>) {
     let question = std::thread::Builder::new().name("question".into()).spawn(question).unwrap();
     busy.recv_timeout(DEADLINE).unwrap();
     (let_go, question)
+}
+
+#[test]
+#[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
+fn a_last_message_that_cannot_be_read_is_tried_again_a_little_later() {
+    let codex = fake_codex(&format!("exec '{}' stub-exec \"$@\"", env!("CARGO_BIN_EXE_codexd")));
+    for (fault, summary) in
+        [("once:run.last-message:1", "word0 word1 word2 "), ("fail:run.last-message:1", "exit_code:0")]
+    {
+        let mut bench = Bench::real(&codex, Daemon::builder().env("CODEXD_FAULT", fault));
+        let done = bench.run(&json!({ "prompt": "say 3 words" }));
+        assert_eq!((&done["status"], &done["summary"]), (&json!("completed"), &json!(summary)), "{fault}");
+        bench.daemon.stop();
+    }
 }
 
 /// The numbers that the log's `run.output` events have.
