@@ -30,6 +30,11 @@ impl Impression {
         shown.trouble = None;
     }
 
+    /// Whether it is known to be older than that version.
+    pub fn is_older_than(&self, version: &str) -> bool {
+        lock(&self.0).version.as_deref().is_some_and(|own| number(own) < number(version))
+    }
+
     /// It wrote a line that is no message of the protocol; the first such line is kept.
     pub fn wrote(&self, line: &str) {
         let mut shown = lock(&self.0);

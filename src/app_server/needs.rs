@@ -59,6 +59,9 @@ pub const EVENTS: &[&str] = &[
     "error",
 ];
 
+/// The first version that loads a thread again with the approval policy and the sandbox it had.
+pub const RESTORES_POLICIES: &str = "0.163.0";
+
 /// What came of `make matrix`: each version that was tried, the newest first, and how each scenario went.
 const TRIED: &str = include_str!("tried.json");
 

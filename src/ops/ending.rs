@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::body::Body;
 use super::sessions::{closed, unknown_session, without_thread};
+use super::turns::not_running;
 use super::{OpError, Ops};
 use crate::app_server::call::CallError;
 use crate::app_server::wire::INVALID_REQUEST;
@@ -62,20 +63,13 @@ impl Ops {
             match connection.call("turn/interrupt", &params, left) {
                 Ok(_) => return Ok(turn),
                 Err(CallError::Refused { error, .. })
-                    if error.code == INVALID_REQUEST && error.message.starts_with("no active turn") =>
+                    if error.code == INVALID_REQUEST && not_running(&error.message) =>
                 {
-                    // Not begun yet, or just over: either way the next event of the turn tells.
+                    // Not begun yet, or just over, or (before Codex 0.169) the last one still counts as active: the
+                    // next event of the thread tells.
                     if !watch.wait_until(deadline) {
                         return Err(OpError::Timeout(format!("Turn {turn} has not begun in time.")));
                     }
-                }
-                Err(CallError::Refused { error, .. })
-                    if error.code == INVALID_REQUEST && error.message.starts_with("expected active turn") =>
-                {
-                    return Err(OpError::Conflict(format!(
-                        "Turn {turn} is not the running one: {}.",
-                        error.message
-                    )));
                 }
                 Err(error) => return Err(error.into()),
             }

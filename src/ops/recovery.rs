@@ -10,11 +10,13 @@ use log::{info, warn};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::fields::Params;
+use super::fields::{Params, param};
 use super::sessions::{ThreadAnswer, closed, resume_params, without_thread};
 use super::{OpError, Ops, catch_up};
 use crate::app_server::call::CallError;
 use crate::app_server::connection::Connection;
+use crate::app_server::impression::Impression;
+use crate::app_server::needs;
 use crate::hub::Core;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
@@ -146,7 +148,7 @@ impl Ops {
         connection: &Connection,
     ) -> Result<Arc<Session>, OpError> {
         let thread = session.thread_id.as_deref().ok_or_else(|| without_thread(&session.session_id))?;
-        let request = resume_params(thread, &Params::new())?;
+        let request = resume_params(thread, &policies(&session.thread_params, connection.impression())?)?;
         let outcome = match self.take_up(session, connection, "thread/resume", &request) {
             Err(CallError::Refused { error, .. }) if never_ran(&error.message) => {
                 // A record of an older version knows no params.
@@ -249,6 +251,21 @@ impl Drop for Loading<'_> {
     }
 }
 
+/// What the session was made with, for a Codex that would load its thread with the policies of the configuration instead:
+/// nobody is to be asked, or allowed, more than before. A newer one also knows what the turns have changed since, and
+/// is told nothing.
+fn policies(made_with: &serde_json::Value, codex: &Impression) -> Result<Params, OpError> {
+    let mut params = Params::new();
+    if codex.is_older_than(needs::RESTORES_POLICIES) {
+        for name in ["approvalPolicy", "sandbox"] {
+            if let Some(value) = made_with.get(name) {
+                params.insert(name, param(value)?);
+            }
+        }
+    }
+    Ok(params)
+}
+
 /// Codex has nothing on disk of a thread that never ran a turn, nor of an ephemeral one. The protocol gives every
 /// refusal the same code; only the text tells.
 fn never_ran(message: &str) -> bool {
@@ -278,6 +295,22 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn only_a_codex_that_forgets_them_is_told_the_policies_again() {
+        let made_with = serde_json::json!({"approvalPolicy": "never", "sandbox": "read-only", "model": "m"});
+        let names = |user_agent| {
+            let codex = Impression::default();
+            codex.met(user_agent);
+            policies(&made_with, &codex).unwrap().into_keys().collect::<Vec<_>>()
+        };
+        for older in ["codexd/0.120.0 (Debian)", "codexd/0.162.0-alpha.15 (Debian)"] {
+            assert_eq!(names(Some(older)), ["approvalPolicy", "sandbox"], "{older}");
+        }
+        for other in [Some("codexd/0.163.0 (Debian)"), Some("codexd/1.0.0"), Some("strange"), None] {
+            assert!(names(other).is_empty(), "{other:?}");
+        }
+    }
 
     #[test]
     fn who_loads_a_session_is_waited_for_by_those_that_want_the_same_one_only() {

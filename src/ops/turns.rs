@@ -55,6 +55,9 @@ struct TurnId {
     id: String,
 }
 
+/// The turn that the app-server took the input for, and whether it was running already; or why it did not.
+type Taken = Result<(String, bool), CallError>;
+
 impl Ops {
     /// Starts a turn, or steers the one that `expectedTurnId` names.
     ///
@@ -90,7 +93,11 @@ impl Ops {
         if session.status == SessionStatus::Closed {
             return Err(closed(&session_id));
         }
-        let mut outcome = self.send_turn(&session, &connection, method, &mut params)?;
+        let joined = if steer { None } else { self.join_running(&session, &connection, &params)? };
+        let mut outcome = match joined {
+            Some(outcome) => outcome,
+            None => self.send_turn(&session, &connection, method, &mut params)?,
+        };
         if let (Err(CallError::Unavailable { .. }), false) = (&outcome, steer)
             && let Some((session, connection)) = self.not_taken(&session)
         {
@@ -111,6 +118,26 @@ impl Ops {
         Ok(Accepted { session, turn_id, steered: steer || steered })
     }
 
+    /// Input for a session whose turn runs steers that turn. `turn/start` would as well, but older versions of Codex answer
+    /// it with the id of a turn that neither begins nor ends. `None` where `turn/start` has to do it: no turn runs, not
+    /// even for Codex, or more than input is given.
+    fn join_running(
+        &self,
+        session: &Session,
+        connection: &Connection,
+        params: &Params,
+    ) -> Result<Option<Taken>, OpError> {
+        let (Some(turn), Some(input), 1) = (&session.current_turn_id, params.get("input"), params.len())
+        else {
+            return Ok(None);
+        };
+        let mut steer = Params::from([("expectedTurnId", param(turn)?), ("input", input.clone())]);
+        match self.send_turn(session, connection, STEER, &mut steer)? {
+            Err(CallError::Refused { .. }) => Ok(None),
+            outcome => Ok(Some(outcome)),
+        }
+    }
+
     /// Sends the turn and records what was accepted: its id, and whether it was running already.
     fn send_turn(
         &self,
@@ -118,7 +145,7 @@ impl Ops {
         connection: &Connection,
         method: &str,
         params: &mut Params,
-    ) -> Result<Result<(String, bool), CallError>, OpError> {
+    ) -> Result<Taken, OpError> {
         let (id, steer) = (session.session_id.clone(), method == STEER);
         let thread = session.thread_id.clone().ok_or_else(|| without_thread(&id))?;
         params.insert("threadId", param(&thread)?);
@@ -156,8 +183,8 @@ impl Ops {
     }
 }
 
-/// Codex gives every refusal the same code; these texts say that there was nothing to steer.
-fn not_running(message: &str) -> bool {
+/// Codex gives every refusal the same code; these texts say that there was nothing to steer or interrupt.
+pub(super) fn not_running(message: &str) -> bool {
     message.starts_with("expected active turn id") || message.starts_with("no active turn")
 }
 

@@ -21,6 +21,10 @@ pub(super) struct Behaviour {
     pub(super) no_thread_start: bool,
     /// `refuse-initialize`: `initialize` is refused.
     pub(super) refuse_initialize: bool,
+    /// `older`: what Codex did before 0.163. A resumed thread has the policies of the configuration, `turn/start` beside a
+    /// running turn steers that one but answers with an id of its own, and until a turn begins the one before it counts as
+    /// active.
+    pub(super) older: bool,
     /// `version=VERSION`: it says that it is this version of Codex.
     pub(super) version: Option<String>,
 }
@@ -41,6 +45,7 @@ impl Behaviour {
                 "refuse-resume" => behaviour.refuse_resume = value.parse().unwrap_or(1),
                 "no-thread-start" => behaviour.no_thread_start = true,
                 "refuse-initialize" => behaviour.refuse_initialize = true,
+                "older" => behaviour.older = true,
                 "version" => behaviour.version = Some(value.to_owned()),
                 _ => {}
             }

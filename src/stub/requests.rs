@@ -151,6 +151,9 @@ impl Dispatcher {
             lock(&thread.state).turns.clone()
         };
         let mut state = lock(&thread.state);
+        if fresh && self.behaviour.older {
+            state.approval_policy = json!("on-request");
+        }
         if !params["approvalPolicy"].is_null() {
             state.approval_policy = params["approvalPolicy"].clone();
         }
@@ -207,7 +210,8 @@ impl Dispatcher {
         }
         if let Some(active) = &state.active {
             // A steer in disguise: it answers with the turn that runs already.
-            let turn = active.id.clone();
+            let turn =
+                if self.behaviour.older { uuid::Uuid::new_v4().to_string() } else { active.id.clone() };
             return self.hand_over(active, Control::Steer(input), id, &json!({"turn": in_progress(&turn)}));
         }
         let turn_id = uuid::Uuid::new_v4().to_string();
@@ -245,8 +249,12 @@ impl Dispatcher {
         let expected = field(params, "turnId")?;
         let thread = self.find(thread_id(params)?)?;
         let state = lock(&thread.state);
+        let last = state.turns.last().and_then(|turn| turn["id"].as_str()).filter(|_| self.behaviour.older);
         let Some(active) = state.active.as_ref().filter(|turn| turn.started) else {
-            return Err(invalid("no active turn to interrupt"));
+            return Err(invalid(match last {
+                Some(last) => format!("expected active turn id {expected} but found {last}"),
+                None => "no active turn to interrupt".to_owned(),
+            }));
         };
         if active.id != expected {
             return Err(invalid(format!("expected active turn id {expected} but found {}", active.id)));

@@ -73,6 +73,7 @@ mod mutate;
 mod no_poll;
 mod not_logged;
 mod notify;
+mod older_codex;
 mod older_state;
 mod openapi;
 mod orphans;
