@@ -66,8 +66,12 @@ fn a_standard_error_that_nobody_reads_holds_nothing_up() {
 fn a_second_signal_ends_it_even_then() {
     let (builder, _pipe, _folder) = unread("trap '' TERM; exec sleep 600");
     let mut daemon = builder.flags(&["--stop-timeout-ms", "600000"]).start();
-    // Two of one kind could be seen as one.
+    let client = daemon.client();
     daemon.signal(Signal::INT);
+    // Of two at once, nobody knows which is seen first.
+    until("the stop", DEADLINE, || {
+        (client.get("/readyz").json()["checks"]["work"]["ok"] == false).then_some(())
+    });
     daemon.signal(Signal::TERM);
     let ended = daemon.wait();
     assert_eq!(ended.status.code(), Some(143), "{ended:?}");
