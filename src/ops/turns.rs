@@ -120,7 +120,7 @@ impl Ops {
 
     /// Input for a session whose turn runs steers that turn. `turn/start` would as well, but older versions of Codex answer
     /// it with the id of a turn that neither begins nor ends. `None` where `turn/start` has to do it: no turn runs, not
-    /// even for Codex, or more than input is given.
+    /// even for Codex, more than input is given, or Codex knows no `turn/steer`.
     fn join_running(
         &self,
         session: &Session,
@@ -133,7 +133,7 @@ impl Ops {
         };
         let mut steer = Params::from([("expectedTurnId", param(turn)?), ("input", input.clone())]);
         match self.send_turn(session, connection, STEER, &mut steer)? {
-            Err(CallError::Refused { .. }) => Ok(None),
+            Err(CallError::Refused { .. } | CallError::Unfit(_)) => Ok(None),
             outcome => Ok(Some(outcome)),
         }
     }

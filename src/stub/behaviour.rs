@@ -19,6 +19,8 @@ pub(super) struct Behaviour {
     pub(super) refuse_resume: u32,
     /// `no-thread-start`: `thread/start` is an unknown method, as in an older or newer Codex.
     pub(super) no_thread_start: bool,
+    /// `no-turn-steer`: nor is `turn/steer` known.
+    pub(super) no_turn_steer: bool,
     /// `refuse-initialize`: `initialize` is refused.
     pub(super) refuse_initialize: bool,
     /// `older`: what Codex did before 0.163. A resumed thread has the policies of the configuration, `turn/start` beside a
@@ -44,6 +46,7 @@ impl Behaviour {
                 "overload" => behaviour.overload = value.parse().unwrap_or(1),
                 "refuse-resume" => behaviour.refuse_resume = value.parse().unwrap_or(1),
                 "no-thread-start" => behaviour.no_thread_start = true,
+                "no-turn-steer" => behaviour.no_turn_steer = true,
                 "refuse-initialize" => behaviour.refuse_initialize = true,
                 "older" => behaviour.older = true,
                 "version" => behaviour.version = Some(value.to_owned()),

@@ -75,7 +75,7 @@ impl Dispatcher {
             (None, "thread/read") => self.thread_read(id, params),
             (None, "thread/turns/list") => self.turns_list(id, params),
             (None, "turn/start") => self.turn_start(id, params),
-            (None, "turn/steer") => self.turn_steer(id, params),
+            (None, "turn/steer") if !self.behaviour.no_turn_steer => self.turn_steer(id, params),
             (None, "turn/interrupt") => self.turn_interrupt(id, params),
             _ => Err(unknown_method(method)),
         };

@@ -7,8 +7,12 @@ use crate::inbox_support::Bench;
 
 /// The stand-in as such a version, and the folder of its threads.
 fn older() -> (Bench, tempfile::TempDir) {
+    behaving("older,version=0.140.0")
+}
+
+fn behaving(behaviour: &str) -> (Bench, tempfile::TempDir) {
     let (builder, threads) = on_stub(&[]);
-    (Bench::with(builder.env("CODEXD_STUB", "older,version=0.140.0")), threads)
+    (Bench::with(builder.env("CODEXD_STUB", behaviour)), threads)
 }
 
 #[test]
@@ -48,4 +52,15 @@ fn a_session_keeps_its_approval_policy_over_a_crash() {
     let after = bench.turn(&session, "run: ls");
     assert_eq!(bench.ended(&after), "completed");
     assert_eq!(bench.requests(""), Vec::<Value>::new());
+}
+
+#[test]
+fn without_turn_steer_input_is_given_to_turn_start() {
+    let (bench, _threads) = behaving("no-turn-steer,version=0.90.0");
+    let session = bench.session(json!({}));
+    let turn = bench.turn(&session, "hang:");
+    bench.event("app-server.turn.started", |detail| detail["turnId"] == turn);
+    let second = bench.post_turn(&session, "say 2 words");
+    assert_eq!((&second["steered"], &second["turnId"]), (&json!(true), &json!(turn)));
+    assert_eq!(bench.ended(&turn), "completed");
 }
