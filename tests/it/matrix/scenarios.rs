@@ -95,18 +95,29 @@ pub(crate) fn steer_and_interrupt(trial: &Trial<'_>) -> Vec<String> {
     if late.status != 409 {
         wanting.push(format!("a steer that comes too late is {}", late.status));
     }
-    let turn = bench.turn(&session, "slow: 100 300");
-    // At once, before the turn has begun.
-    let answer = bench.act(&session, "interrupt");
-    assert_eq!(answer.status, 202, "{}", answer.text());
-    assert_eq!(bench.ended(&turn), "interrupted");
+    // Input that names no turn goes to the one that runs, and leaves none behind.
+    let turn = bench.turn(&session, "slow: 50 100");
+    bench.event("app-server.turn.message.delta", |detail| detail["turnId"] == turn);
+    let joined = bench.post_turn(&session, "say 3 words");
+    assert_eq!((&joined["steered"], &joined["turnId"]), (&json!(true), &json!(turn)));
+    assert_eq!(bench.ended(&turn), "completed");
+    assert_eq!(bench.session_record(&session)["currentTurnId"], Value::Null);
+    // At once, before the turn has begun; more than once, as it takes Codex a varying time.
+    for _ in 0..5 {
+        let turn = bench.turn(&session, "slow: 100 300");
+        let answer = bench.act(&session, "interrupt");
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        assert_eq!(bench.ended(&turn), "interrupted");
+    }
     wanting
 }
 
-/// Another life of the daemon, and one of the app-server: sessions go on with what was said before.
+/// Another life of the daemon, and one of the app-server: sessions go on with what was said before, and with what was
+/// allowed.
 pub(crate) fn restart_and_crash(trial: &Trial<'_>) -> Vec<String> {
     let mut bench = trial.bench();
-    let session = trial.session(&bench, json!({}));
+    let allowed = json!({"approvalPolicy": "never", "sandbox": "danger-full-access"});
+    let session = trial.session(&bench, allowed);
     let thread = bench.session_record(&session)["threadId"].clone();
     assert_eq!(bench.ended(&bench.turn(&session, "first of all")), "completed");
     bench.daemon.restart();
@@ -122,7 +133,10 @@ pub(crate) fn restart_and_crash(trial: &Trial<'_>) -> Vec<String> {
     }
     bench.event("app-server.turn.completed.missing", |detail| detail["turnId"] == turn);
     bench.event("session.recovered", |detail| detail["replacedThreadId"].is_null());
-    assert_eq!(bench.ended(&bench.turn(&session, "say 2 words")), "completed");
+    let mark = trial.home.outside("made-after-the-crash");
+    let turn = bench.turn(&session, &format!("plainrun: touch {}", mark.display()));
+    assert_eq!(bench.ended(&turn), "completed");
+    assert!(mark.exists(), "after a crash the session may do less than before");
     assert_eq!(bench.session_record(&session)["threadId"], thread);
     Vec::new()
 }
