@@ -59,6 +59,9 @@ pub const EVENTS: &[&str] = &[
     "error",
 ];
 
+/// Of the versions tried, the first whose `turn/start` beside a running turn answers with the id of that turn.
+pub const NAMES_RUNNING_TURN: &str = "0.150.0";
+
 /// The first version that loads a thread again with the approval policy and the sandbox it had.
 pub const RESTORES_POLICIES: &str = "0.163.0";
 

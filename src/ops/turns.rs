@@ -11,6 +11,7 @@ use super::sessions::{closed, without_thread};
 use super::{OpError, Ops};
 use crate::app_server::call::CallError;
 use crate::app_server::connection::Connection;
+use crate::app_server::needs;
 use crate::app_server::wire::INVALID_REQUEST;
 use crate::hub::Core;
 use crate::hub::batch::Subject;
@@ -127,6 +128,9 @@ impl Ops {
         connection: &Connection,
         params: &Params,
     ) -> Result<Option<Taken>, OpError> {
+        if !connection.impression().is_older_than(needs::NAMES_RUNNING_TURN) {
+            return Ok(None);
+        }
         let (Some(turn), Some(input), 1) = (&session.current_turn_id, params.get("input"), params.len())
         else {
             return Ok(None);
