@@ -181,18 +181,22 @@ impl Client {
         }
     }
 
-    /// Does the handshake of a connection, or waits for whoever is doing it; the connection's end is the end of that.
+    /// Does the handshake of a connection, or waits for whoever is doing it and shares what comes of it; the connection's
+    /// end is the end of that.
     ///
     /// # Errors
     /// What the handshake may fail with, [`CallError::Unavailable`] when the connection is closed.
     pub fn greet(&self, connection: &Connection) -> Result<(), CallError> {
         let deadline = Instant::now() + self.introduction.timeout;
         let mut handshake = lock(&connection.handshake);
+        let mut waited = false;
         loop {
-            match *handshake {
+            match &*handshake {
                 Handshake::Done => return Ok(()),
-                Handshake::Open => break,
+                Handshake::Open(Some(error)) if waited => return Err(error.clone()),
+                Handshake::Open(_) => break,
                 Handshake::Running => {
+                    waited = true;
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return Err(CallError::Timeout {
@@ -206,7 +210,7 @@ impl Client {
         }
         *handshake = Handshake::Running;
         drop(handshake);
-        let mut greeting = Greeting { connection, ended: Handshake::Open };
+        let mut greeting = Greeting { connection, ended: Handshake::Open(None) };
         let mut outcome = self.initialize(connection, deadline.saturating_duration_since(Instant::now()));
         if let Err(error @ CallError::Timeout { .. }) = &outcome {
             let text = connection.impression().mute(&error.to_string());
@@ -214,9 +218,10 @@ impl Client {
             connection.give_up(&text);
             outcome = Err(CallError::Mute(text));
         }
-        if outcome.is_ok() {
-            greeting.ended = Handshake::Done;
-        }
+        greeting.ended = match &outcome {
+            Ok(()) => Handshake::Done,
+            Err(error) => Handshake::Open(Some(error.clone())),
+        };
         drop(greeting);
         if let Err(error) = &outcome {
             self.tell_failure(&error.to_string());
@@ -332,7 +337,7 @@ struct Greeting<'a> {
 
 impl Drop for Greeting<'_> {
     fn drop(&mut self) {
-        *lock(&self.connection.handshake) = self.ended;
+        *lock(&self.connection.handshake) = std::mem::replace(&mut self.ended, Handshake::Open(None));
         self.connection.handshake_changed.notify_all();
     }
 }

@@ -66,10 +66,9 @@ impl<'a> Call<'a> {
 }
 
 /// How far the handshake has come.
-#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handshake {
-    /// Nobody has begun it.
-    Open,
+    /// Nobody is at it; why the last attempt failed, if there was one.
+    Open(Option<CallError>),
     /// Somebody is at it.
     Running,
     /// Done.
@@ -109,7 +108,7 @@ impl Connection {
             silent: AtomicU32::new(0),
             hopeless: bounded(1),
             impression: Impression::default(),
-            handshake: Mutex::new(Handshake::Open),
+            handshake: Mutex::new(Handshake::Open(None)),
             handshake_changed: Condvar::new(),
         };
         (Arc::new(connection), lines)
@@ -127,12 +126,12 @@ impl Connection {
 
     /// Whether the handshake was done or at least begun: only then is its end worth an event.
     pub fn was_used(&self) -> bool {
-        *lock(&self.handshake) != Handshake::Open
+        !matches!(*lock(&self.handshake), Handshake::Open(_))
     }
 
     /// Whether the handshake was done.
     pub fn was_met(&self) -> bool {
-        *lock(&self.handshake) == Handshake::Done
+        matches!(*lock(&self.handshake), Handshake::Done)
     }
 
     /// What the program has shown of itself.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Client, Stream};
@@ -121,13 +121,21 @@ pub(crate) fn kill(pid: &Value) {
     send(pid, Signal::KILL);
 }
 
+/// Whether a thread of this process waits for something (Linux).
+pub(crate) fn sleeps(thread: Pid) -> bool {
+    in_state('S', format!("/proc/self/task/{}", thread.as_raw_nonzero()).as_ref())
+}
+
+/// proc(5), `/proc/pid/stat`.
+fn in_state(state: char, of: &Path) -> bool {
+    let stat = std::fs::read_to_string(of.join("stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with(state)
+}
+
 /// Stops a process, which then reads nothing any more; returns when every thread of it stands (Linux).
 pub(crate) fn suspend(pid: &Value) {
     send(pid, Signal::STOP);
-    let stands = |thread: std::io::Result<std::fs::DirEntry>| {
-        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
-        stat.rsplit_once(") ").unwrap().1.starts_with('T')
-    };
+    let stands = |thread: std::io::Result<std::fs::DirEntry>| in_state('T', &thread.unwrap().path());
     let all = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(stands);
     until("a process that is stopped", crate::DEADLINE, || all().then_some(()));
 }
@@ -140,6 +148,6 @@ pub(crate) fn unread_input(pid: &Value) -> u64 {
 
 /// A signal to a process.
 pub(crate) fn send(pid: &Value, signal: Signal) {
-    let pid = pid.as_i64().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    let pid = pid.as_i64().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     rustix::process::kill_process(pid.expect("a pid"), signal).unwrap();
 }

@@ -43,8 +43,8 @@ pub(crate) struct Parts {
 }
 
 /// One connection to the app-server, whose side the test plays.
-struct Wire {
-    connection: Arc<Connection>,
+pub(crate) struct Wire {
+    pub(crate) connection: Arc<Connection>,
     /// What codexd writes.
     written: Lines,
     says: Option<PipeWriter>,
@@ -82,7 +82,7 @@ impl Parts {
     }
 
     /// A connection of that generation, as the present one.
-    fn connect(&self, generation: u64) -> Wire {
+    pub(crate) fn connect(&self, generation: u64) -> Wire {
         let (connection, written) = Connection::new(generation, None);
         let (input, says): (PipeReader, PipeWriter) = pipe().unwrap();
         let (cancelled, cancel) = codexd::os::pipe().unwrap();
@@ -143,7 +143,7 @@ impl Drop for Parts {
 }
 
 impl Wire {
-    fn say(&mut self, message: Value) {
+    pub(crate) fn say(&mut self, message: Value) {
         writeln!(self.says.as_mut().unwrap(), "{message}").unwrap();
     }
 
@@ -153,7 +153,7 @@ impl Wire {
     }
 
     /// The next thing codexd writes.
-    fn heard(&self) -> Value {
+    pub(crate) fn heard(&self) -> Value {
         serde_json::from_slice(&self.written.recv_deadline(Instant::now() + DEADLINE).expect("an answer"))
             .unwrap()
     }

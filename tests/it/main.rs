@@ -50,6 +50,7 @@ mod file_limit;
 mod forced;
 mod fuzz;
 mod golden_shapes;
+mod greeting;
 mod handlers;
 mod hostile;
 mod hub;
