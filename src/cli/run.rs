@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -98,20 +99,27 @@ fn follow(config: &Config, body: &Value, json: bool) -> Result<Record, Problem> 
     // Before the run exists: nothing of it can be missed.
     let mut events = Events::open(config, &[], None)?;
     let api = reach::client(config)?;
+    // Before it exists, too: a Ctrl-C that comes while it is being made is for it. The watch may wait for `made`, which
+    // therefore goes first.
+    let cancelling;
+    let (made, run) = bounded::<String>(1);
+    let there = api.clone();
+    let cancel = move |id: &str| there.post(&format!("{RUNS}/{id}/cancel"), &json!({})).is_ok();
+    let ask = cancel.clone();
+    cancelling = OnInterrupt::watch(move || run.recv().is_ok_and(|id| ask(&id)));
     let accepted = api.post(RUNS, body)?;
     let id = accepted["run"]["runId"].as_str().unwrap_or_default().to_owned();
+    // There is room for one, and there is one.
+    let _ = made.try_send(id.clone());
     if !json {
         // At once: a long run can be looked at, or cancelled, from elsewhere.
         print::progress(&format!("run {}", fold(&id)));
     }
     events.narrow("runId", &id);
-    let (there, path) = (api.clone(), format!("{RUNS}/{id}/cancel"));
-    let cancel = move || there.post(&path, &json!({})).is_ok();
-    let cancelling = OnInterrupt::watch(cancel.clone());
     let record = until_the_end(events, &api, &id, json);
     if let Err(Problem::Output(_)) = record {
         // It may just have ended.
-        let _ = cancel();
+        let _ = cancel(&id);
     }
     drop(cancelling);
     record

@@ -1,25 +1,28 @@
 //! `codexd run`.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{ChildStdout, Command, Stdio};
+use std::thread;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
 use crate::cli_support::{Ran, codexd, command};
-use crate::conversation::fake_codex;
+use crate::client::authority;
+use crate::conversation::{fake_codex, until};
 use crate::daemon::Daemon;
 use crate::processes::Process;
 use crate::run_bench::{Bench, RUNS, assert_failed};
 
 fn run(daemon: &Daemon, words: &[&str]) -> Ran {
-    prepared(daemon, words).output().unwrap().into()
+    prepared(daemon.base(), words).output().unwrap().into()
 }
 
-fn prepared(daemon: &Daemon, words: &[&str]) -> Command {
-    command([["--local-api-base", daemon.base(), "run"].as_slice(), words].concat())
+fn prepared(base: &str, words: &[&str]) -> Command {
+    command([["--local-api-base", base, "run"].as_slice(), words].concat())
 }
 
 /// What it says on standard error after the id of the run, which comes first.
@@ -37,7 +40,11 @@ struct Following {
 
 impl Following {
     fn start(daemon: &Daemon, words: &[&str]) -> Following {
-        let mut command = prepared(daemon, words);
+        Following::at(daemon.base(), words)
+    }
+
+    fn at(base: &str, words: &[&str]) -> Following {
+        let mut command = prepared(base, words);
         let mut process = Process::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let stdout = process.child().stdout.take().unwrap();
         Following { process, stdout }
@@ -134,7 +141,7 @@ fn its_flags_reach_codex_and_paths_are_of_the_callers_folder() {
         "60000",
         "-",
     ];
-    let mut command = prepared(&bench.daemon, &words);
+    let mut command = prepared(bench.daemon.base(), &words);
     let mut child =
         command.current_dir(here.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"from standard input\n").unwrap();
@@ -200,6 +207,61 @@ fn ctrl_c_cancels_the_run() {
     }
 }
 
+/// Hands on what clients send to the daemon and what it answers; a POST is told of, and handed on when it is let go. It ends
+/// with the tests.
+fn hold_posts(listener: &TcpListener, daemon: &str, came: &Sender<()>, let_go: &Receiver<()>) {
+    thread::scope(|scope| {
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            let there = TcpStream::connect(daemon).unwrap();
+            let (mut to, mut from) = (client.try_clone().unwrap(), there.try_clone().unwrap());
+            scope.spawn(move || {
+                let _ = io::copy(&mut from, &mut to);
+                to.shutdown(Shutdown::Write)
+            });
+            scope.spawn(move || {
+                let mut first = vec![0; 1 << 16];
+                let length = (&client).read(&mut first).unwrap_or_default();
+                if length == 0 {
+                    return;
+                }
+                if first.starts_with(b"POST ") {
+                    came.send(()).unwrap();
+                    let_go.recv_timeout(DEADLINE).unwrap();
+                }
+                let own = client.local_addr().unwrap().to_string();
+                let text = String::from_utf8_lossy(&first[..length]).replace(&own, daemon);
+                (&there).write_all(text.as_bytes()).unwrap();
+                let _ = io::copy(&mut &client, &mut &there);
+            });
+        }
+    });
+}
+
+#[test]
+fn ctrl_c_while_the_run_is_being_made_cancels_it() {
+    let bench = Bench::stub(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let daemon = authority(bench.daemon.base()).to_owned();
+    let (came, posts) = bounded(0);
+    let (go, let_go) = bounded(2);
+    thread::Builder::new()
+        .name("between".into())
+        .spawn(move || hold_posts(&listener, &daemon, &came, &let_go))
+        .unwrap();
+    let following = Following::at(&base, &["hang:"]);
+    posts.recv_timeout(DEADLINE).expect("the run's POST");
+    following.process.signal(Signal::INT);
+    go.send(()).unwrap();
+    posts.recv_timeout(DEADLINE).expect("the POST that cancels it");
+    until("the run", DEADLINE, || (only_run(&bench)["status"] == "running").then_some(()));
+    go.send(()).unwrap();
+    let (code, stderr) = following.end();
+    assert_eq!((code, after_the_id(&stderr)), (Some(1), "codexd: The run was cancelled.\n"));
+    assert_failed(&only_run(&bench), "CODEX_EXEC_CANCELLED");
+}
+
 #[test]
 fn lines_that_cannot_be_written_are_the_end_of_the_run() {
     let closed = || {
@@ -217,7 +279,7 @@ fn lines_that_cannot_be_written_are_the_end_of_the_run() {
     for (output, complaint) in outputs {
         let bench = Bench::stub(&[]);
         let ran: Ran =
-            prepared(&bench.daemon, &["hang:", "--json"]).stdout(output()).output().unwrap().into();
+            prepared(bench.daemon.base(), &["hang:", "--json"]).stdout(output()).output().unwrap().into();
         assert_eq!((ran.code, ran.stderr.as_str()), (1, *complaint));
         let id = only_run(&bench)["runId"].as_str().unwrap().to_owned();
         assert_failed(&bench.wait_end(&id), "CODEX_EXEC_CANCELLED");
