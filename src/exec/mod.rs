@@ -153,12 +153,20 @@ impl Task {
 }
 
 macro_rules! failures {
-    ($($(#[doc = $doc:literal])* $variant:ident $name:literal retryable $retryable:literal,)*) => {
+    ($($variant:ident $name:literal retryable $retryable:literal $doc:literal,)*) => {
         /// Why a run failed.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum FailureCode { $($(#[doc = $doc])* $variant,)* }
+        pub enum FailureCode { $(#[doc = $doc] $variant,)* }
 
         impl FailureCode {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// What it means.
+            pub const fn doc(self) -> &'static str {
+                match self { $(Self::$variant => $doc,)* }
+            }
+
             /// Its name in the record.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -173,16 +181,11 @@ macro_rules! failures {
 }
 
 failures! {
-    /// The command could not be started.
-    SpawnFailed "CODEX_EXEC_SPAWN_FAILED" retryable false,
-    /// The time limit passed.
-    Timeout "CODEX_EXEC_TIMEOUT" retryable true,
-    /// It ended with another code than 0, or by a signal.
-    ExitNonZero "CODEX_EXEC_EXIT_NON_ZERO" retryable false,
-    /// A client cancelled it.
-    Cancelled "CODEX_EXEC_CANCELLED" retryable false,
-    /// The daemon stopped, or was cut off, before it ended.
-    Interrupted "CODEX_EXEC_INTERRUPTED" retryable true,
+    SpawnFailed "CODEX_EXEC_SPAWN_FAILED" retryable false "The command could not be started.",
+    Timeout "CODEX_EXEC_TIMEOUT" retryable true "The time limit passed; `details.timeoutMs` is which.",
+    ExitNonZero "CODEX_EXEC_EXIT_NON_ZERO" retryable false "It ended with another code than 0 (`details.exitCode`), or by a signal (null).",
+    Cancelled "CODEX_EXEC_CANCELLED" retryable false "A client cancelled it.",
+    Interrupted "CODEX_EXEC_INTERRUPTED" retryable true "The daemon stopped, or was cut off, before it ended.",
 }
 
 /// Why a run failed, for the record.

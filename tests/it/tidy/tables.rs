@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use codexd::cli::flags::{FLAGS, Group};
+use codexd::exec::FailureCode;
 use codexd::http::reply::ErrorCode;
 use codexd::http::routes::ROUTES;
 use codexd::model::event::EventType;
@@ -54,6 +55,15 @@ fn errors_table() -> String {
     let mut table = String::from("| status | `error` | when |\n|---|---|---|\n");
     for error in ErrorCode::ALL {
         writeln!(table, "| {} | {} | {} |", error.status(), code(error.name()), cell(error.doc())).unwrap();
+    }
+    table
+}
+
+fn run_failures_table() -> String {
+    let mut table = String::from("| `code` | `retryable` | when |\n|---|---|---|\n");
+    for failure in FailureCode::ALL {
+        writeln!(table, "| {} | {} | {} |", code(failure.name()), failure.retryable(), cell(failure.doc()))
+            .unwrap();
     }
     table
 }
@@ -126,6 +136,7 @@ fn the_readme_has_the_tables_of_the_code() {
     let mut new = with_section(&old, "routes", &routes_table());
     new = with_section(&new, "bodies", &bodies_table());
     new = with_section(&new, "errors", &errors_table());
+    new = with_section(&new, "run-failures", &run_failures_table());
     new = with_section(&new, "flags", &flags_table());
     new = with_section(&new, "events", &events_table());
     new = with_section(&new, "metrics", &metrics_table());
