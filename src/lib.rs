@@ -56,6 +56,13 @@
 //!     disk only.
 //! 12. **Unsafe code** stands in [`os`] alone.
 //!
+//! ## The contract
+//!
+//! Clients were there before this program: flags, variables and printed lines, files and records, events, routes and statuses,
+//! messages of the stream and the launchd label are as an older implementation had them, its faults excepted. The source
+//! calls that the contract. It only ever grows. What the older one answered, printed and wrote is in `tests/fixtures`, and
+//! the tests `cli_golden`, `golden_shapes` and `older_state` hold codexd to it.
+//!
 //! ## Layers
 //!
 //! Imports go only downward; `tests/it/tidy.rs` checks it.

@@ -57,7 +57,7 @@ pub fn run(config: &Config, low: &LowArgs, words: &[OsString]) -> ExitCode {
 /// other current directory.
 fn body(low: &LowArgs, prompt: &str) -> Result<Value, Problem> {
     let RunArgs { model, profile, sandbox, config, add_dirs, images, output_schema, .. } = &low.run;
-    // The API passes them on as they are (contract, section 10); here it is the command line that is wrong.
+    // The API passes them on as they are; here it is the command line that is wrong.
     if let Some(wrong) =
         config.iter().find(|entry| entry.split_once('=').is_none_or(|(key, _)| key.trim().is_empty()))
     {

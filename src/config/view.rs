@@ -1,4 +1,4 @@
-//! The resolved configuration as clients see it (contract, section 2); what codexd has beyond the contract stands in
+//! The resolved configuration as clients see it; what codexd has beyond the contract stands in
 //! objects of its own at the end.
 
 use std::path::Path;

@@ -105,7 +105,7 @@ pub struct CommandLine {
 }
 
 impl Task {
-    /// The arguments in the contract's order (section 8). `--` stands before the prompt, always: no prompt is ever an
+    /// The arguments in the contract's order. `--` stands before the prompt, always: no prompt is ever an
     /// option or a subcommand.
     pub fn command_line(&self, last_message: &Path, schema: Option<&Path>) -> CommandLine {
         let mut args: Vec<String> = ["exec", "--cd"].map(str::to_owned).into();

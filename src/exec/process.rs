@@ -22,7 +22,7 @@ use crate::store::private;
 use crate::threads::answer::{Answer, answer};
 use crate::threads::{self, Thread, lock};
 
-/// From SIGTERM to SIGKILL (contract, section 8).
+/// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
 /// Between two starts on one CODEX_HOME: a fresh one makes its database then.
 const SPACING: Duration = Duration::from_millis(150);

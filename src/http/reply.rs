@@ -1,4 +1,4 @@
-//! Answers: the success and failure envelopes of the contract (section 5), and the one table of error codes.
+//! Answers: the success and failure envelopes of the contract, and the one table of error codes.
 
 use serde::Serialize;
 use serde_json::value::RawValue;

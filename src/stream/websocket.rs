@@ -1,4 +1,4 @@
-//! A WebSocket client of the event stream (contract, section 6).
+//! A WebSocket client of the event stream.
 //!
 //! The connection's thread shakes hands, sends hello and then reads; `ws-N-tx` takes from the client's queue and writes.
 //! Either ends the other: the reader by dropping a channel, the writer by its Close and, if nobody answers, a cut.
@@ -21,7 +21,7 @@ use crate::hub::replay::{Gap, Logged};
 use crate::model::members::Members;
 use crate::threads;
 
-/// A payload that is no JSON object (contract, section 6; 4000 to 4999 are for private use).
+/// A payload that is no JSON object (4000 to 4999 are for private use).
 const NOT_AN_OBJECT: u16 = 4002;
 /// The one subprotocol there is: what this module speaks. A client need not ask for it; a browser that gives its token
 /// as a subprotocol must offer one that can be chosen.

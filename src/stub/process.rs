@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// `codexd stub-app-server [FOLDER]`: [`app_server`] on the standard streams, with the behaviour `CODEXD_STUB` asks for; SIGTERM ends it with exit code 0, as it ends the real Codex. Without a
+/// `codexd stub-app-server [FOLDER]`: `app_server` on the standard streams, with the behaviour `CODEXD_STUB` asks for; SIGTERM ends it with exit code 0, as it ends the real Codex. Without a
 /// folder for the threads they are kept in one that lasts as long as the process.
 pub fn app_server_stdio(rollouts: Option<&Path>) -> u8 {
     let behaviour = Behaviour::from_env();
