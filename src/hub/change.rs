@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::model::event::{Event, EventType};
@@ -26,8 +26,8 @@ pub enum Change {
     SessionClosed { session_id: String },
     /// A session's thread could not be loaded.
     SessionError { session_id: String, error: String },
-    /// The app-server took a turn.
-    TurnAccepted { session_id: String, turn_id: String, steered: bool },
+    /// The app-server took a turn, with a sandbox policy of its own or not.
+    TurnAccepted { session_id: String, turn_id: String, steered: bool, sandboxed: bool },
     /// A turn began.
     TurnStarted { thread_id: String, turn_id: String },
     /// A turn ended, with its status in the app-server's words.
@@ -58,6 +58,7 @@ struct Detail<'a> {
     status: Option<&'a RawValue>,
     #[serde(default)]
     steered: bool,
+    sandbox_policy: Option<IgnoredAny>,
     #[serde(default)]
     will_retry: Option<bool>,
     #[serde(borrow)]
@@ -105,6 +106,7 @@ fn reader(kind: EventType) -> Option<Reader> {
                 session_id: detail.session_id?,
                 turn_id: detail.turn_id?,
                 steered: detail.steered,
+                sandboxed: detail.sandbox_policy.is_some(),
             })
         },
         T::TurnStarted => {

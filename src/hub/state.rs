@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::asked::Asked;
 use super::change::Change;
 use super::settled::{self, Settled};
@@ -252,8 +254,11 @@ impl State {
             Change::SessionError { session_id, error } => {
                 self.session(&session_id, at, |session| session.last_error = Some(error));
             }
-            Change::TurnAccepted { session_id, turn_id, steered } => {
+            Change::TurnAccepted { session_id, turn_id, steered, sandboxed } => {
                 self.session(&session_id, at, |session| {
+                    if sandboxed {
+                        forget_sandbox_config(session);
+                    }
                     // A turn may be accepted after it has begun, or even ended. A steer begins none: its answer may come when
                     // the next turn runs. But where no turn was ever seen, it runs: one of a thread that was taken over.
                     if (!steered || session.last_turn_id.is_none())
@@ -343,6 +348,13 @@ impl State {
     }
 }
 
+/// A turn's sandbox policy is for the turns after it, too, in the place of what the configuration had.
+fn forget_sandbox_config(session: &mut Session) {
+    if let Some(config) = session.thread_params.get_mut("config").and_then(Value::as_object_mut) {
+        config.retain(|key, _| !key.starts_with("sandbox_workspace_write"));
+    }
+}
+
 fn begin_turn(session: &mut Session, turn_id: &str) {
     session.current_turn_id = Some(turn_id.to_owned());
     session.last_turn_id = Some(turn_id.to_owned());
@@ -358,67 +370,4 @@ fn end_turn(session: &mut Session, turn_id: &str, status: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn session() -> Arc<Session> {
-        let record = serde_json::json!({
-            "sessionId": "s", "purpose": "duplex", "threadId": "t", "status": "active", "endpoint": "e",
-            "childPid": null, "createdAt": "", "updatedAt": "", "metadata": {},
-        });
-        Arc::new(serde_json::from_value(record).unwrap())
-    }
-
-    fn run(id: &str, key: &str) -> Arc<Run> {
-        let record = serde_json::json!({
-            "runId": id, "status": "completed", "adapter": "a", "prompt": "p", "createdAt": "", "updatedAt": "",
-            "metadata": {}, "idempotency": { "key": key, "body": "b" },
-        });
-        Arc::new(serde_json::from_value(record).unwrap())
-    }
-
-    #[test]
-    fn turns_begin_and_end_in_whatever_order_that_is_told() {
-        let daemon =
-            serde_json::from_str(include_str!("../../tests/fixtures/file-daemon-state.json")).unwrap();
-        let sessions = Registry::load(None, vec![session()]);
-        let mut state = State::new(None, daemon, sessions, Registry::default(), Registry::default());
-        let name = str::to_owned;
-        let accepted =
-            |turn| Change::TurnAccepted { session_id: name("s"), turn_id: name(turn), steered: false };
-        let steered =
-            |turn| Change::TurnAccepted { session_id: name("s"), turn_id: name(turn), steered: true };
-        let started = |turn| Change::TurnStarted { thread_id: name("t"), turn_id: name(turn) };
-        let completed = |turn| Change::TurnCompleted {
-            thread_id: name("t"),
-            turn_id: name(turn),
-            status: name("completed"),
-        };
-        let mut after = |change| {
-            state.apply(change, "");
-            let session = state.sessions.get("s").unwrap();
-            (session.current_turn_id.clone(), session.last_turn_status.clone().unwrap())
-        };
-        // Its thread was taken over while a turn ran that nobody here has seen begin.
-        assert_eq!(after(steered("0")), (Some(name("0")), name("inProgress")));
-        assert_eq!(after(completed("0")), (None, name("completed")));
-        assert_eq!(after(accepted("1")), (Some(name("1")), name("inProgress")));
-        assert_eq!(after(started("1")), (Some(name("1")), name("inProgress")));
-        assert_eq!(after(completed("1")), (None, name("completed")));
-        // The answer to a steer comes when the turn is over.
-        assert_eq!(after(accepted("1")), (None, name("completed")));
-        // The end of a turn is not that of the one that has begun since.
-        assert_eq!(after(started("2")).0, Some(name("2")));
-        assert_eq!(after(completed("1")).0, Some(name("2")));
-        // Nor is the late answer to a steer of it.
-        assert_eq!(after(steered("0")).0, Some(name("2")));
-    }
-
-    #[test]
-    fn a_key_that_is_used_anew_names_the_last_record() {
-        let records = vec![run("1", "k"), run("2", "k"), run("3", "other")];
-        let registry = Registry::load(None, records);
-        assert_eq!(registry.by_key("k").unwrap().run_id, "2");
-        assert!(registry.by_key("none").is_none());
-    }
-}
+mod tests;

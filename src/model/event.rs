@@ -90,7 +90,7 @@ event_types! {
     /// A session is over.
     SessionClosed = "session.closed", Info, ["sessionId", "threadId"];
     /// The app-server accepted a turn or a steer.
-    TurnAccepted = "turn.accepted", Info, ["sessionId", "steered", "threadId", "turnId"];
+    TurnAccepted = "turn.accepted", Info, ["sandboxPolicy", "sessionId", "steered", "threadId", "turnId"];
     /// A run was accepted.
     RunQueued = "run.queued", Info, ["cwd", "purpose", "record", "runId", "sessionId"];
     /// A run's process runs.

@@ -1,7 +1,7 @@
 //! Sessions in a new life of the app-server: their threads are loaded again before their next turn, and after a crash at
 //! once, so that the turn does not have to wait for it. What fails then is tried again by the turn.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -148,7 +148,7 @@ impl Ops {
         connection: &Connection,
     ) -> Result<Arc<Session>, OpError> {
         let thread = session.thread_id.as_deref().ok_or_else(|| without_thread(&session.session_id))?;
-        let request = resume_params(thread, &policies(&session.thread_params, connection.impression())?)?;
+        let request = resume_params(thread, &settings(&session.thread_params, connection.impression())?)?;
         let outcome = match self.take_up(session, connection, "thread/resume", &request) {
             Err(CallError::Refused { error, .. }) if never_ran(&error.message) => {
                 // A record of an older version knows no params.
@@ -251,12 +251,27 @@ impl Drop for Loading<'_> {
     }
 }
 
-/// What the session was made with, for a Codex that would load its thread with the policies of the configuration instead:
-/// nobody is to be asked, or allowed, more than before. A newer one also knows what the turns have changed since, and
-/// is told nothing.
-fn policies(made_with: &serde_json::Value, codex: &Impression) -> Result<Params, OpError> {
+/// Keys of the configuration that a turn may have changed since. Codex knows them of the thread, and what is told beats that.
+const KNOWN_OF_THE_THREAD: [&str; 5] =
+    ["model", "model_reasoning_effort", "model_reasoning_summary", "personality", "service_tier"];
+
+/// Of what the session was made with, that which Codex does not know of a thread that it loads again: the overrides of its
+/// configuration. Older ones take the policies of the configuration, too: nobody is to be asked, or allowed, more
+/// than before.
+fn settings(made_with: &serde_json::Value, codex: &Impression) -> Result<Params, OpError> {
     let mut params = Params::new();
-    if codex.is_older_than(needs::RESTORES_POLICIES) {
+    let forgets_policies = codex.is_older_than(needs::RESTORES_POLICIES);
+    if let Some(config) = made_with.get("config").and_then(serde_json::Value::as_object) {
+        let known = |key: &str| match key {
+            "approval_policy" | "sandbox_mode" => !forgets_policies,
+            _ => KNOWN_OF_THE_THREAD.contains(&key),
+        };
+        let rest: BTreeMap<_, _> = config.iter().filter(|(key, _)| !known(key)).collect();
+        if !rest.is_empty() {
+            params.insert("config", param(&rest)?);
+        }
+    }
+    if forgets_policies {
         for name in ["approvalPolicy", "sandbox"] {
             if let Some(value) = made_with.get(name) {
                 params.insert(name, param(value)?);
@@ -297,19 +312,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_codex_that_forgets_them_is_told_the_policies_again() {
-        let made_with = serde_json::json!({"approvalPolicy": "never", "sandbox": "read-only", "model": "m"});
-        let names = |user_agent| {
+    fn a_codex_is_told_what_it_does_not_know_of_a_thread() {
+        let made_with = serde_json::json!({
+            "approvalPolicy": "never", "sandbox": "read-only", "model": "m",
+            "config": {"web_search": "live", "model": "m", "model_reasoning_effort": "low", "sandbox_mode": "read-only"},
+        });
+        let told = |user_agent| {
             let codex = Impression::default();
             codex.met(user_agent);
-            policies(&made_with, &codex).unwrap().into_keys().collect::<Vec<_>>()
+            serde_json::to_value(settings(&made_with, &codex).unwrap()).unwrap()
         };
         for older in ["codexd/0.120.0 (Debian)", "codexd/0.162.0-alpha.15 (Debian)"] {
-            assert_eq!(names(Some(older)), ["approvalPolicy", "sandbox"], "{older}");
+            let config = serde_json::json!({"sandbox_mode": "read-only", "web_search": "live"});
+            let all =
+                serde_json::json!({"approvalPolicy": "never", "sandbox": "read-only", "config": config});
+            assert_eq!(told(Some(older)), all, "{older}");
         }
         for other in [Some("codexd/0.163.0 (Debian)"), Some("codexd/1.0.0"), Some("strange"), None] {
-            assert!(names(other).is_empty(), "{other:?}");
+            assert_eq!(told(other), serde_json::json!({"config": {"web_search": "live"}}), "{other:?}");
         }
+        let known = serde_json::json!({"model": "m", "config": {"model": "m"}});
+        assert!(settings(&known, &Impression::default()).unwrap().is_empty());
+        assert!(settings(&serde_json::Value::Null, &Impression::default()).unwrap().is_empty());
     }
 
     #[test]

@@ -153,6 +153,7 @@ impl Ops {
         let (id, steer) = (session.session_id.clone(), method == STEER);
         let thread = session.thread_id.clone().ok_or_else(|| without_thread(&id))?;
         params.insert("threadId", param(&thread)?);
+        let sandbox = params.get("sandboxPolicy").cloned();
         let record = move |core: &mut Core, drafts: &mut Drafts, result: &RawValue| {
             let answer: TurnAnswer = serde_json::from_str(result.get()).map_err(|error| error.to_string())?;
             let turn_id =
@@ -162,7 +163,7 @@ impl Ops {
                 .sessions
                 .get(&id)
                 .is_some_and(|session| session.current_turn_id.as_deref() == Some(turn_id.as_str()));
-            draft_accepted(drafts, &id, &thread, &turn_id, steer);
+            draft_accepted(drafts, &id, &thread, &turn_id, steer, sandbox.as_deref());
             Ok((turn_id, running))
         };
         Ok(connection.call_in_order(&self.hub, method, params, self.client.timeout(), record))
@@ -192,10 +193,20 @@ pub(super) fn not_running(message: &str) -> bool {
     message.starts_with("expected active turn id") || message.starts_with("no active turn")
 }
 
-fn draft_accepted(drafts: &mut Drafts, session_id: &str, thread: &str, turn_id: &str, steered: bool) {
+fn draft_accepted(
+    drafts: &mut Drafts,
+    session_id: &str,
+    thread: &str,
+    turn_id: &str,
+    steered: bool,
+    sandbox: Option<&RawValue>,
+) {
     let mut detail = serde_json::json!({ "sessionId": session_id, "threadId": thread, "turnId": turn_id });
     if steered {
         detail["steered"] = true.into();
+    }
+    if let Some(sandbox) = sandbox {
+        detail["sandboxPolicy"] = serde_json::json!(sandbox);
     }
     drafts.push(
         EventType::TurnAccepted,
@@ -206,6 +217,7 @@ fn draft_accepted(drafts: &mut Drafts, session_id: &str, thread: &str, turn_id: 
             session_id: session_id.to_owned(),
             turn_id: turn_id.to_owned(),
             steered,
+            sandboxed: sandbox.is_some(),
         }),
     );
 }

@@ -10,8 +10,8 @@ use crate::daemon::Daemon;
 use crate::model_server::ModelServer;
 use crate::real_codex::{CodexHome, real_codex_or_skip};
 use crate::talk::{
-    SESSIONS, assert_in_order, completed, count, deltas, find, id, of_turn, session, session_now, steer,
-    try_turn, turn, whole_log, words,
+    SESSIONS, TURN, assert_in_order, completed, count, deltas, find, id, of_turn, session, session_now,
+    steer, try_turn, turn, whole_log, words,
 };
 
 /// Turns that answer, one that fails, and one after it; then an idle stop. Gives the time that the stop took.
@@ -151,6 +151,52 @@ fn a_session_goes_on_after_a_restart_of_the_daemon() {
     assert!(request.to_string().contains("be brief"), "the thread lost its settings");
     daemon.stop();
     assert_in_order(&whole_log(&daemon), &second);
+}
+
+/// What the model is told with that prompt: whether the sandbox has the network, whether there is web search, the effort.
+fn told(model: &ModelServer, prompt: &str) -> (bool, bool, Value) {
+    let request = model.wait_for_prompt(prompt, DEADLINE);
+    let input = request["input"].to_string();
+    let network =
+        input.rsplit_once("Network access is ").expect("the sandbox is told").1.starts_with("enabled");
+    let tools = request["tools"].as_array().unwrap();
+    (network, tools.iter().any(|tool| tool["type"] == "web_search"), request["reasoning"]["effort"].clone())
+}
+
+#[test]
+fn a_session_keeps_its_configuration_over_a_restart_and_what_turns_changed_of_it() {
+    let codex =
+        real_codex_or_skip!("a_session_keeps_its_configuration_over_a_restart_and_what_turns_changed_of_it");
+    let model = ModelServer::start();
+    let home = CodexHome::new(&model);
+    let mut daemon = Daemon::builder().codex(codex.native(), &home).start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let config = json!({
+        "model_reasoning_effort": "low", "web_search": "live", "sandbox_workspace_write": {"network_access": true},
+    });
+    let body = json!({
+        "cwd": home.work(), "model": "gpt-5.1-codex", "approvalPolicy": "never", "sandbox": "workspace-write", "config": config,
+    });
+    let (kept, changed) = (session(&client, &body), session(&client, &body));
+    completed(&stream, &turn(&client, id(&kept), "kept before"));
+    let of_its_own = json!({
+        "sessionId": id(&changed), "input": "changed before", "effort": "high",
+        "sandboxPolicy": {"type": "workspaceWrite", "networkAccess": false},
+    });
+    let accepted = client.post(TURN, &of_its_own);
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    completed(&stream, accepted.json()["data"]["turnId"].as_str().unwrap());
+    assert_eq!(told(&model, "kept before"), (true, true, json!("low")));
+    assert_eq!(told(&model, "changed before"), (false, true, json!("high")));
+
+    daemon.restart();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    for (session, prompt) in [(&kept, "kept after"), (&changed, "changed after")] {
+        assert_eq!(completed(&stream, &turn(&client, id(session), prompt)), "completed");
+    }
+    assert_eq!(told(&model, "kept after"), (true, true, json!("low")));
+    assert_eq!(told(&model, "changed after"), (false, true, json!("high")));
+    daemon.stop();
 }
 
 #[test]
