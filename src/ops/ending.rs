@@ -14,6 +14,7 @@ use crate::app_server::call::CallError;
 use crate::app_server::wire::INVALID_REQUEST;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
+use crate::hub::watch::TurnWatch;
 use crate::model;
 use crate::model::event::EventType;
 use crate::model::record::{Session, SessionStatus};
@@ -47,14 +48,7 @@ impl Ops {
     /// Interrupts and returns the turn as soon as the app-server has agreed.
     fn interrupt(&self, id: &str, wanted: Option<&str>, deadline: Instant) -> Result<String, OpError> {
         loop {
-            let asked_for = id.to_owned();
-            // The watch comes with the look at the session: what happens after it is not missed.
-            let found = self.hub.ask(move |core| {
-                let session = core.state().sessions.get(&asked_for).cloned()?;
-                let watch = core.watch_turns(session.thread_id.as_deref().unwrap_or_default());
-                Some((session, watch))
-            })?;
-            let (session, watch) = found.ok_or_else(|| unknown_session(id))?;
+            let (session, watch) = self.watched_session(id)?;
             let turn = running_turn(&session, wanted)?;
             let thread = session.thread_id.as_deref().ok_or_else(|| without_thread(id))?;
             let connection = self.client.connect()?;
@@ -74,6 +68,18 @@ impl Ops {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// A session, and a wait for the next beginning or end of a turn in its thread. They come together: what happens after
+    /// the look at the session is not missed.
+    pub(super) fn watched_session(&self, id: &str) -> Result<(Arc<Session>, TurnWatch), OpError> {
+        let wanted = id.to_owned();
+        let found = self.hub.ask(move |core| {
+            let session = core.state().sessions.get(&wanted).cloned()?;
+            let watch = core.watch_turns(session.thread_id.as_deref().unwrap_or_default());
+            Some((session, watch))
+        })?;
+        found.ok_or_else(|| unknown_session(id))
     }
 
     /// Closes a session, its running turn interrupted first; one that is closed stays as it is.

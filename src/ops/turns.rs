@@ -1,6 +1,7 @@
 //! Turns: input for a session's thread, new or steering the one that runs.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -48,6 +49,10 @@ struct Turns {
     data: Vec<TurnId>,
 }
 
+/// How long input for a turn that has been accepted waits for its beginning, which comes within a tenth of a second
+/// where all is well.
+const BEGINNING: Duration = Duration::from_secs(5);
+
 /// Input for the turn that runs.
 const STEER: &str = "turn/steer";
 
@@ -94,7 +99,7 @@ impl Ops {
         if session.status == SessionStatus::Closed {
             return Err(closed(&session_id));
         }
-        let joined = if steer { None } else { self.join_running(&session, &connection, &params)? };
+        let joined = if steer { None } else { self.join_running(&session_id, &connection, &params)? };
         let mut outcome = match joined {
             Some(outcome) => outcome,
             None => self.send_turn(&session, &connection, method, &mut params)?,
@@ -116,29 +121,36 @@ impl Ops {
         if session.status == SessionStatus::Closed && !steer {
             return Err(self.end_turn_of_closed(&session_id, &turn_id));
         }
-        Ok(Accepted { session, turn_id, steered: steer || steered })
+        Ok(Accepted { session, turn_id, steered })
     }
 
     /// Input for a session whose turn runs steers that turn. `turn/start` would as well, but older versions of Codex answer
-    /// it with the id of a turn that neither begins nor ends. `None` where `turn/start` has to do it: no turn runs, not
-    /// even for Codex, more than input is given, or Codex knows no `turn/steer`.
+    /// it with the id of a turn that neither begins nor ends. `None` where `turn/start` has to do it: no turn runs, more
+    /// than input is given, Codex knows no `turn/steer`, or it knows of no turn and goes on knowing of none.
     fn join_running(
         &self,
-        session: &Session,
+        id: &str,
         connection: &Connection,
         params: &Params,
     ) -> Result<Option<Taken>, OpError> {
+        let (Some(input), 1) = (params.get("input"), params.len()) else { return Ok(None) };
         if !connection.impression().is_older_than(needs::NAMES_RUNNING_TURN) {
             return Ok(None);
         }
-        let (Some(turn), Some(input), 1) = (&session.current_turn_id, params.get("input"), params.len())
-        else {
-            return Ok(None);
-        };
-        let mut steer = Params::from([("expectedTurnId", param(turn)?), ("input", input.clone())]);
-        match self.send_turn(session, connection, STEER, &mut steer)? {
-            Err(CallError::Refused { .. } | CallError::Unfit(_)) => Ok(None),
-            outcome => Ok(Some(outcome)),
+        let deadline = Instant::now() + BEGINNING.min(self.client.timeout());
+        loop {
+            let (session, watch) = self.watched_session(id)?;
+            let Some(turn) = &session.current_turn_id else { return Ok(None) };
+            let mut steer = Params::from([("expectedTurnId", param(turn)?), ("input", input.clone())]);
+            match self.send_turn(&session, connection, STEER, &mut steer)? {
+                // Accepted and not begun yet, or just over: the next event of the thread tells.
+                Err(CallError::Refused { error, .. })
+                    if error.code == INVALID_REQUEST
+                        && not_running(&error.message)
+                        && watch.wait_until(deadline) => {}
+                Err(CallError::Refused { .. } | CallError::Unfit(_)) => return Ok(None),
+                outcome => return Ok(Some(outcome)),
+            }
         }
     }
 
@@ -164,7 +176,7 @@ impl Ops {
                 .get(&id)
                 .is_some_and(|session| session.current_turn_id.as_deref() == Some(turn_id.as_str()));
             draft_accepted(drafts, &id, &thread, &turn_id, steer, sandbox.as_deref());
-            Ok((turn_id, running))
+            Ok((turn_id, running || steer))
         };
         Ok(connection.call_in_order(&self.hub, method, params, self.client.timeout(), record))
     }

@@ -30,6 +30,16 @@ fn input_beside_a_running_turn_goes_to_that_turn() {
 }
 
 #[test]
+fn input_beside_a_turn_that_has_not_begun_goes_to_that_turn() {
+    let (bench, _threads) = older();
+    let session = bench.session(json!({}));
+    let turn = bench.turn(&session, "gap: 400 hang:");
+    let second = bench.post_turn(&session, "say 2 words");
+    assert_eq!((&second["steered"], &second["turnId"]), (&json!(true), &json!(turn)));
+    assert_eq!(bench.ended(&turn), "completed");
+}
+
+#[test]
 fn an_interrupt_waits_though_the_last_turn_counts_as_active() {
     let (bench, _threads) = older();
     let session = bench.session(json!({}));
