@@ -6,10 +6,11 @@ use crate::log::{new_session, turn};
 #[test]
 #[cfg_attr(not(debug_assertions), ignore = "only a debug build has faults on demand")]
 fn every_segment_is_forced_to_disk_once_it_is_finished() {
-    // What is being written is forced once a second: at that pace the two hundredth time would be minutes away.
+    // What is being written is forced once a second: at that pace the fault would come after twice the deadline. Small
+    // segments, for a machine on which each event takes its time.
     let mut daemon = Daemon::builder()
-        .flags(&["--sync=interval", "--max-log-bytes=2000"])
-        .env("CODEXD_FAULT", "fail:log.sync:200")
+        .flags(&["--sync=interval", "--max-log-bytes=500"])
+        .env("CODEXD_FAULT", "fail:log.sync:120")
         .start();
     let client = daemon.client();
     turn(&client, &new_session(&client), "slow: 10000 1");
