@@ -122,6 +122,7 @@ pub(crate) fn kill(pid: &Value) {
 }
 
 /// Whether a thread of this process waits for something (Linux).
+#[cfg(target_os = "linux")]
 pub(crate) fn sleeps(thread: Pid) -> bool {
     in_state('S', format!("/proc/self/task/{}", thread.as_raw_nonzero()).as_ref())
 }

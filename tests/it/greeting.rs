@@ -12,7 +12,6 @@ use crate::inbox_reconnect::Parts;
 use crate::{DEADLINE, lone_hub};
 
 #[test]
-#[cfg_attr(not(target_os = "linux"), ignore = "only Linux shows that a thread waits")]
 fn who_waits_for_a_handshake_that_fails_has_failed_and_the_next_tries_again() {
     let parts = Parts::start(Strategy::External, Duration::ZERO);
     let mut wire = parts.connect(1);

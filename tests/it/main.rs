@@ -50,6 +50,7 @@ mod file_limit;
 mod forced;
 mod fuzz;
 mod golden_shapes;
+#[cfg(target_os = "linux")] // Elsewhere nobody can see that a thread waits.
 mod greeting;
 mod handlers;
 mod hostile;
@@ -69,9 +70,8 @@ mod misbehaviour;
 mod model_server;
 #[path = "../mutate/mod.rs"]
 mod mutate;
-
-#[cfg(target_os = "linux")] // As file_limit.
 mod no_poll;
+#[cfg(target_os = "linux")] // As file_limit.
 mod not_logged;
 mod notify;
 mod older_codex;
