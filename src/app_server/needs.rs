@@ -62,8 +62,8 @@ pub const EVENTS: &[&str] = &[
 /// Of the versions tried, the first whose `turn/start` beside a running turn answers with the id of that turn.
 pub const NAMES_RUNNING_TURN: &str = "0.150.0";
 
-/// The first version that loads a thread again with the approval policy and the sandbox it had.
-pub const RESTORES_POLICIES: &str = "0.163.0";
+/// The first version that loads a thread again with the approval policy that it had.
+pub const RESTORES_APPROVAL_POLICY: &str = "0.163.0";
 
 /// What came of `make matrix`: each version that was tried, the newest first, and how each scenario went.
 const TRIED: &str = include_str!("tried.json");

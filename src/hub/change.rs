@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::model::event::{Event, EventType};
+use crate::model::members::Members;
 use crate::model::record::{Identity, Request, Run, Session};
 
 /// One step of the state.
@@ -26,8 +27,8 @@ pub enum Change {
     SessionClosed { session_id: String },
     /// A session's thread could not be loaded.
     SessionError { session_id: String, error: String },
-    /// The app-server took a turn, with a sandbox policy of its own or not.
-    TurnAccepted { session_id: String, turn_id: String, steered: bool, sandboxed: bool },
+    /// The app-server took a turn; with the type of its sandbox policy, if it had one of its own.
+    TurnAccepted { session_id: String, turn_id: String, steered: bool, sandbox: Option<String> },
     /// A turn began.
     TurnStarted { thread_id: String, turn_id: String },
     /// A turn ended, with its status in the app-server's words.
@@ -58,7 +59,8 @@ struct Detail<'a> {
     status: Option<&'a RawValue>,
     #[serde(default)]
     steered: bool,
-    sandbox_policy: Option<IgnoredAny>,
+    #[serde(borrow)]
+    sandbox_policy: Option<&'a RawValue>,
     #[serde(default)]
     will_retry: Option<bool>,
     #[serde(borrow)]
@@ -78,6 +80,11 @@ pub fn of_event(event: &Event) -> Option<Change> {
         None => Detail::default(),
     };
     read(detail)
+}
+
+/// The type of a sandbox policy, empty when there is none.
+pub fn sandbox_type(policy: &RawValue) -> String {
+    Members::of(policy).and_then(|policy| policy.text("type")).unwrap_or_default().into_owned()
 }
 
 /// Whether events of this type can change the state at all; most of a log cannot and is not decoded in replay.
@@ -106,7 +113,7 @@ fn reader(kind: EventType) -> Option<Reader> {
                 session_id: detail.session_id?,
                 turn_id: detail.turn_id?,
                 steered: detail.steered,
-                sandboxed: detail.sandbox_policy.is_some(),
+                sandbox: detail.sandbox_policy.map(sandbox_type),
             })
         },
         T::TurnStarted => {

@@ -254,10 +254,10 @@ impl State {
             Change::SessionError { session_id, error } => {
                 self.session(&session_id, at, |session| session.last_error = Some(error));
             }
-            Change::TurnAccepted { session_id, turn_id, steered, sandboxed } => {
+            Change::TurnAccepted { session_id, turn_id, steered, sandbox } => {
                 self.session(&session_id, at, |session| {
-                    if sandboxed {
-                        forget_sandbox_config(session);
+                    if let Some(sandbox) = &sandbox {
+                        replace_sandbox(session, sandbox);
                     }
                     // A turn may be accepted after it has begun, or even ended. A steer begins none: its answer may come when
                     // the next turn runs. But where no turn was ever seen, it runs: one of a thread that was taken over.
@@ -348,10 +348,22 @@ impl State {
     }
 }
 
-/// A turn's sandbox policy is for the turns after it, too, in the place of what the configuration had.
-fn forget_sandbox_config(session: &mut Session) {
-    if let Some(config) = session.thread_params.get_mut("config").and_then(Value::as_object_mut) {
-        config.retain(|key, _| !key.starts_with("sandbox_workspace_write"));
+/// A turn's sandbox policy is for the turns after it, too, in the place of what the session was made with: its mode, for the
+/// rest of it cannot be said of a thread.
+fn replace_sandbox(session: &mut Session, policy: &str) {
+    let Some(params) = session.thread_params.as_object_mut() else { return };
+    let mode = match policy {
+        "readOnly" => Some("read-only"),
+        "workspaceWrite" => Some("workspace-write"),
+        "dangerFullAccess" => Some("danger-full-access"),
+        _ => None,
+    };
+    match mode {
+        Some(mode) => drop(params.insert("sandbox".to_owned(), mode.into())),
+        None => drop(params.remove("sandbox")),
+    }
+    if let Some(config) = params.get_mut("config").and_then(Value::as_object_mut) {
+        config.retain(|key, _| !key.starts_with("sandbox_"));
     }
 }
 

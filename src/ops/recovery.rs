@@ -256,14 +256,14 @@ const KNOWN_OF_THE_THREAD: [&str; 5] =
     ["model", "model_reasoning_effort", "model_reasoning_summary", "personality", "service_tier"];
 
 /// Of what the session was made with, that which Codex does not know of a thread that it loads again: the overrides of its
-/// configuration. Older ones take the policies of the configuration, too: nobody is to be asked, or allowed, more
-/// than before.
+/// configuration, and the sandbox, which is the configuration's for it. Older ones take the approval policy from there, too:
+/// nobody is to be asked, or allowed, more than before.
 fn settings(made_with: &serde_json::Value, codex: &Impression) -> Result<Params, OpError> {
     let mut params = Params::new();
-    let forgets_policies = codex.is_older_than(needs::RESTORES_POLICIES);
+    let forgets_approvals = codex.is_older_than(needs::RESTORES_APPROVAL_POLICY);
     if let Some(config) = made_with.get("config").and_then(serde_json::Value::as_object) {
         let known = |key: &str| match key {
-            "approval_policy" | "sandbox_mode" => !forgets_policies,
+            "approval_policy" => !forgets_approvals,
             _ => KNOWN_OF_THE_THREAD.contains(&key),
         };
         let rest: BTreeMap<_, _> = config.iter().filter(|(key, _)| !known(key)).collect();
@@ -271,11 +271,10 @@ fn settings(made_with: &serde_json::Value, codex: &Impression) -> Result<Params,
             params.insert("config", param(&rest)?);
         }
     }
-    if forgets_policies {
-        for name in ["approvalPolicy", "sandbox"] {
-            if let Some(value) = made_with.get(name) {
-                params.insert(name, param(value)?);
-            }
+    let forgotten = [("sandbox", true), ("approvalPolicy", forgets_approvals)];
+    for (name, _) in forgotten.into_iter().filter(|(_, forgotten)| *forgotten) {
+        if let Some(value) = made_with.get(name) {
+            params.insert(name, param(value)?);
         }
     }
     Ok(params)
@@ -329,7 +328,12 @@ mod tests {
             assert_eq!(told(Some(older)), all, "{older}");
         }
         for other in [Some("codexd/0.163.0 (Debian)"), Some("codexd/1.0.0"), Some("strange"), None] {
-            assert_eq!(told(other), serde_json::json!({"config": {"web_search": "live"}}), "{other:?}");
+            let config = serde_json::json!({"sandbox_mode": "read-only", "web_search": "live"});
+            assert_eq!(
+                told(other),
+                serde_json::json!({"sandbox": "read-only", "config": config}),
+                "{other:?}"
+            );
         }
         let known = serde_json::json!({"model": "m", "config": {"model": "m"}});
         assert!(settings(&known, &Impression::default()).unwrap().is_empty());

@@ -16,7 +16,7 @@ use crate::app_server::needs;
 use crate::app_server::wire::INVALID_REQUEST;
 use crate::hub::Core;
 use crate::hub::batch::Subject;
-use crate::hub::change::Change;
+use crate::hub::change::{Change, sandbox_type};
 use crate::hub::drafts::Drafts;
 use crate::model::event::EventType;
 use crate::model::record::{Session, SessionStatus};
@@ -229,7 +229,7 @@ fn draft_accepted(
             session_id: session_id.to_owned(),
             turn_id: turn_id.to_owned(),
             steered,
-            sandboxed: sandbox.is_some(),
+            sandbox: sandbox.map(sandbox_type),
         }),
     );
 }

@@ -153,14 +153,16 @@ fn a_session_goes_on_after_a_restart_of_the_daemon() {
     assert_in_order(&whole_log(&daemon), &second);
 }
 
-/// What the model is told with that prompt: whether the sandbox has the network, whether there is web search, the effort.
-fn told(model: &ModelServer, prompt: &str) -> (bool, bool, Value) {
+/// What the model is told with that prompt: the sandbox and whether it has the network, whether there is web search, the effort.
+fn told(model: &ModelServer, prompt: &str) -> (String, bool, bool, Value) {
     let request = model.wait_for_prompt(prompt, DEADLINE);
     let input = request["input"].to_string();
-    let network =
-        input.rsplit_once("Network access is ").expect("the sandbox is told").1.starts_with("enabled");
+    let sandbox = input.rsplit_once("`sandbox_mode` is `").expect("the sandbox is told").1;
+    let (mode, rest) = sandbox.split_once('`').unwrap();
+    let network = rest.split_once("Network access is ").unwrap().1.starts_with("enabled");
     let tools = request["tools"].as_array().unwrap();
-    (network, tools.iter().any(|tool| tool["type"] == "web_search"), request["reasoning"]["effort"].clone())
+    let web = tools.iter().any(|tool| tool["type"] == "web_search");
+    (mode.to_owned(), network, web, request["reasoning"]["effort"].clone())
 }
 
 #[test]
@@ -177,25 +179,40 @@ fn a_session_keeps_its_configuration_over_a_restart_and_what_turns_changed_of_it
     let body = json!({
         "cwd": home.work(), "model": "gpt-5.1-codex", "approvalPolicy": "never", "sandbox": "workspace-write", "config": config,
     });
-    let (kept, changed) = (session(&client, &body), session(&client, &body));
-    completed(&stream, &turn(&client, id(&kept), "kept before"));
-    let of_its_own = json!({
-        "sessionId": id(&changed), "input": "changed before", "effort": "high",
-        "sandboxPolicy": {"type": "workspaceWrite", "networkAccess": false},
-    });
-    let accepted = client.post(TURN, &of_its_own);
-    assert_eq!(accepted.status, 202, "{}", accepted.text());
-    completed(&stream, accepted.json()["data"]["turnId"].as_str().unwrap());
-    assert_eq!(told(&model, "kept before"), (true, true, json!("low")));
-    assert_eq!(told(&model, "changed before"), (false, true, json!("high")));
+    let turns = [
+        ("kept", json!({}), ("workspace-write", true, "low")),
+        (
+            "cut off",
+            json!({"sandboxPolicy": {"type": "workspaceWrite", "networkAccess": false}}),
+            ("workspace-write", false, "low"),
+        ),
+        (
+            "narrowed",
+            json!({"sandboxPolicy": {"type": "readOnly"}, "effort": "high"}),
+            ("read-only", false, "high"),
+        ),
+    ];
+    let sessions: Vec<Value> = turns.iter().map(|_| session(&client, &body)).collect();
+    let check = |prompt: &str, (mode, network, effort): (&str, bool, &str)| {
+        assert_eq!(told(&model, prompt), (mode.to_owned(), network, true, json!(effort)), "{prompt}");
+    };
+    for ((name, of_its_own, expected), session) in turns.iter().zip(&sessions) {
+        let prompt = format!("{name} before");
+        let mut body = of_its_own.clone();
+        (body["sessionId"], body["input"]) = (json!(id(session)), json!(prompt));
+        let accepted = client.post(TURN, &body);
+        assert_eq!(accepted.status, 202, "{}", accepted.text());
+        completed(&stream, accepted.json()["data"]["turnId"].as_str().unwrap());
+        check(&prompt, *expected);
+    }
 
     daemon.restart();
     let (client, stream) = (daemon.client(), daemon.stream());
-    for (session, prompt) in [(&kept, "kept after"), (&changed, "changed after")] {
-        assert_eq!(completed(&stream, &turn(&client, id(session), prompt)), "completed");
+    for ((name, _, expected), session) in turns.iter().zip(&sessions) {
+        let prompt = format!("{name} after");
+        assert_eq!(completed(&stream, &turn(&client, id(session), &prompt)), "completed");
+        check(&prompt, *expected);
     }
-    assert_eq!(told(&model, "kept after"), (true, true, json!("low")));
-    assert_eq!(told(&model, "changed after"), (false, true, json!("high")));
     daemon.stop();
 }
 

@@ -29,13 +29,24 @@ fn a_turns_own_sandbox_takes_the_place_of_the_configurations() {
     let config = serde_json::json!({
         "sandbox_workspace_write": {"network_access": true}, "sandbox_workspace_write.x": 1, "web_search": "live",
     });
-    made.thread_params = serde_json::json!({ "config": config });
-    let mut state = with(Arc::new(made));
-    for (sandboxed, expected) in [(false, config), (true, serde_json::json!({"web_search": "live"}))] {
+    made.thread_params = serde_json::json!({ "sandbox": "workspace-write", "config": config });
+    let mut state = with(Arc::new(made.clone()));
+    let mut after = |sandbox: Option<&str>| {
         let (session_id, turn_id) = ("s".to_owned(), "t".to_owned());
-        state.apply(Change::TurnAccepted { session_id, turn_id, steered: false, sandboxed }, "");
-        assert_eq!(state.sessions.get("s").unwrap().thread_params["config"], expected);
+        let sandbox = sandbox.map(str::to_owned);
+        state.apply(Change::TurnAccepted { session_id, turn_id, steered: false, sandbox }, "");
+        state.sessions.get("s").unwrap().thread_params.clone()
+    };
+    assert_eq!(after(None), made.thread_params);
+    for (policy, mode) in [
+        ("readOnly", "read-only"),
+        ("dangerFullAccess", "danger-full-access"),
+        ("workspaceWrite", "workspace-write"),
+    ] {
+        let expected = serde_json::json!({ "sandbox": mode, "config": {"web_search": "live"} });
+        assert_eq!(after(Some(policy)), expected);
     }
+    assert_eq!(after(Some("externalSandbox")), serde_json::json!({ "config": {"web_search": "live"} }));
 }
 
 #[test]
@@ -46,7 +57,7 @@ fn turns_begin_and_end_in_whatever_order_that_is_told() {
         session_id: name("s"),
         turn_id: name(turn),
         steered,
-        sandboxed: false,
+        sandbox: None,
     };
     let accepted = |turn| took(turn, false);
     let steered = |turn| took(turn, true);
