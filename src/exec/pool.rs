@@ -158,7 +158,7 @@ impl Pool {
         let mut state = lock(&inner.state);
         state.ending = true;
         for cancel in state.running.values() {
-            // Full means that a client has cancelled it.
+            // An error means that a client has cancelled it.
             let _ = cancel.try_send(Cancel::Stop);
         }
         // What was given a place is in the queue, or never will be, before the queue is emptied.

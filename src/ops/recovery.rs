@@ -256,7 +256,8 @@ const KNOWN_OF_THE_THREAD: [&str; 5] =
     ["model", "model_reasoning_effort", "model_reasoning_summary", "personality", "service_tier"];
 
 /// Of what the session was made with, that which Codex does not know of a thread that it loads again: the overrides of its
-/// configuration, and the sandbox, which is the configuration's for it. Older ones take the approval policy from there, too:
+/// configuration, and the sandbox, which is the configuration's for it. A thread that it still has is not changed by this. Older
+/// ones take the approval policy from there, too:
 /// nobody is to be asked, or allowed, more than before.
 fn settings(made_with: &serde_json::Value, codex: &Impression) -> Result<Params, OpError> {
     let mut params = Params::new();
@@ -271,8 +272,8 @@ fn settings(made_with: &serde_json::Value, codex: &Impression) -> Result<Params,
             params.insert("config", param(&rest)?);
         }
     }
-    let forgotten = [("sandbox", true), ("approvalPolicy", forgets_approvals)];
-    for (name, _) in forgotten.into_iter().filter(|(_, forgotten)| *forgotten) {
+    let forgotten: &[_] = if forgets_approvals { &["sandbox", "approvalPolicy"] } else { &["sandbox"] };
+    for &name in forgotten {
         if let Some(value) = made_with.get(name) {
             params.insert(name, param(value)?);
         }

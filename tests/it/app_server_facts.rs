@@ -268,3 +268,20 @@ fn a_second_process_resumes_the_thread_of_a_killed_one() {
     assert_eq!(second.completed(&turn)["items"][0]["text"], "done: two");
     assert_eq!(second.close().code(), Some(0));
 }
+
+/// After a cut, codexd names the sandbox that the session was made with to an app-server that may still have the thread.
+#[test]
+fn a_thread_that_is_still_loaded_keeps_its_sandbox_whatever_its_resume_names() {
+    let codex =
+        real_codex_or_skip!("a_thread_that_is_still_loaded_keeps_its_sandbox_whatever_its_resume_names");
+    let model = ModelServer::start();
+    let home = CodexHome::new(&model);
+    let mut server = AppServer::start(codex.native(), &home);
+    let thread = server.thread(&home, json!({"sandbox": "workspace-write"}));
+    let input = json!([{"type": "text", "text": "say 1 words"}]);
+    let turn = json!({"threadId": thread, "input": input, "sandboxPolicy": {"type": "readOnly"}});
+    let answer = server.request("turn/start", turn).unwrap();
+    server.notified("turn/completed", answer["turn"]["id"].as_str().unwrap());
+    let again = json!({"threadId": thread, "excludeTurns": true, "sandbox": "workspace-write"});
+    assert_eq!(server.request("thread/resume", again).unwrap()["sandbox"]["type"], "readOnly");
+}

@@ -15,15 +15,21 @@ fn behaving(behaviour: &str) -> (Bench, tempfile::TempDir) {
     (Bench::with(builder.env("CODEXD_STUB", behaviour)), threads)
 }
 
-#[test]
-fn input_beside_a_running_turn_goes_to_that_turn() {
-    let (bench, _threads) = older();
+/// Input beside a running turn goes to that one, which ends; its session and the turn.
+fn check_joined(bench: &Bench) -> (String, String) {
     let session = bench.session(json!({}));
     let turn = bench.turn(&session, "hang:");
     bench.event("app-server.turn.started", |detail| detail["turnId"] == turn);
     let second = bench.post_turn(&session, "say 2 words");
     assert_eq!((&second["steered"], &second["turnId"]), (&json!(true), &json!(turn)));
     assert_eq!(bench.ended(&turn), "completed");
+    (session, turn)
+}
+
+#[test]
+fn input_beside_a_running_turn_goes_to_that_turn() {
+    let (bench, _threads) = older();
+    let (session, turn) = check_joined(&bench);
     // No turn is left that would never end.
     let record = bench.session_record(&session);
     assert_eq!((&record["currentTurnId"], &record["lastTurnId"]), (&Value::Null, &json!(turn)));
@@ -67,10 +73,5 @@ fn a_session_keeps_its_approval_policy_over_a_crash() {
 #[test]
 fn without_turn_steer_input_is_given_to_turn_start() {
     let (bench, _threads) = behaving("no-turn-steer,version=0.90.0");
-    let session = bench.session(json!({}));
-    let turn = bench.turn(&session, "hang:");
-    bench.event("app-server.turn.started", |detail| detail["turnId"] == turn);
-    let second = bench.post_turn(&session, "say 2 words");
-    assert_eq!((&second["steered"], &second["turnId"]), (&json!(true), &json!(turn)));
-    assert_eq!(bench.ended(&turn), "completed");
+    check_joined(&bench);
 }
