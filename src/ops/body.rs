@@ -179,10 +179,11 @@ impl Body {
     /// # Errors
     /// When it is something else.
     pub fn number(&self, name: &str, least: u64) -> Result<Option<u64>, OpError> {
-        match self.value(name, Kind::Number(least))? {
-            Some(number) if number < least => Err(wrong(name, &Kind::Number(least).describe())),
-            number => Ok(number),
-        }
+        let read = |raw: &RawValue| {
+            let number = whole(raw.get()).filter(|number| *number >= least);
+            number.ok_or_else(|| wrong(name, &Kind::Number(least).describe()))
+        };
+        self.raw(name).map(read).transpose()
     }
 
     /// A list of strings, each trimmed, blank ones dropped.
@@ -245,6 +246,15 @@ impl Body {
         }
         self.text(name)?.map(|text| param(&text)).transpose()
     }
+}
+
+/// A whole number, however JSON writes it: a client whose numbers are all floats says `1000.0` or `1e3`.
+fn whole(json: &str) -> Option<u64> {
+    json.parse().ok().or_else(|| {
+        let float: f64 = serde_json::from_str(json).ok()?;
+        // With a fraction it would be rounded.
+        if float.fract() == 0.0 { format!("{float:.0}").parse().ok() } else { None }
+    })
 }
 
 /// Refuses a field that the app-server could not read.
@@ -331,7 +341,10 @@ mod tests {
     #[test]
     fn numbers_have_bounds() {
         assert_eq!(body(r#"{"n":5}"#).number("n", 1).unwrap(), Some(5));
-        for wrong in ["0", "-1", "1.5", "\"5\"", "1e3", "true"] {
+        for (whole, value) in [("5.0", 5), ("1e3", 1000), ("18446744073709551615", u64::MAX)] {
+            assert_eq!(body(&format!("{{\"n\":{whole}}}")).number("n", 1).unwrap(), Some(value), "{whole}");
+        }
+        for wrong in ["0", "0.0", "-1", "-5.0", "1.5", "\"5\"", "1e30", "1e400", "true"] {
             assert!(body(&format!("{{\"n\":{wrong}}}")).number("n", 1).is_err(), "{wrong}");
         }
     }
