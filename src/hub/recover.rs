@@ -125,10 +125,9 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     // A life may be over before the state files have been written and the hub was told: were it not for this, nothing
     // would be let go as long as lives are that short.
     journal.dispose_up_to(applied.everything());
-    if state.identity.is_none() {
-        state.identity = Some(new_identity(config));
-        state.identity_dirty = true;
-    }
+    let identity = identity_now(state.identity.clone(), config);
+    state.identity_dirty |= state.identity.as_ref() != Some(&identity);
+    state.identity = Some(identity);
     state.begin_life();
 
     let unsaid = [sessions.come, runs.come, requests.come].contains(&Come::Unsaid);
@@ -305,13 +304,18 @@ fn read_recent(journal: &Journal, most: usize, last: u64) -> io::Result<RecentEv
     Ok(recent)
 }
 
-fn new_identity(config: &Config) -> Identity {
+/// The id stays for ever; the rest is what this start is configured to be.
+fn identity_now(known: Option<Identity>, config: &Config) -> Identity {
+    let (daemon_id, created_at, extra) = match known {
+        Some(known) => (known.daemon_id, known.created_at, known.extra),
+        None => (ids::daemon_id(), clock::now_iso(), Extra::new()),
+    };
     Identity {
-        daemon_id: ids::daemon_id(),
+        daemon_id,
         node_id: config.node_id.clone(),
         repo_root: config.paths.repo_root.display().to_string(),
-        created_at: clock::now_iso(),
+        created_at,
         version: config.version.clone(),
-        extra: Extra::new(),
+        extra,
     }
 }

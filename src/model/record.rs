@@ -37,7 +37,7 @@ pub(crate) use worded;
 /// Fields this version does not know.
 pub type Extra = Map<String, Value>;
 
-/// Who this daemon is; made once, kept for ever.
+/// Who this daemon is. The id is made once and kept for ever; the rest is as the last start was configured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {

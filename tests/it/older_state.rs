@@ -104,3 +104,20 @@ fn the_endpoint_of_a_session_is_the_app_servers_once_it_goes_on() {
     assert_eq!(now["data"]["session"]["endpoint"], new["endpoint"]);
     daemon.stop();
 }
+
+#[test]
+fn the_identity_keeps_its_id_and_says_what_this_start_is_configured_to_be() {
+    let old: Value = serde_json::from_str(&fixture("file-identity.json")).unwrap();
+    let mut daemon = on_recorded_files("").flags(&["--version", "8.1", "--node-id", "moved"]).start();
+    let snapshot = daemon.client().get("/v1/codexd/status").json()["data"]["snapshot"].take();
+    let mut expected = old.clone();
+    expected["nodeId"] = json!("moved");
+    expected["repoRoot"] = snapshot["config"]["paths"]["repoRoot"].clone();
+    expected["version"] = json!("8.1");
+    assert_ne!(expected["repoRoot"], old["repoRoot"]);
+    assert_eq!(snapshot["identity"], expected);
+    daemon.stop();
+    assert_eq!(daemon.state_json("identity.json"), expected);
+    let started = daemon.log_events().into_iter().rfind(|event| event["type"] == "daemon.started").unwrap();
+    assert_eq!(started["detail"]["identity"], expected);
+}
