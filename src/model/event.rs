@@ -63,7 +63,7 @@ event_types! {
     ChildSpawnFailed = "child.spawn.failed", Error, [];
     /// Something is wrong with the child's pipes.
     ChildError = "child.error", Error, [];
-    /// The child ended (error when the code is not 0 and nobody asked it to end).
+    /// The child ended (error when the code is not 0, or a signal that codexd did not send ended it).
     ChildExited = "child.exited", Info, ["code", "signal"];
     /// The child could not be killed.
     ChildKillFailed = "child.kill.failed", Warn, [];
