@@ -224,14 +224,18 @@ impl Inbox {
     /// Answers a request. Of several at once one wins; a repeat of the answer that won is as good.
     ///
     /// # Errors
-    /// When the answer does not fit the request or cannot be recorded.
+    /// When the answer does not fit the request, which waits, or cannot be recorded.
     pub fn answer(&self, request_id: &str, proposal: Proposal) -> Result<Settled, AnswerError> {
         let id = request_id.to_owned();
         let Some(request) = self.hub.ask(move |core| core.state().requests.get(&id).cloned())? else {
             return Ok(Settled::Unknown);
         };
-        let outcome =
-            answer::shape(&request.method, &request.params, proposal).map_err(AnswerError::Unfit)?;
+        let outcome = match answer::shape(&request.method, &request.params, proposal) {
+            Ok(outcome) => outcome,
+            // What would fit a request that is settled is no help: it is settled.
+            Err(_) if request.status != RequestStatus::Pending => return Ok(Settled::Closed(request)),
+            Err(problem) => return Err(AnswerError::Unfit(problem)),
+        };
         Ok(self.settle(request_id, RequestStatus::Answered, outcome)?)
     }
 

@@ -196,6 +196,17 @@ fn of_twenty_clients_one_wins() {
 }
 
 #[test]
+fn who_comes_late_with_what_would_not_have_fitted_hears_that_it_was_answered() {
+    let bench = Bench::stub();
+    let (_, turn, request) = bench.asked(json!({}), "ask: which?");
+    let unfit = json!({"decision": "accept"});
+    assert_eq!(bench.answer(&request, &unfit).status, 400);
+    let record = bench.answered(&request, json!({"answers": {"q1": "this"}}));
+    assert_eq!(bench.ended(&turn), "completed");
+    assert_eq!(bench.refused(&request, unfit), record);
+}
+
+#[test]
 fn two_requests_wait_at_once() {
     let bench = Bench::stub();
     let (_, turn, first) = bench.asked(json!({}), "run2: one && two");
