@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use log::{info, warn};
@@ -28,6 +29,9 @@ use crate::{clock, model};
 
 /// Threads loaded at once: a few of the calls that may be in flight, so that clients get theirs through.
 const AT_ONCE: usize = 4;
+
+/// Loads a thread.
+const RESUME: &str = "thread/resume";
 
 /// Starts the thread that loads threads after each message of `revived`; it ends when the sender is dropped.
 ///
@@ -128,10 +132,10 @@ impl Ops {
     /// then. Of concurrent callers one loads it.
     ///
     /// # Errors
-    /// When the app-server refuses; the session stays active, its lastError says why. [`OpError::Conflict`] when the
-    /// session has been closed meanwhile.
+    /// When the app-server refuses; the session stays active, its lastError says why. [`OpError::Timeout`] also when it has
+    /// not answered another caller all the while. [`OpError::Conflict`] when the session has been closed meanwhile.
     pub(super) fn load_thread(&self, id: &str, connection: &Connection) -> Result<Arc<Session>, OpError> {
-        let _mine = self.loading.claim(id);
+        let _mine = self.loading.claim(id, self.client.timeout())?;
         let session = self.session(id)?;
         if session.status == SessionStatus::Closed {
             return Err(closed(id));
@@ -149,7 +153,7 @@ impl Ops {
     ) -> Result<Arc<Session>, OpError> {
         let thread = session.thread_id.as_deref().ok_or_else(|| without_thread(&session.session_id))?;
         let request = resume_params(thread, &settings(&session.thread_params, connection.impression())?)?;
-        let outcome = match self.take_up(session, connection, "thread/resume", &request) {
+        let outcome = match self.take_up(session, connection, RESUME, &request) {
             Err(CallError::Refused { error, .. }) if never_ran(&error.message) => {
                 // A record of an older version knows no params.
                 let none = serde_json::json!({});
@@ -232,15 +236,21 @@ struct Loading<'a> {
 }
 
 impl BeingLoaded {
-    /// Waits until nobody else loads that session's thread. Nothing is locked when this returns, so that only those wait
+    /// Waits until nobody else loads that session's thread, but no longer than a call of its own would: of many, each would
+    /// else have the deadline of all before it. Nothing is locked when this returns, so that only those wait
     /// for what is asked then that want the same session.
-    fn claim<'a>(&'a self, id: &'a str) -> Loading<'a> {
+    fn claim<'a>(&'a self, id: &'a str, timeout: Duration) -> Result<Loading<'a>, CallError> {
+        let began = Instant::now();
         let mut ids = lock(&self.ids);
         while ids.contains(id) {
-            ids = threads::sound(self.one_less.wait(ids));
+            let left = timeout.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Err(CallError::Timeout { method: RESUME.to_owned(), after: timeout });
+            }
+            ids = threads::sound(self.one_less.wait_timeout(ids, left)).0;
         }
         ids.insert(id.to_owned());
-        Loading { all: self, id }
+        Ok(Loading { all: self, id })
     }
 }
 
@@ -307,8 +317,6 @@ fn draft_recovered(drafts: &mut Drafts, session: &Arc<Session>, replaced: Option
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -343,18 +351,20 @@ mod tests {
 
     #[test]
     fn who_loads_a_session_is_waited_for_by_those_that_want_the_same_one_only() {
+        const LONG: Duration = Duration::from_secs(60);
         let all = BeingLoaded::default();
         let (claimed, other) = bounded(2);
         std::thread::scope(|scope| {
-            let first = all.claim("one");
+            let first = all.claim("one", LONG);
+            assert!(matches!(all.claim("one", Duration::ZERO), Err(CallError::Timeout { .. })));
             for id in ["two", "one"] {
                 let (all, claimed) = (&all, claimed.clone());
                 scope.spawn(move || {
-                    let _mine = all.claim(id);
+                    let _mine = all.claim(id, LONG).unwrap();
                     claimed.send(id).unwrap();
                 });
             }
-            let next = || other.recv_timeout(Duration::from_secs(60)).unwrap();
+            let next = || other.recv_timeout(LONG).unwrap();
             assert_eq!(next(), "two");
             assert!(other.is_empty());
             drop(first);

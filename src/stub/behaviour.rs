@@ -17,6 +17,8 @@ pub(super) struct Behaviour {
     pub(super) overload: u32,
     /// `refuse-resume=N`: the first N `thread/resume` are refused, as with a broken configuration.
     pub(super) refuse_resume: u32,
+    /// `mute-resume`: no `thread/resume` is answered.
+    pub(super) mute_resume: bool,
     /// `no-thread-start`: `thread/start` is an unknown method, as in an older or newer Codex.
     pub(super) no_thread_start: bool,
     /// `no-turn-steer`: nor is `turn/steer` known.
@@ -45,6 +47,7 @@ impl Behaviour {
                 "exit-at-once" => behaviour.exit_at_once = Some(value.parse().unwrap_or(1)),
                 "overload" => behaviour.overload = value.parse().unwrap_or(1),
                 "refuse-resume" => behaviour.refuse_resume = value.parse().unwrap_or(1),
+                "mute-resume" => behaviour.mute_resume = true,
                 "no-thread-start" => behaviour.no_thread_start = true,
                 "no-turn-steer" => behaviour.no_turn_steer = true,
                 "refuse-initialize" => behaviour.refuse_initialize = true,

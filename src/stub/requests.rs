@@ -71,6 +71,7 @@ impl Dispatcher {
         let done = match (refused, method) {
             (Some(error), _) => Err(error),
             (None, "thread/start") if !self.behaviour.no_thread_start => self.thread_start(id, params),
+            (None, "thread/resume") if self.behaviour.mute_resume => Ok(()),
             (None, "thread/resume") => self.thread_resume(id, params),
             (None, "thread/read") => self.thread_read(id, params),
             (None, "thread/turns/list") => self.turns_list(id, params),

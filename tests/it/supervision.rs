@@ -529,6 +529,31 @@ fn of_many_turns_at_once_after_a_restart_one_loads_the_thread() {
     assert_eq!(loaded, 1);
 }
 
+/// Were each to wait for all before it, and then to ask in turn, the last of them would wait for eight deadlines.
+#[test]
+fn of_many_turns_at_once_on_a_thread_that_is_not_loaded_none_waits_for_all_the_others() {
+    let (builder, _threads) = on_stub(&["--app-server-timeout-ms", "2000"]);
+    let mut daemon = builder.env("CODEXD_STUB", "mute-resume").start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    let id = session(&client, &json!({}));
+    talk(&client, &stream, &id, "say 1 words");
+    daemon.restart();
+    let client = daemon.client();
+    // An app-server that says nothing at all would be given up, and end the waiting.
+    let other = session(&client, &json!({}));
+    turn(&client, &other, "slow: 10000 100");
+    thread::scope(|scope| {
+        let turns: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| post_turn(&daemon.client(), &id, "say 1 words").status)).collect();
+        assert!(turns.into_iter().all(|turn| turn.join().unwrap() == 504));
+    });
+    daemon.stop();
+    let events = daemon.log_events();
+    // One event for each call that was not answered. Who is woken by the end of the first one's call may still ask.
+    let asked = events.iter().filter(|event| event["type"] == "session.recovery.failed").count();
+    assert!((1..=4).contains(&asked), "{asked}");
+}
+
 #[test]
 fn an_ordered_stop_is_no_end_of_the_transport() {
     let (builder, _threads) = on_stub(&[]);
