@@ -39,7 +39,7 @@ pub(crate) struct Parts {
     client: Arc<Client>,
     pub(crate) inbox: Arc<Inbox>,
     _timer: TimerThread,
-    _folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 /// One connection to the app-server, whose side the test plays.
@@ -54,7 +54,18 @@ pub(crate) struct Wire {
 
 impl Parts {
     pub(crate) fn start(strategy: Strategy, timeout: Duration) -> Parts {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Self::on(Arc::new(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()), strategy, timeout)
+    }
+
+    /// What a life of the daemon begins with after this one.
+    fn next_life(self) -> Parts {
+        let (folder, server) = (Arc::clone(&self.folder), &self.config.server);
+        let (strategy, timeout) = (server.strategy, server.request_timeout.unwrap_or_default());
+        drop(self);
+        Self::on(folder, strategy, timeout)
+    }
+
+    fn on(folder: Arc<TempDir>, strategy: Strategy, timeout: Duration) -> Parts {
         let mut low = LowArgs { request_timeout: Some(timeout), ..LowArgs::default() };
         if strategy == Strategy::External {
             low.strategy = Some(strategy);
@@ -70,15 +81,7 @@ impl Parts {
         let client = Arc::new(Client::new(hub.clone(), introduction));
         let (timer, timer_thread) = Timer::start().unwrap();
         let inbox = Arc::new(Inbox::new(hub.clone(), Arc::clone(&client), timer, &config));
-        Parts {
-            config,
-            hub,
-            hub_threads: Some(threads),
-            client,
-            inbox,
-            _timer: timer_thread,
-            _folder: folder,
-        }
+        Parts { config, hub, hub_threads: Some(threads), client, inbox, _timer: timer_thread, folder }
     }
 
     /// A connection of that generation, as the present one.
@@ -260,6 +263,24 @@ fn a_deadline_that_passes_while_it_is_away_counts_at_once() {
     assert_eq!(second.heard(), json!({"id": 0, "result": {"decision": "decline"}}));
     assert_eq!(parts.requests()[0].status, RequestStatus::Expired);
     second.cut(&parts);
+}
+
+/// Connections are counted over the lives of the daemon, but from the beginning where the file that has the count is lost.
+#[test]
+fn the_first_connection_of_a_life_is_none_of_the_life_before() {
+    let parts = Parts::start(Strategy::External, Duration::from_millis(1));
+    let mut first = parts.connect(1);
+    parts.client.down("not yet");
+    first.ask(0, "a");
+    first.cut(&parts);
+    let parts = parts.next_life();
+    let mut first = parts.connect(1);
+    let request = parts.requests().remove(0);
+    assert_eq!(request.status, RequestStatus::Pending);
+    assert!(matches!(parts.decide(&request, "accept"), Settled::Away), "it has not been asked yet");
+    first.ask(0, "a");
+    assert_eq!(first.heard(), json!({"id": 0, "result": {"decision": "decline"}}));
+    first.cut(&parts);
 }
 
 #[test]
