@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::actor::log_not_forced;
-use crate::fault;
+use crate::fault::Point;
 use crate::store::files;
 use crate::store::journal::Finished;
 use crate::threads::{self, Thread, lock};
@@ -91,9 +91,7 @@ impl LogSync {
 fn force(part: &Part<'_>) {
     let forced = match part {
         Part::Finished(segment) => segment.force(),
-        Part::Current(file) => {
-            fault::point(fault::Point::LogSync).and_then(|()| files::force(file, File::sync_data))
-        }
+        Part::Current(file) => files::force_at(Point::LogSync, file, File::sync_data),
     };
     if let Err(error) = forced {
         log_not_forced(&error);

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{self, force, sync_folder};
+use super::files::{self, force, force_at, sync_folder};
 use super::lock::{self, Lock};
 use super::segments::{self, Segment};
 use super::{Repair, StoreError, private, tail};
@@ -55,8 +55,7 @@ impl Finished {
     /// # Errors
     /// What fdatasync(2) and fsync(2) say; see [`AppendError::Sync`].
     pub fn force(&self) -> io::Result<()> {
-        fault::point(Point::LogSync)?;
-        force(&self.file, File::sync_data)?;
+        force_at(Point::LogSync, &self.file, File::sync_data)?;
         force(&self.folder, File::sync_all)
     }
 }
@@ -182,9 +181,7 @@ impl Journal {
     }
 
     fn force(&self) -> Result<(), AppendError> {
-        fault::point(Point::LogSync)
-            .and_then(|()| force(&self.file, File::sync_data))
-            .map_err(AppendError::Sync)
+        force_at(Point::LogSync, &self.file, File::sync_data).map_err(AppendError::Sync)
     }
 
     /// Events up to `seq` are in the state files: their segments may go when there are too many.
