@@ -327,15 +327,35 @@ pub fn cancel_of_turn(core: &Core, drafts: &mut Drafts, thread: &str, turn: &str
     end_pending(core, drafts, RequestStatus::Cancelled, |request| over.concerns(request));
 }
 
+/// The thread is not loaded again, so nothing of it is asked again: what waits is orphaned, but for what was asked on
+/// the `present` connection.
+pub fn orphan_of_thread(core: &Core, drafts: &mut Drafts, thread: &str, present: Option<u64>) {
+    end_pending(core, drafts, RequestStatus::Orphaned, |request| {
+        request.thread_id.as_deref() == Some(thread) && Some(request.generation) != present
+    });
+}
+
+/// The connection to an external app-server is lost: of threads without an active session nothing is asked again.
+pub fn orphan_unattended(core: &Core, drafts: &mut Drafts) {
+    end_pending(core, drafts, RequestStatus::Orphaned, |request| is_unattended(core, request));
+}
+
+fn is_unattended(core: &Core, request: &Request) -> bool {
+    let thread = request.thread_id.as_deref();
+    thread.is_some_and(|thread| core.state().active_session_of_thread(thread).is_none())
+}
+
 /// At the start: what an earlier life of the daemon left waiting. An external app-server still waits for an answer,
-/// unless the daemon was told to use another one since.
+/// unless the daemon was told to use another one since, and asks again if somebody loads the thread.
 pub fn orphan_left_over(core: &Core, drafts: &mut Drafts, config: &Config) {
     let elsewhere = |request: &Request| {
         let session = request.session_id.as_deref().and_then(|id| core.state().sessions.get(id));
         session.is_some_and(|session| session.endpoint != config.server.endpoint)
     };
     let spawned = config.server.strategy == Strategy::Spawn;
-    end_pending(core, drafts, RequestStatus::Orphaned, |request| spawned || elsewhere(request));
+    end_pending(core, drafts, RequestStatus::Orphaned, |request| {
+        spawned || elsewhere(request) || is_unattended(core, request)
+    });
 }
 
 fn end_pending(core: &Core, drafts: &mut Drafts, status: RequestStatus, ends: impl Fn(&Request) -> bool) {

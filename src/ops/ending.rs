@@ -11,6 +11,7 @@ use super::sessions::{closed, unknown_session, without_thread};
 use super::turns::not_running;
 use super::{OpError, Ops};
 use crate::app_server::call::CallError;
+use crate::app_server::inbox;
 use crate::app_server::wire::INVALID_REQUEST;
 use crate::hub::batch::Subject;
 use crate::hub::change::Change;
@@ -91,7 +92,7 @@ impl Ops {
         let deadline = Instant::now() + TURN_END;
         loop {
             let last_try = !self.end_turn(id, deadline)?;
-            let wanted = id.to_owned();
+            let (wanted, connection) = (id.to_owned(), self.client.present());
             let closed = self.hub.transact(move |core, drafts| {
                 let session = core.state().sessions.get(&wanted)?;
                 if session.status == SessionStatus::Closed {
@@ -108,6 +109,11 @@ impl Ops {
                     Subject::session(&wanted, session.thread_id.as_deref()),
                     Some(Change::SessionClosed { session_id: wanted.clone() }),
                 );
+                if let Some(thread) = &session.thread_id {
+                    let present = connection.as_ref().filter(|connection| connection.closed().is_none());
+                    let present = present.map(|connection| connection.generation());
+                    inbox::orphan_of_thread(core, drafts, thread, present);
+                }
                 Some(true)
             })?;
             if closed.ok_or_else(|| unknown_session(id))? {

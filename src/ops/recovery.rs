@@ -17,6 +17,7 @@ use super::{OpError, Ops, catch_up};
 use crate::app_server::call::CallError;
 use crate::app_server::connection::Connection;
 use crate::app_server::impression::Impression;
+use crate::app_server::inbox;
 use crate::app_server::needs;
 use crate::hub::Core;
 use crate::hub::batch::Subject;
@@ -200,6 +201,9 @@ impl Ops {
             session.updated_at = clock::now_iso();
             let session = Arc::new(session);
             draft_recovered(drafts, &session, replaced.as_deref());
+            if let Some(thread) = &replaced {
+                inbox::orphan_of_thread(core, drafts, thread, None);
+            }
             Ok(session)
         };
         connection.call_in_order(&self.hub, method, params, self.client.timeout(), record)

@@ -193,6 +193,7 @@ fn draft_lost(core: &mut Core, drafts: &mut Drafts, end: &End, used: bool) {
     if used {
         Cut { end, exit_code: None, signal: None, status: ChildStatus::External }.draft(core, drafts, None);
     }
+    inbox::orphan_unattended(core, drafts);
 }
 
 /// The turns that were in flight when an earlier life of the daemon itself was cut off.

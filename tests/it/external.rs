@@ -372,6 +372,28 @@ fn what_was_asked_by_a_listener_that_died_is_withdrawn() {
 }
 
 #[test]
+fn what_was_asked_of_a_thread_that_is_replaced_is_given_up() {
+    let codex = real_codex_or_skip!("what_was_asked_of_a_thread_that_is_replaced_is_given_up");
+    let (_model, home, listener) = servers(&codex);
+    let relay = Relay::to(listener.authority());
+    let daemon = external(&relay.url()).start();
+    let stream = daemon.stream();
+    // Of which nothing is left to load.
+    let body = json!({"cwd": home.work(), "ephemeral": true});
+    let session = daemon.client().post("/v1/codexd/sessions", &body).json()["data"]["session"].take();
+    let turn = turn(&daemon, session["sessionId"].as_str().unwrap(), "run: touch made.txt");
+    let opened = stream.wait_for(of_turn("request.opened", &turn), DEADLINE);
+    relay.set_target(None);
+    listener.kill();
+    let listener = Listener::start(&codex, &home, &[]);
+    relay.set_target(Some(listener.authority()));
+    let recovered = stream.wait_for_type("session.recovered");
+    assert_eq!(recovered["detail"]["replacedThreadId"], session["threadId"]);
+    let orphaned = stream.wait_for(of_turn("request.orphaned", &turn), DEADLINE);
+    assert_eq!(orphaned["detail"]["requestId"], opened["detail"]["requestId"]);
+}
+
+#[test]
 fn readiness_follows_the_connection_once_it_is_needed() {
     let codex = real_codex_or_skip!("readiness_follows_the_connection_once_it_is_needed");
     let (_model, home, listener) = servers(&codex);

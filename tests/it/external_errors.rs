@@ -15,7 +15,7 @@ use crate::DEADLINE;
 use crate::client::Answer;
 use crate::daemon::Daemon;
 use crate::external::external;
-use crate::fake_app_server::{Fake, completed, delta, send_in_pieces};
+use crate::fake_app_server::{Fake, THREAD, completed, delta, send_in_pieces};
 use crate::relay::Relay;
 
 /// A port on which every connection is given these bytes once it has asked something, and is then closed.
@@ -297,4 +297,49 @@ fn one_that_answers_no_call_but_says_something_is_kept_and_said_not_to_be_ready(
     stream.wait_for_type("app-server.turn.completed");
     assert_eq!(app_server()["ok"], true);
     assert_eq!(fake.heads().len(), 1, "it was connected to again");
+}
+
+/// Only who loads the thread again is asked again, and nobody loads that of a closed session.
+#[test]
+fn what_a_closed_session_was_asked_is_given_up_with_the_connection() {
+    for what_happens in ["cut, close", "close, cut", "close, kill"] {
+        let fake = Fake::start(|socket| {
+            // Of a turn that is not known here to run: a close has none to interrupt, and does not withdraw it.
+            let params = json!({"threadId": THREAD, "turnId": "turn-0", "itemId": "i", "command": "echo"});
+            let asked = json!({"id": 7, "method": "item/commandExecution/requestApproval", "params": params});
+            for message in [completed(), asked.to_string()] {
+                socket.send(Message::text(message)).unwrap();
+            }
+        });
+        let mut daemon = external(&fake.url()).start();
+        let stream = daemon.stream();
+        let session = new_session(&daemon).json()["data"]["session"]["sessionId"].take();
+        let turn = daemon.client().post("/v1/codexd/turn", &json!({"sessionId": session, "input": "x"}));
+        assert_eq!(turn.status, 202, "{}", turn.text());
+        let opened = stream.wait_for_type("request.opened");
+        let close = |daemon: &Daemon| {
+            let path = format!("/v1/codexd/sessions/{}/close", session.as_str().unwrap());
+            assert_eq!(daemon.client().post(&path, &json!({})).status, 200);
+        };
+        match what_happens {
+            "cut, close" => {
+                drop(fake);
+                stream.wait_for_type("app-server.transport.closed");
+                close(&daemon);
+            }
+            "close, cut" => {
+                close(&daemon);
+                drop(fake);
+                stream.wait_for_type("request.orphaned");
+            }
+            _ => {
+                close(&daemon);
+                daemon.kill();
+                daemon.restart();
+            }
+        }
+        let id = opened["detail"]["requestId"].as_str().unwrap();
+        let request = daemon.client().get(&format!("/v1/codexd/requests/{id}"));
+        assert_eq!(request.json()["data"]["request"]["status"], "orphaned", "{what_happens}");
+    }
 }
