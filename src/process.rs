@@ -181,19 +181,26 @@ impl Process {
 
     /// SIGTERM to the group, SIGKILL after `grace`, then whatever is left of its descendants; returns when it is reaped.
     pub fn terminate(&mut self, grace: Duration) -> Exit {
+        // Found before anything dies: a descendant is told by its parents, and SIGTERM may be enough for those.
+        let family = self.family(&[]);
         self.signal(Signal::TERM);
         // An error other than a timeout is what is waited for: the end.
         let _ = self.ended.recv_timeout(grace);
-        self.finish()
+        self.end(&family)
     }
 
     /// Kills what is left of its group and descendants and reaps it; at once if it has ended, else after SIGKILL.
     pub fn finish(&mut self) -> Exit {
+        self.end(&[])
+    }
+
+    /// As [`Process::finish`]; `known`: descendants that were found earlier.
+    fn end(&mut self, known: &[Listed]) -> Exit {
         if let Some(exit) = &self.reaped {
             return exit.clone();
         }
-        // Found before anything dies: a descendant is told by its parents, and those are about to go.
-        let family = self.family();
+        // As before SIGTERM: those by whom they are told are about to go.
+        let family = self.family(known);
         self.signal(Signal::KILL);
         if self.ended.recv_timeout(KILLED_WITHIN) == Err(RecvTimeoutError::Timeout) {
             return self.give_up();
@@ -203,7 +210,7 @@ impl Process {
         // missed by one look.
         let mut clean = 0;
         for _ in 0..SWEEPS {
-            let left = self.family();
+            let left = self.family(&family);
             clean = if left.is_empty() { clean + 1 } else { 0 };
             if clean == 2 {
                 break;
@@ -253,12 +260,19 @@ impl Process {
         self.survived
     }
 
-    /// Descendants, by their parents or, where those are gone, by their mark. One that has neither is ours when there
-    /// is no other process whose it could be.
-    fn family(&self) -> Vec<Listed> {
+    /// Descendants, by their parents or, where those are gone, by their mark, or because they are `known`. One that has
+    /// nothing of that is ours when there is no other process whose it could be.
+    fn family(&self, known: &[Listed]) -> Vec<Listed> {
         let listed = os::list();
         let own = self.pid.as_raw_nonzero().get();
         let mut family = os::descendants(own, &listed);
+        let is_known = |process: &&Listed| {
+            known.iter().any(|known| known.pid == process.pid && known.started == process.started)
+        };
+        for process in listed.iter().filter(is_known) {
+            family.push(process.clone());
+            family.extend(os::descendants(process.pid, &listed));
+        }
         let alone = spawned().as_slice() == [self.pid];
         let adopted = if alone { orphans::adopted(&listed) } else { Vec::new() };
         for process in &listed {
@@ -368,61 +382,4 @@ fn spawning() -> MutexGuard<'static, ()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Read;
-
-    use super::*;
-
-    fn shell(script: &str) -> Process {
-        let spec = Spec {
-            command: "sh".into(),
-            args: vec!["-c".into(), script.into()],
-            cwd: "/".into(),
-            ..Spec::default()
-        };
-        Process::spawn(&spec, crate::ids::daemon_id()).unwrap()
-    }
-
-    fn first_line(process: &mut Process) -> String {
-        let mut line = Vec::new();
-        let mut stdout = process.take_stdout().unwrap();
-        let mut byte = [0];
-        while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
-            line.push(byte[0]);
-        }
-        String::from_utf8(line).unwrap()
-    }
-
-    #[test]
-    fn an_exit_code_is_told() {
-        let mut process = shell("exit 3");
-        process.ended().recv().unwrap_err();
-        assert_eq!(process.finish(), Exit { code: Some(3), signal: None });
-    }
-
-    #[test]
-    fn what_ignores_sigterm_is_killed() {
-        let mut process = shell("trap '' TERM; echo ready; while :; do sleep 1; done");
-        assert_eq!(first_line(&mut process), "ready");
-        let exit = process.terminate(Duration::from_millis(50));
-        assert_eq!(exit, Exit { code: None, signal: Some("SIGKILL".to_owned()) });
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_child_in_a_session_of_its_own_goes_too() {
-        let mut process = shell("setsid sh -c 'echo $$; exec sleep 300' & wait");
-        let grandchild: i32 = first_line(&mut process).parse().unwrap();
-        process.terminate(Duration::from_secs(5));
-        let pid = Pid::from_raw(grandchild).unwrap();
-        // It is reaped by whoever adopts it; what counts is that it does not run.
-        let gone = (0..1000).any(|_| {
-            let ended = os::look_up(pid).is_none_or(|listed| listed.zombie);
-            if !ended {
-                threads::pause(Duration::from_millis(5));
-            }
-            ended
-        });
-        assert!(gone, "the setsid grandchild {grandchild} still runs");
-    }
-}
+mod tests;
