@@ -396,3 +396,26 @@ impl Connection {
 fn stalled(hub: &Hub) -> Option<String> {
     hub.ask_within(Duration::from_secs(1), |core| core.stalled().map(str::to_owned)).ok().flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_calls_are_in_flight_than_may_be() {
+        const LONG: Duration = Duration::from_secs(60);
+        let (connection, lines) = Connection::new(1, None);
+        std::thread::scope(|scope| {
+            for _ in 0..IN_FLIGHT {
+                scope.spawn(|| connection.call("turn/start", &(), LONG).unwrap_err());
+            }
+            for _ in 0..IN_FLIGHT {
+                lines.recv_deadline(Instant::now() + LONG).unwrap();
+            }
+            let one_more = connection.call("turn/start", &(), Duration::from_millis(1));
+            assert!(matches!(one_more, Err(CallError::Timeout { .. })));
+            assert!(lines.try_recv().is_err(), "it was sent all the same");
+            connection.close("enough");
+        });
+    }
+}

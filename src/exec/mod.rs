@@ -295,7 +295,7 @@ impl Outcome {
 mod tests {
     use super::*;
 
-    fn task(prompt: &str) -> Task {
+    pub(super) fn task(prompt: &str) -> Task {
         Task {
             run_id: "run-1".to_owned(),
             prompt: prompt.to_owned(),

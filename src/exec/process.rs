@@ -78,7 +78,7 @@ pub fn run(
     let mut earliest = Instant::now();
     loop {
         // Something in the channel is the end of the wait, and of the run.
-        if let Ok(cancel) = cancels.recv_deadline(reserve_start(shared, task, earliest)) {
+        if let Ok(cancel) = cancels.recv_deadline(reserve_start(&shared.starts, task, earliest)) {
             return before_start(cancel);
         }
         if let Some(on_start) = on_start.take() {
@@ -107,14 +107,14 @@ pub fn before_start(cancel: Cancel) -> Outcome {
 }
 
 /// When this task may start on its CODEX_HOME; the place is taken.
-fn reserve_start(shared: &Shared, task: &Task, earliest: Instant) -> Instant {
+fn reserve_start(starts: &Mutex<HashMap<String, Instant>>, task: &Task, earliest: Instant) -> Instant {
     // Codex falls back from one to the other.
     let variable = |name: &str| match task.env.get(name) {
         Some(value) => value.clone(),
         None => std::env::var(name).ok(),
     };
     let home = variable("CODEX_HOME").or_else(|| variable("HOME")).unwrap_or_default();
-    let mut starts = lock(&shared.starts);
+    let mut starts = lock(starts);
     let start = starts.get(&home).map_or(earliest, |last| earliest.max(*last + SPACING));
     let now = Instant::now();
     starts.retain(|_, last| *last + SPACING > now);
@@ -334,5 +334,25 @@ impl Ended {
             timed_out: self.cut_short == Some(CutShort::Timeout),
             retries,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::task;
+    use super::*;
+
+    #[test]
+    fn starts_on_one_codex_home_are_spaced_and_those_on_others_do_not_wait() {
+        let starts = Mutex::default();
+        let on =
+            |home: &str| Task { env: [("CODEX_HOME".to_owned(), Some(home.to_owned()))].into(), ..task("x") };
+        let now = Instant::now();
+        let due = |home| reserve_start(&starts, &on(home), now) - now;
+        assert_eq!(
+            [due("a"), due("a"), due("b"), due("a")],
+            [Duration::ZERO, SPACING, Duration::ZERO, SPACING * 2]
+        );
+        assert!(SPACING > Duration::ZERO);
     }
 }
