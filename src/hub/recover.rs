@@ -18,7 +18,7 @@ use super::recent_file::{self, RecentFile};
 use super::replay::Logged;
 use super::state::{Record, Registry, State};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Strategy};
 use crate::ids;
 use crate::model::event::{Event, EventType};
 use crate::model::record::{DaemonState, Extra, Identity, Request, Run, Session};
@@ -128,7 +128,7 @@ pub fn recover(config: &Config) -> Result<Recovered, StoreError> {
     let identity = identity_now(state.identity.clone(), config);
     state.identity_dirty |= state.identity.as_ref() != Some(&identity);
     state.identity = Some(identity);
-    state.begin_life();
+    state.begin_life(config.server.strategy == Strategy::External);
 
     let unsaid = [sessions.come, runs.come, requests.come].contains(&Come::Unsaid);
     let extras = FileExtras {

@@ -199,18 +199,20 @@ impl State {
         }
     }
 
-    /// A new life of the daemon: no thread is loaded yet, and nothing was asked in it. What still waits is for whoever asks
-    /// it again, though that connection may have the same number: the file that has the count may be lost. One registry,
-    /// the one that is hardly ever large, is written anew whatever is in it: should log and recent events be lost together,
-    /// its `appliedSeq` is what numbers go on from.
-    pub fn begin_life(&mut self) {
+    /// A new life of the daemon: no thread is loaded yet. One registry, the one that is hardly ever large, is written anew
+    /// whatever is in it: should log and recent events be lost together, its `appliedSeq` is what numbers go on from. What
+    /// waits in an `external` app-server waits for whoever asks it again, though that connection may have the same number:
+    /// the file that has the count may be lost.
+    pub fn begin_life(&mut self, external: bool) {
         self.requests.dirty = true;
         for session in self.sessions.items.iter_mut().filter(|session| session.generation.is_some()) {
             Arc::make_mut(session).generation = None;
             self.sessions.dirty = true;
         }
-        for at in self.asked.pending() {
-            Arc::make_mut(&mut self.requests.items[at]).generation = 0;
+        if external {
+            for at in self.asked.pending() {
+                Arc::make_mut(&mut self.requests.items[at]).generation = 0;
+            }
         }
     }
 

@@ -400,7 +400,8 @@ pub struct Request {
     /// The app-server's own id for it, a number or a string; ids start anew in each process.
     #[serde(default)]
     pub app_server_request_id: Option<Box<RawValue>>,
-    /// Which life of the app-server, or which connection to an external one, asked last.
+    /// Which life of the app-server, or which connection to an external one, asked last; 0 while that was in an earlier
+    /// life of the daemon, and the external one still waits.
     #[serde(default)]
     pub generation: u64,
     /// Fields of newer versions.
