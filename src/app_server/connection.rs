@@ -107,7 +107,7 @@ impl Connection {
             progress: AtomicBool::new(false),
             silent: AtomicU32::new(0),
             hopeless: bounded(1),
-            impression: Impression::default(),
+            impression: Impression::of(pid.is_none()),
             handshake: Mutex::new(Handshake::Open(None)),
             handshake_changed: Condvar::new(),
         };

@@ -13,7 +13,10 @@ pub const LOOK_CLOSER: &str = "; `codexd doctor` looks closer";
 
 /// One life's impression.
 #[derive(Debug, Default)]
-pub struct Impression(Mutex<Shown>);
+pub struct Impression {
+    external: bool,
+    shown: Mutex<Shown>,
+}
 
 #[derive(Debug, Default)]
 struct Shown {
@@ -23,21 +26,31 @@ struct Shown {
 }
 
 impl Impression {
+    /// Nothing yet; `external`: it was not started by codexd, which changes what there is to do.
+    pub fn of(external: bool) -> Self {
+        Self { external, ..Self::default() }
+    }
+
     /// The handshake was done, and this is what it called itself: all is well so far.
     pub fn met(&self, user_agent: Option<&str>) {
-        let mut shown = lock(&self.0);
+        let mut shown = lock(&self.shown);
         shown.version = user_agent.and_then(version);
         shown.trouble = None;
     }
 
+    /// What was wrong in the life before, which is so until this one has done the handshake.
+    pub fn inherit(&self, trouble: Option<String>) {
+        lock(&self.shown).trouble = trouble;
+    }
+
     /// Whether it is known to be older than that version.
     pub fn is_older_than(&self, version: &str) -> bool {
-        lock(&self.0).version.as_deref().is_some_and(|own| number(own) < number(version))
+        lock(&self.shown).version.as_deref().is_some_and(|own| number(own) < number(version))
     }
 
     /// It wrote a line that is no message of the protocol; the first such line is kept.
     pub fn wrote(&self, line: &str) {
-        let mut shown = lock(&self.0);
+        let mut shown = lock(&self.shown);
         if shown.strange.is_none() && !line.trim().is_empty() {
             shown.strange = Some(model::preview(line));
         }
@@ -45,12 +58,12 @@ impl Impression {
 
     /// The first line it wrote that is no message of the protocol.
     pub fn strange(&self) -> Option<String> {
-        lock(&self.0).strange.clone()
+        lock(&self.shown).strange.clone()
     }
 
     /// Why codexd cannot work with it, as far as that has shown.
     pub fn trouble(&self) -> Option<String> {
-        lock(&self.0).trouble.clone()
+        lock(&self.shown).trouble.clone()
     }
 
     /// What a refusal shows of it: `Some` when it is not the request that is wrong, but the app-server that is no use.
@@ -59,7 +72,7 @@ impl Impression {
             return None;
         }
         let shown = format!("JSON-RPC error {}: {}", error.code, model::preview(&error.message));
-        let mut own = lock(&self.0);
+        let mut own = lock(&self.shown);
         let text = if is_unknown(method, error) {
             let version = own.version.as_deref();
             let name =
@@ -78,20 +91,31 @@ impl Impression {
 
     /// It did not answer `initialize` in time, as `error` says.
     pub fn mute(&self, error: &str) -> String {
-        let mut shown = lock(&self.0);
+        let mut shown = lock(&self.shown);
         let wrote = shown.strange.as_ref();
         let wrote =
             wrote.map_or_else(String::new, |line| format!("; it wrote `{line}`, which is no message"));
-        let text = format!("{error}{wrote}. If it is no app-server: {}", start_advice());
+        let text = format!("{error}{wrote}. If it is no app-server: {}", self.start_advice());
         shown.trouble = Some(text.clone());
         text
     }
 
     /// It said something that no app-server says, while it should have answered `initialize`.
     pub fn no_app_server(&self, what: &str) -> String {
-        let text = format!("what was started is no app-server: {what}; {}", start_advice());
-        lock(&self.0).trouble = Some(text.clone());
+        let whose = if self.external { "what answers at --server-endpoint" } else { "what was started" };
+        let text = format!("{whose} is no app-server: {what}; {}", self.start_advice());
+        lock(&self.shown).trouble = Some(text.clone());
         text
+    }
+
+    fn start_advice(&self) -> String {
+        if !self.external {
+            return start_advice();
+        }
+        format!(
+            "--server-endpoint must name the listener of `codex app-server --listen ws://…`, of codex {} or newer",
+            needs::OLDEST
+        )
     }
 }
 

@@ -207,7 +207,9 @@ impl External {
         warn!("the connection to the external app-server has ended: {}", end.message);
         self.lost = true;
         let reason = format!("the connection to the app-server has ended: {}", end.message);
-        self.parts.client.away(reason, !self.is_needed());
+        // One that could not be worked with is a fault until the next one can.
+        let was_well = connection.was_met() && connection.impression().trouble().is_none();
+        self.parts.client.away(reason, was_well && !self.is_needed());
         socket.bury(&end.message);
         farewell::tell_lost(&self.parts, end, connection.was_used());
         Outcome::Lost { progress: connection.made_progress() }

@@ -119,9 +119,15 @@ impl Supervisor {
         let (stop, stops) = bounded(1);
         let (first, started) = answer();
         let thread = threads::spawn("child", move || match parts.config.server.strategy {
-            Strategy::Spawn => {
-                Actor { parts, stops, generation: 0, restarts: 0, stillborn: RefCell::default() }.run(first)
+            Strategy::Spawn => Actor {
+                parts,
+                stops,
+                generation: 0,
+                restarts: 0,
+                stillborn: RefCell::default(),
+                trouble: None,
             }
+            .run(first),
             Strategy::External => External::new(parts, stops).run(first),
         })?;
         Ok(Self { stop, thread, started })
@@ -151,6 +157,8 @@ struct Actor {
     restarts: u64,
     /// Why the last life may have been no app-server at all, for whoever asks while the next one dies.
     stillborn: RefCell<Option<String>>,
+    /// Why the last life could not be worked with; the next one is the same program, until it has shown otherwise.
+    trouble: Option<String>,
 }
 
 /// Why there is no app-server between two lives.
@@ -182,6 +190,8 @@ impl Actor {
                         }
                         LifeEnd::Ended { restart: true } => {}
                     }
+                    self.trouble =
+                        connection.as_ref().and_then(|connection| connection.impression().trouble());
                     connection.is_some_and(|connection| connection.made_progress())
                 }
                 Err(error) => match first.take() {
@@ -245,6 +255,7 @@ impl Actor {
         life.listen(&self.parts)
             .map_err(|error| self.spawn_failed(format!("cannot listen to the child: {error}")))?;
         if let Some(connection) = life.connection() {
+            connection.impression().inherit(self.trouble.clone());
             self.parts.client.up(connection);
             if attempt > 0 {
                 // Full means that whoever loads the threads has not even begun.

@@ -13,6 +13,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::DEADLINE;
 use crate::client::Answer;
+use crate::conversation::{child, until};
 use crate::daemon::Daemon;
 use crate::external::external;
 use crate::fake_app_server::{Fake, THREAD, completed, delta, send_in_pieces};
@@ -254,6 +255,61 @@ fn without_active_sessions_nobody_reconnects() {
     // The next one that wants it gets it, at once.
     assert_eq!(new_session(&daemon).status, 201);
     assert_eq!(relay.accepted(), 2);
+}
+
+type FirstAnswer = fn() -> Option<Message>;
+
+/// Serves every connection as a WebSocket, to whose first message `answer` is the answer; then only listens.
+fn answering_the_first(answer: FirstAnswer) -> String {
+    let authority = listening(move |stream| {
+        thread::Builder::new()
+            .name("test-websocket".into())
+            .spawn(move || {
+                let Ok(mut socket) = tungstenite::accept(stream) else { return };
+                let _ = socket.read();
+                if let Some(answer) = answer() {
+                    let _ = socket.send(answer);
+                }
+                while socket.read().is_ok() {}
+            })
+            .expect("a thread");
+    });
+    format!("ws://{authority}")
+}
+
+#[test]
+fn one_that_is_no_app_server_is_not_ready_from_then_on() {
+    let answers: [(FirstAnswer, &str, &str); 4] = [
+        (|| None, "did not answer initialize within ", "If it is no app-server: --server-endpoint must name"),
+        (|| Some(Message::text("hello there")), "it wrote `hello there`", "--server-endpoint must name"),
+        (
+            || Some(Message::text("{\"id\": 1, \"method\": \"initialize\", \"params\": {}}")),
+            "what answers at --server-endpoint is no app-server",
+            "--server-endpoint must name",
+        ),
+        (
+            || Some(Message::Close(Some(CloseFrame { code: CloseCode::Policy, reason: "who?".into() }))),
+            "closed the connection with 1008: who?",
+            "",
+        ),
+    ];
+    for (answer, what, advice) in answers {
+        let flags = ["--app-server-timeout-ms", "1000"];
+        let daemon = external(&answering_the_first(answer)).flags(&flags).start();
+        let refused = new_session(&daemon).json()["message"].as_str().unwrap().to_owned();
+        assert!(refused.contains(what) && refused.contains(advice), "{refused}");
+        assert!(!refused.contains("--server-command"), "{refused}");
+        // Those that were given up, or have closed the connection, are away by then; the others still there.
+        if !what.starts_with("what answers") {
+            until("the connection's end in the status", DEADLINE, || {
+                child(&daemon.client())["lastError"].as_str().map(drop)
+            });
+        }
+        let ready = daemon.client().get("/readyz");
+        let told = &ready.json()["checks"]["appServer"];
+        assert_eq!((ready.status, &told["ok"]), (503, &json!(false)), "{what}: {told}");
+        assert!(told["detail"].as_str().unwrap().contains(what), "{told}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::DEADLINE;
 use crate::client::{Answer, Stream};
+use crate::conversation::until;
 use crate::daemon::{Builder, Daemon};
 use crate::talk::SESSIONS;
 
@@ -32,8 +33,12 @@ fn verdict(builder: Builder) -> Verdict {
     let daemon = builder.start();
     let stream = daemon.stream();
     let session = daemon.client().post(SESSIONS, &json!({}));
+    Verdict { session, ready: ready(&daemon), stream, daemon }
+}
+
+fn ready(daemon: &Daemon) -> (u16, Value) {
     let ready = daemon.client().get("/readyz");
-    Verdict { session, ready: (ready.status, ready.json()["checks"].take()), stream, daemon }
+    (ready.status, ready.json()["checks"].take())
 }
 
 impl Verdict {
@@ -121,6 +126,16 @@ fn one_that_talks_of_something_else() {
     ];
     has(&verdict.said(504, "timeout"), &parts);
     verdict.last_error("; it wrote `hello there`, which is no message");
+    // The next life is the same program, which nobody has asked anything yet.
+    verdict.stream.wait_for_type("child.restarted");
+    let Verdict { mut daemon, .. } = verdict;
+    let told = until("a readiness that is no passing one", DEADLINE, || {
+        let told = ready(&daemon).1["appServer"].take();
+        (!told["detail"].as_str()?.contains("is being started again")).then_some(told)
+    });
+    assert_eq!(told["ok"], false, "{told}");
+    has(told["detail"].as_str().unwrap(), &parts);
+    daemon.stop();
 }
 
 #[test]
