@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::answer;
@@ -65,6 +66,15 @@ pub struct Reader {
     partial: Vec<u8>,
     /// Instead of that, when the line is too long already.
     oversize: Option<Oversize>,
+}
+
+/// The detail of a request that is refused.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Unsupported<'a> {
+    method: &'a str,
+    params: &'a RawValue,
+    thread_id: Option<&'a str>,
 }
 
 impl Reader {
@@ -266,7 +276,7 @@ impl Reader {
         self.drafts.push(
             EventType::RequestUnsupported,
             format_args!("Codex asked {}, which codexd cannot answer.", model::preview(method)),
-            Some(&serde_json::json!({ "method": method, "threadId": thread })),
+            Some(&Unsupported { method, params, thread_id: thread.as_deref() }),
             thread.as_deref().map(Subject::thread).unwrap_or_default(),
             None,
         );

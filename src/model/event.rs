@@ -112,7 +112,7 @@ event_types! {
     /// The app-server that asked is gone.
     RequestOrphaned = "request.orphaned", Warn, ["kind", "method", "record", "requestId", "sessionId", "status", "threadId", "turnId"];
     /// Codex asked what no client of codexd can answer.
-    RequestUnsupported = "request.unsupported", Warn, ["method", "threadId"];
+    RequestUnsupported = "request.unsupported", Warn, ["method", "params", "threadId"];
     /// The protocol's handshake is done.
     AppServerConnected = "app-server.connected", Info, ["endpoint", "platformFamily", "platformOs", "userAgent"];
     /// It failed.

@@ -128,6 +128,7 @@ fn check(said: &Said, event: &Logged) {
         ("request.unsupported", Some(_)) => {
             assert_eq!(detail.text("method").unwrap(), said.method, "{}", what());
             assert!(codexd::app_server::answer::kind(&said.method).is_none(), "{}", what());
+            assert!(detail.get("params").unwrap().get() == said.params, "{}", what());
         }
         (kind, None) if kind.starts_with("app-server.") => {
             for (name, value) in Members::of(&params).unwrap_or_else(|| panic!("{}", what())).iter() {
