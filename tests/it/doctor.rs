@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::cli_support::{Ran, command};
 use crate::daemon::Daemon;
+use crate::fake_app_server::Fake;
 use crate::processes;
 use crate::real_codex::{CodexHome, real_codex_or_skip};
 
@@ -209,6 +210,20 @@ fn folders_and_tokens_are_looked_at() {
     fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
     says(&place.check_with("access", &flags), "fail", "others may use it");
     says(&place.check_with("access", &["--allow-other-users"]), "warn", "every user of this host");
+}
+
+#[test]
+fn an_external_app_server_is_reached() {
+    let place = Place::new();
+    let fake = Fake::start(|_| {});
+    let check =
+        |url: &str| place.check_with("codex", &["--server-strategy", "external", "--server-endpoint", url]);
+    says(&check(&fake.url()), "ok", &format!("the app-server runs elsewhere ({})", fake.url()));
+    let url = fake.url();
+    drop(fake);
+    let gone = check(&url);
+    says(&gone, "fail", "cannot be reached");
+    assert!(gone["todo"].as_str().unwrap().contains("connection refused"), "{gone}");
 }
 
 /// Answers one request so, whatever it is: where, and the thread.

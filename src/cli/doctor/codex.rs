@@ -5,18 +5,34 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::{Check, Host, protocol};
-use crate::config::Strategy;
+use crate::app_server::dial::Target;
+use crate::config::{Server, Strategy};
+use crate::duplex::code;
+use crate::os;
 use crate::process::shown_path;
 
 const NAME: &str = "codex";
 const INSTALL: &str = "install it with `npm install -g @openai/codex`, or name it with --server-command PATH";
 
+/// Connects to the external app-server as the daemon does, and says goodbye; an error says what to check.
+fn reach(server: &Server) -> Result<(), String> {
+    let (cancelled, _cancel) = os::pipe().map_err(|error| error.to_string())?;
+    let dialled = Target::of(server).and_then(|target| target.dial(&cancelled));
+    let (_, mut writer) = dialled.map_err(|error| error.to_string())?;
+    // That it took the connection is what was asked.
+    let _ = writer.close(code::NORMAL, "");
+    Ok(())
+}
+
 /// The command of the app-server: its path and version, the node of the npm package, and what it makes of the protocol.
 pub(super) fn found(host: &Host) -> Vec<Check> {
     let server = &host.config.server;
     if server.strategy == Strategy::External {
-        let what = format!("the app-server runs elsewhere ({})", server.endpoint);
-        return vec![Check::ok(NAME, what)];
+        let elsewhere = format!("the app-server runs elsewhere ({})", server.endpoint);
+        return vec![match reach(server) {
+            Ok(()) => Check::ok(NAME, elsewhere),
+            Err(problem) => Check::fail(NAME, format!("{elsewhere} and cannot be reached"), problem),
+        }];
     }
     let path = match command(host) {
         Ok(path) => path,
