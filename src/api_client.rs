@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+mod value;
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -14,6 +16,8 @@ use tungstenite::handshake::HandshakeError;
 use tungstenite::http::HeaderValue;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, Utf8Bytes, WebSocket};
+
+pub use value::value;
 
 /// How long the daemon may say nothing after a request. A turn costs it up to four calls of the app-server (initialize,
 /// thread/resume, thread/start, turn/start), each with its own deadline, which is 60 s unless set otherwise; more only where
@@ -200,7 +204,7 @@ impl ApiClient {
             return Err(ClientError::TooLong { address: self.address, limit: self.max_answer });
         }
         let (status, body) = self.split(&answer)?;
-        let envelope = serde_json::from_slice(body).map_err(|_| self.not_codexd(&"its answer is no JSON"))?;
+        let envelope = value(body).map_err(|_| self.not_codexd(&"its answer is no JSON"))?;
         Ok((status, envelope))
     }
 

@@ -18,7 +18,7 @@ use super::question::{fold, summary};
 use super::reach::{self, Problem};
 use super::render::readable;
 use super::terminal::Terminal;
-use crate::api_client::{ApiClient, ClientError};
+use crate::api_client::{self, ApiClient, ClientError};
 use crate::config::Config;
 
 const SESSIONS: &str = "/v1/codexd/sessions";
@@ -204,7 +204,7 @@ impl Conversation<'_> {
 
     /// What an event means here; whether the turn completed, at its end.
     fn event(&mut self, event: &RawValue) -> Result<Option<bool>, Problem> {
-        let Ok(event) = serde_json::from_str::<Value>(event.get()) else { return Ok(None) };
+        let Ok(event) = api_client::value(event.get().as_bytes()) else { return Ok(None) };
         let detail = &event["detail"];
         match event["type"].as_str().unwrap_or_default() {
             "daemon.stopped" => {

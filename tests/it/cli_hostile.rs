@@ -78,6 +78,22 @@ fn the_reason_of_a_stream_that_is_closed_is_text() {
     }
 }
 
+/// Deeper than serde_json decodes, together with what is around it.
+#[test]
+fn what_is_nested_deeply_is_asked_and_shown() {
+    // What nobody answers is declined, and the turn goes on.
+    let bench = Bench::stub(&["--request-timeout-ms", "20000"]);
+    let of_daemon = ["--local-api-base", bench.daemon.base()];
+    let deep = format!("{}{}", "[".repeat(125), "]".repeat(125));
+    let params = format!("{{\"threadId\":\"$THREAD\",\"command\":\"ls -l\",\"deep\":{deep}}}");
+    let prompt = format!("request: item/commandExecution/requestApproval {params}");
+    let ran: Ran = command([&["ask", prompt.as_str()], &of_daemon[..]].concat()).output().unwrap().into();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stderr.contains("declined, for there is no terminal to ask on: command: ls -l"), "{ran:?}");
+    let list: Ran = command([&["requests", "--all"], &of_daemon[..]].concat()).output().unwrap().into();
+    assert!(list.code == 0 && list.stdout.contains("ls -l"), "{list:?}");
+}
+
 /// What is shown to a person who runs that, to its end or to Ctrl-C once `last` is there.
 fn at_terminal(words: &[&str], last: Option<&str>) -> String {
     let mut terminal = AtTerminal::start(&command(words));
