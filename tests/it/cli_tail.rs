@@ -14,6 +14,7 @@ use crate::DEADLINE;
 use crate::cli_support::{codexd, command};
 use crate::daemon::Daemon;
 use crate::processes::Process;
+use crate::pty::{AtTerminal, can_or_skip};
 
 /// The program while it runs, its lines as they come.
 struct Tail {
@@ -291,4 +292,22 @@ fn without_a_daemon_there_is_a_word_of_advice() {
     assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.lines().count()), (1, "", 1));
     assert!(ran.stderr.starts_with(&format!("codexd: no codexd answers at {base}: ")), "{}", ran.stderr);
     assert!(ran.stderr.contains("`codexd start`"), "{}", ran.stderr);
+}
+
+#[test]
+fn colour_is_for_terminals_that_take_it() {
+    if !can_or_skip("colour_is_for_terminals_that_take_it") {
+        return;
+    }
+    let daemon = Daemon::builder().start();
+    for (name, value, coloured) in
+        [("NO_COLOR", "", true), ("NO_COLOR", "1", false), ("TERM", "dumb", false), ("TERM", "xterm", true)]
+    {
+        let mut terminal =
+            AtTerminal::start(tail(daemon.base(), &["--after", "0"]).env("TERM", "xterm").env(name, value));
+        terminal.until("codexd started in app-server mode.");
+        terminal.types("\x03");
+        let (_, shown) = terminal.end();
+        assert_eq!(shown.contains('\u{1b}'), coloured, "{name}={value}: {shown:?}");
+    }
 }

@@ -314,7 +314,7 @@ fn a_token_opens_the_listener() {
     refused(&daemon, "is empty");
     std::fs::remove_file(&token).unwrap();
     refused(&daemon, "cannot be read");
-    write(secret);
+    write(&format!("{secret}\n"));
     session(&daemon, &home);
     let ended = daemon.stop();
     assert!(!ended.stderr.contains(secret));

@@ -97,6 +97,7 @@ fn spawn(program: &Command) -> (Process, File) {
     let mut command = Command::new("setsid");
     command.args(["--ctty", "--wait"]).arg(program.get_program()).args(program.get_args());
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TERM", "xterm");
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command.current_dir("/").stdin(slave()).stdout(slave()).stderr(slave());
     let process = Process::spawn(&mut command);
     drop(command);
