@@ -38,7 +38,9 @@ fn decodable(json: &[u8]) -> Vec<u8> {
             _ => {}
         }
         if before.max(depth) <= DECODED {
-            out.extend([quote, &json[from..at], quote].concat());
+            for piece in [quote, &json[from..at], quote] {
+                out.extend_from_slice(piece);
+            }
         } else if before == DECODED {
             out.extend_from_slice("\"…\"".as_bytes());
         }
