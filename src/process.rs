@@ -263,7 +263,11 @@ impl Process {
     /// Descendants, by their parents or, where those are gone, by their mark, or because they are `known`. One that has
     /// nothing of that is ours when there is no other process whose it could be.
     fn family(&self, known: &[Listed]) -> Vec<Listed> {
+        // What is being started has no mark before its execve(2), and is in no list yet: it is not to be taken for adopted.
+        let spawning = spawning();
         let listed = os::list();
+        let alone = spawned().as_slice() == [self.pid];
+        drop(spawning);
         let own = self.pid.as_raw_nonzero().get();
         let mut family = os::descendants(own, &listed);
         let is_known = |process: &&Listed| {
@@ -273,7 +277,6 @@ impl Process {
             family.push(process.clone());
             family.extend(os::descendants(process.pid, &listed));
         }
-        let alone = spawned().as_slice() == [self.pid];
         let adopted = if alone { orphans::adopted(&listed) } else { Vec::new() };
         for process in &listed {
             let known = process.pid == own || family.iter().any(|member| member.pid == process.pid);

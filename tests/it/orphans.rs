@@ -685,3 +685,37 @@ fn a_killed_child_process_is_no_zombie_for_long() {
     assert!(test_kill_process(gone).is_err(), "it was reaped before the next life");
     daemon.stop();
 }
+
+/// A process that is being started has no mark yet, and the only other one ends at that moment.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_is_being_started_is_not_taken_for_what_the_other_has_left() {
+    // The first ends when the daemon has another child: one that was born and waits until it is on record.
+    let codex = fake_codex(
+        "case \"$*\" in *first)
+            until [ $# = 2 ]; do
+                children=
+                for task in /proc/$PPID/task/*/children; do line=; read -r line <\"$task\"; children=\"$children $line\"; done
+                set -- $children
+            done
+        esac",
+    );
+    let external = ["--server-strategy", "external", "--server-endpoint", "ws://127.0.0.1:1"];
+    let flags = ["--codex-command", codex.to_str().unwrap(), "--max-concurrent-runs", "2"];
+    let mut daemon = Daemon::builder().flags(&external).flags(&flags).start();
+    let (client, stream) = (daemon.client(), daemon.stream());
+    for _ in 0..rounds(10, 100) {
+        let both = ["first", "second"].map(|prompt| run(&client, &stream, &json!({"prompt": prompt})));
+        for id in both {
+            let ended = stream.wait_for(
+                |event| {
+                    let kind = event["type"].as_str().unwrap();
+                    matches!(kind, "run.completed" | "run.failed") && event["detail"]["runId"] == *id
+                },
+                DEADLINE,
+            );
+            assert_eq!(ended["type"], "run.completed", "{ended}");
+        }
+    }
+    daemon.stop();
+}
