@@ -91,6 +91,7 @@
 //! | main | | signals | SIGTERM, SIGINT, SIGHUP |
 //! | signals | the process | signals | the process's end |
 //! | log | the process | its queue, standard error | the process's end |
+//! | stdout | the process | standard output | what it had to say is written |
 //! | hub | `HubThreads` | its two inboxes | `Message::Stop` |
 //! | load-runs | `recover` | the run registry's file | that it is read |
 //! | persist, log-sync (with `--sync interval`), voice | `HubThreads` | their channel | the hub's end |

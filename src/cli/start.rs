@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use rustix::process::Signal;
@@ -19,6 +20,9 @@ use crate::ops::status::Status;
 use crate::os;
 use crate::process::orphans;
 use crate::threads;
+
+/// How long the daemon waits for standard output to take what it says there.
+const SAID_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until SIGTERM, SIGINT or SIGHUP; with `run_once` only for the smoke lifetime.
 ///
@@ -57,11 +61,17 @@ fn live(config: Config, json: bool, run_once: bool) -> ExitCode {
     manager.stopping();
     match daemon.stop() {
         Ok(Stopped { service, snapshot, logged }) => {
+            let mut text = String::new();
             if let Some(signal) = ended_by.filter(|_| !json && !run_once) {
-                print::out(&format!("codexd stopped after {}\n", name(signal)));
+                text = format!("codexd stopped after {}\n", name(signal));
             }
             if !json || run_once {
-                report(&shown, json, &service, &snapshot);
+                text += &report(&shown, json, &service, &snapshot);
+            }
+            if run_once {
+                print::out(&text);
+            } else {
+                say(text);
             }
             logged.map_or_else(|error| print::fail(&error.to_string()), |()| ExitCode::SUCCESS)
         }
@@ -72,25 +82,48 @@ fn live(config: Config, json: bool, run_once: bool) -> ExitCode {
 /// The line needs no more than the counts: whoever waits for it does not wait for 10,000 records to be gathered.
 fn announce(config: &Config, json: bool, daemon: &Daemon) -> Result<(), OpError> {
     let ops = daemon.ops();
-    if json {
+    say(if json {
         let Status { service, snapshot } = ops.status()?;
-        print::out_json(&StartReport { service: &service, snapshot: &snapshot });
+        report(config, json, &service, &snapshot)
     } else {
-        line(config, &ops.summary()?, &ops.service.view());
-    }
+        line(config, &ops.summary()?, &ops.service.view())
+    });
     Ok(())
 }
 
-fn report(config: &Config, json: bool, service: &ServiceView, snapshot: &Snapshot) {
-    if json {
-        print::out_json(&StartReport { service, snapshot });
-    } else {
-        line(config, &Summary::from(snapshot), service);
+/// Writes to standard output, which may be a pipe that nobody reads, or a terminal that somebody stopped: after a second
+/// that is left to the thread, which then lasts as long as the process, for the daemon is to hear of signals and to end.
+fn say(text: String) {
+    let text: Arc<str> = text.into();
+    let shared = Arc::clone(&text);
+    let written = threads::spawn_contained("stdout", move || {
+        print::out(&shared);
+    });
+    match written {
+        Ok(thread) if thread.wait(SAID_WITHIN) => thread.join(),
+        Ok(thread) => thread.leave(),
+        // Whoever waits for the line is not to do so for ever.
+        Err(_) => {
+            print::out(&text);
+        }
     }
 }
 
-fn line(config: &Config, summary: &Summary, service: &ServiceView) {
-    print::out(&format!("{}\n", print::start_line(config, summary, service)));
+fn report(config: &Config, json: bool, service: &ServiceView, snapshot: &Snapshot) -> String {
+    if !json {
+        return line(config, &Summary::from(snapshot), service);
+    }
+    print::json_text(&StartReport { service, snapshot }).map_or_else(
+        |error| {
+            print::complain(&format!("cannot print JSON: {error}"));
+            String::new()
+        },
+        |text| print::json_to_show(&text).into_owned(),
+    )
+}
+
+fn line(config: &Config, summary: &Summary, service: &ServiceView) -> String {
+    format!("{}\n", print::start_line(config, summary, service))
 }
 
 fn name(signal: i32) -> &'static str {

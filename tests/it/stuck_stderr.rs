@@ -1,10 +1,10 @@
-//! A standard error that nobody reads, as a pipe to a program that hangs or a terminal that somebody stopped, costs lines
-//! and nothing else.
+//! A standard error or output that nobody reads, as a pipe to a program that hangs or a terminal that somebody stopped,
+//! costs lines and nothing else.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::DEADLINE;
 use crate::conversation::until;
 use crate::daemon::{Builder, Daemon};
-use crate::processes::write_program;
+use crate::processes::{Process, write_program};
 
 /// More than may wait to be told and to be written together.
 const WARNINGS: usize = 1000;
@@ -75,4 +75,35 @@ fn a_second_signal_ends_it_even_then() {
     daemon.signal(Signal::TERM);
     let ended = daemon.wait();
     assert_eq!(ended.status.code(), Some(143), "{ended:?}");
+}
+
+#[test]
+fn a_standard_output_that_nobody_reads_keeps_no_signal_from_it() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let fifo = folder.path().join("stdout");
+    let _pipe = full_pipe(&fifo);
+    for format in [&[][..], &["--json"]] {
+        let root = tempfile::tempdir_in(folder.path()).unwrap();
+        let log = root.path().join("logs/codexd/events.jsonl");
+        let mut codexd = Command::new(env!("CARGO_BIN_EXE_codexd"));
+        codexd.arg("start").args(format).arg("--repo-root").arg(root.path());
+        codexd.args([
+            "--local-api-base",
+            "http://127.0.0.1:0",
+            "--server-command",
+            "sleep",
+            "--server-arg",
+            "600",
+        ]);
+        // Opened anew, for the pipe's other end is one that does not wait.
+        let stdout = File::options().write(true).open(&fifo).unwrap();
+        let mut codexd = Process::spawn(codexd.stdout(stdout).stderr(Stdio::null()));
+        let started =
+            || std::fs::read_to_string(&log).is_ok_and(|events| events.contains("\"daemon.started\""));
+        until("the start", DEADLINE, || started().then_some(()));
+        codexd.signal(Signal::TERM);
+        let ended = codexd.wait(DEADLINE).expect("it stops");
+        assert!(ended.success(), "{ended:?}");
+        assert!(std::fs::read_to_string(&log).unwrap().contains("\"daemon.stopped\""));
+    }
 }
