@@ -74,3 +74,11 @@ fn a_panic_of_the_main_thread_is_told_and_a_fault_of_codexd_itself() {
         }
     }
 }
+
+#[test]
+fn a_folder_for_temporary_files_that_is_not_there_is_named_with_what_names_it() {
+    let ended = Daemon::builder().env("TMPDIR", "/nowhere/tmp").try_start().err().expect("no start");
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.stderr.contains("/nowhere/tmp/codexd-"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("; TMPDIR says where temporary files go"), "{}", ended.stderr);
+}

@@ -96,7 +96,10 @@ fn parent() -> PathBuf {
 
 /// A folder only we can enter.
 fn private_folder() -> io::Result<(TempDir, PathBuf)> {
-    let folder = private::temporary_folder(&parent(), &format!("{PREFIX}{}-", std::process::id()))?;
+    let folder = private::temporary_folder(&parent(), &format!("{PREFIX}{}-", std::process::id()));
+    let folder = folder.map_err(|error| {
+        io::Error::new(error.kind(), format!("{error}; TMPDIR says where temporary files go, /tmp if unset"))
+    })?;
     let path = folder.path().join(SOCKET);
     Ok((folder, path))
 }
