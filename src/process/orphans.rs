@@ -14,7 +14,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 use super::kinship::{self, Kinship};
 use super::ledger::{self, Entry, Ledger, Leftovers};
-use super::{MARK, kill_verified, spawned, spawning};
+use super::{MARK, SWEEPS, kill_verified, spawned, spawning};
 use crate::os::{self, Listed};
 use crate::threads::{self, Thread};
 
@@ -323,16 +323,31 @@ fn kill_adopted() -> Vec<i32> {
 /// its destructors. Takes no lock that a fault could have left locked for ever.
 pub fn kill_everything() {
     let groups: Vec<Pid> = spawned().clone();
-    let listed = if ADOPTING.load(Ordering::Acquire) { os::list() } else { Vec::new() };
-    let mut pids = adopted(&listed);
-    for group in groups {
-        let leader = group.as_raw_pid();
-        pids.push(leader);
-        pids.extend(os::descendants(leader, &listed).iter().map(|process| process.pid));
-        // There is nobody left to tell of a failure.
-        let _ = os::signal_group(group, Signal::KILL);
+    let mut killed: Vec<Listed> = Vec::new();
+    // What was forked between a look and the signal is in the next look only, and one look may miss what is forking.
+    let mut clean = 0;
+    for _ in 0..SWEEPS {
+        let listed = if ADOPTING.load(Ordering::Acquire) { os::list() } else { Vec::new() };
+        let mut pids = adopted(&listed);
+        for &group in &groups {
+            let leader = group.as_raw_pid();
+            pids.push(leader);
+            pids.extend(os::descendants(leader, &listed).iter().map(|process| process.pid));
+            // There is nobody left to tell of a failure.
+            let _ = os::signal_group(group, Signal::KILL);
+        }
+        let is_new = |process: &Listed| {
+            pids.contains(&process.pid)
+                && !killed.iter().any(|known| known.pid == process.pid && known.started == process.started)
+        };
+        let new: Vec<Listed> = listed.into_iter().filter(is_new).collect();
+        clean = if new.is_empty() { clean + 1 } else { 0 };
+        if clean == 2 {
+            return;
+        }
+        kill_verified(&new);
+        killed.extend(new);
     }
-    kill_verified(&listed.into_iter().filter(|process| pids.contains(&process.pid)).collect::<Vec<_>>());
 }
 
 #[cfg(test)]

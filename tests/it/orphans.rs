@@ -147,6 +147,19 @@ fn a_second_sigterm_leaves_nothing_of_a_child_that_litters() {
     until("the end of what hides", GONE_WITHIN, gone);
 }
 
+#[test]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "processes that hide from their parents are found on Linux only"
+)]
+fn a_second_sigterm_leaves_nothing_of_what_forks_while_it_is_killed() {
+    let forks = "n=0; while [ $n -lt 3000 ]; do sleep 606 & n=$((n + 1)); done";
+    let child = format!("trap '' TERM; setsid sh -c '{forks}' & echo ready >&2; while :; do sleep 1; done");
+    let mut daemon = on_script(&child, &["--stop-timeout-ms", "600000"]).start();
+    ready(&daemon);
+    stop_cut_short(&mut daemon);
+}
+
 /// codexd, started by this script.
 fn entrypoint(folder: &tempfile::TempDir, script: &str) -> std::path::PathBuf {
     let path = folder.path().join("entrypoint");
