@@ -162,7 +162,7 @@ impl Inbox {
                 request_id: ids::record_id("request"),
                 method: asked.method,
                 kind: asked.kind,
-                session_id: session.map(|session| session.session_id.clone()),
+                session_id: None,
                 thread_id: thread.map(str::to_owned),
                 turn_id: turn.map(str::to_owned),
                 item_id: item.map(str::to_owned),
@@ -178,6 +178,10 @@ impl Inbox {
             },
         };
         let again = known.is_some();
+        // The session that was asked may be closed, and another one have taken its thread over.
+        if let Some(session) = session {
+            request.session_id = Some(session.session_id.clone());
+        }
         request.generation = generation;
         request.updated_at = clock::iso(now);
         if policy == RequestPolicy::Decline {

@@ -110,14 +110,25 @@ impl Parts {
 
     /// A session on a thread, both of that name.
     fn register(&self, thread: &'static str, endpoint: &str, request_timeout_ms: Value) {
+        self.register_as(thread, "active", thread, endpoint, request_timeout_ms);
+    }
+
+    fn register_as(
+        &self,
+        id: &'static str,
+        status: &str,
+        thread: &'static str,
+        endpoint: &str,
+        request_timeout_ms: Value,
+    ) {
         let session = json!({
-            "sessionId": thread, "purpose": "duplex", "threadId": thread, "status": "active", "endpoint": endpoint,
+            "sessionId": id, "purpose": "duplex", "threadId": thread, "status": status, "endpoint": endpoint,
             "childPid": null, "createdAt": "", "updatedAt": "", "metadata": {}, "requestTimeoutMs": request_timeout_ms,
         });
         let session = Arc::new(serde_json::from_value(session).unwrap());
         let register = move |_: &mut Core, drafts: &mut Drafts| {
             let change = Some(Change::Session(session));
-            let subject = Subject::session(thread, Some(thread));
+            let subject = Subject::session(id, Some(thread));
             drafts.push(EventType::SessionRegistered, format_args!("x"), None::<&()>, subject, change);
         };
         self.hub.transact(register).unwrap();
@@ -248,6 +259,27 @@ fn what_was_given_up_waits_again_when_it_is_asked_again() {
     let after = parts.requests().remove(0);
     assert_eq!((&after.request_id, after.status), (&before.request_id, RequestStatus::Pending));
     assert_eq!(parts.logged(), ["request.opened", "request.orphaned", "request.opened"]);
+}
+
+#[test]
+fn what_is_asked_again_is_for_the_session_that_has_the_thread_now() {
+    let parts = Parts::start(Strategy::External, Duration::ZERO);
+    let endpoint = parts.config.server.endpoint.clone();
+    let session = |id, status| parts.register_as(id, status, "t", &endpoint, Value::Null);
+    let of_session = || parts.requests().remove(0).session_id.clone();
+    session("before", "active");
+    let mut first = parts.connect(1);
+    first.ask(0, "a");
+    first.cut(&parts);
+    assert_eq!(of_session().as_deref(), Some("before"));
+    session("before", "closed");
+    parts.hub.transact(|core, drafts| inbox::orphan_of_thread(core, drafts, "t", None)).unwrap();
+    session("now", "active");
+    let mut second = parts.connect(2);
+    second.ask(0, "a");
+    second.cut(&parts);
+    assert_eq!(parts.requests().len(), 1);
+    assert_eq!(of_session().as_deref(), Some("now"));
 }
 
 #[test]
