@@ -224,6 +224,8 @@ fn an_external_app_server_is_reached() {
     let gone = check(&url);
     says(&gone, "fail", "cannot be reached");
     assert!(gone["todo"].as_str().unwrap().contains("connection refused"), "{gone}");
+    let of_exec = ["--mode", "exec", "--server-strategy", "external", "--server-endpoint", &url];
+    says(&place.check_with("codex", &of_exec), "ok", "the app-server runs elsewhere");
 }
 
 /// Answers one request so, whatever it is: where, and the thread.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Check, Host, protocol};
 use crate::app_server::dial::Target;
-use crate::config::{Server, Strategy};
+use crate::config::{Mode, Server, Strategy};
 use crate::duplex::code;
 use crate::os;
 use crate::process::shown_path;
@@ -29,7 +29,9 @@ pub(super) fn found(host: &Host) -> Vec<Check> {
     let server = &host.config.server;
     if server.strategy == Strategy::External {
         let elsewhere = format!("the app-server runs elsewhere ({})", server.endpoint);
-        return vec![match reach(server) {
+        // In exec mode nobody connects to it.
+        let reached = if server.mode == Mode::Exec { Ok(()) } else { reach(server) };
+        return vec![match reached {
             Ok(()) => Check::ok(NAME, elsewhere),
             Err(problem) => Check::fail(NAME, format!("{elsewhere} and cannot be reached"), problem),
         }];
